@@ -1,0 +1,118 @@
+"""Which weights stay: plain functions from a weight or saliency and one number to a bool tensor.
+
+True means kept. `kept` restricts a choice to the weights that earlier pruning left; the number
+always refers to the whole layer, so that repeating a call never compounds.
+"""
+
+import math
+from collections.abc import Mapping
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+
+def magnitude(weight: Tensor) -> Tensor:
+    """|w|: the saliency of Han et al. 2015, section 3."""
+    return weight.detach().abs()
+
+
+def random(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """A saliency that knows nothing, uniform in [0, 1): the control of every comparison."""
+    device = weight.device if generator is None else generator.device
+    return torch.rand(weight.shape, generator=generator, device=device).to(weight.device)
+
+
+def sigma(weight: Tensor, kept: Tensor | None = None) -> float:
+    """Population standard deviation of the surviving weights, 0 where none survive.
+
+    Our reading of the paper, which does not say: of the survivors at the time of the call, so
+    thresholds grow as a network is pruned again.
+    """
+    survivors = weight.detach() if kept is None else weight.detach()[kept]
+    return survivors.std(correction=0).item() if survivors.numel() else 0.0
+
+
+def by_quality(weight: Tensor, quality: float, kept: Tensor | None = None) -> Tensor:
+    """Keep |w| >= quality * sigma, one layer at a time (Han et al. 2015, section 4).
+
+    Raises ValueError unless quality is a finite number >= 0.
+    """
+    check_amount("quality", quality)
+    return by_threshold(magnitude(weight), quality * sigma(weight, kept), kept)
+
+
+def by_threshold(saliency: Tensor, threshold: float, kept: Tensor | None = None) -> Tensor:
+    """Keep saliency >= threshold. Raises ValueError unless threshold is a finite number >= 0."""
+    check_amount("threshold", threshold)
+    _check_comparable(saliency)
+    chosen = saliency >= threshold
+    return chosen if kept is None else chosen & kept
+
+
+def by_density(saliency: Tensor, density: float, kept: Tensor | None = None) -> Tensor:
+    """Keep the round(density * n) most salient of a layer's n weights, never one more.
+
+    Ties go to the earlier position. With `kept`, at most as many as are still there.
+    Raises ValueError unless density lies in [0, 1].
+    """
+    return across_layers({"": saliency}, density, None if kept is None else {"": kept})[""]
+
+
+def across_layers(
+    saliencies: Mapping[str, Tensor], density: float, kept: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Rank all layers together and keep the round(density * n) most salient of their n weights.
+
+    Ties go to the earlier layer, then to the earlier position. The result has the same keys.
+    """
+    check_amount("density", density)
+    for saliency in saliencies.values():
+        _check_comparable(saliency)
+    device = next(iter(saliencies.values())).device
+    flat = torch.cat([_sortable(s).reshape(-1).to(device) for s in saliencies.values()])
+    budget = round(density * flat.numel())
+    if kept is not None:
+        alive = torch.cat([kept[name].reshape(-1).to(device) for name in saliencies])
+        budget = min(budget, int(alive.sum()))
+        flat = flat.masked_fill(~alive, -math.inf)
+    chosen = _top(flat, budget).split([s.numel() for s in saliencies.values()])
+    return {
+        name: part.reshape(saliency.shape).to(saliency.device)
+        for part, (name, saliency) in zip(chosen, saliencies.items(), strict=True)
+    }
+
+
+def _sortable(saliency: Tensor) -> Tensor:
+    """Half precisions widened: kthvalue does not know all of them."""
+    return saliency.detach().float() if saliency.element_size() < 4 else saliency.detach()
+
+
+def _top(flat: Tensor, count: int) -> Tensor:
+    """The `count` largest of a 1-d tensor as a bool tensor; ties go to the earlier position."""
+    if count == 0:
+        return torch.zeros_like(flat, dtype=torch.bool)
+    cut = flat.kthvalue(flat.numel() - count + 1).values
+    chosen = flat > cut
+    ties = (flat == cut).nonzero().squeeze(1)
+    chosen[ties[: count - int(chosen.sum())]] = True
+    return chosen
+
+
+def check_amount(kind: str, amount: float) -> None:
+    """Raise TypeError or ValueError unless `amount` is a number that a `kind` can have."""
+    if isinstance(amount, bool) or not isinstance(amount, Real):
+        raise TypeError(f"{kind} must be a number, got {amount!r}")
+    if kind == "density" and not 0 <= amount <= 1:
+        raise ValueError(
+            f"density must lie in [0, 1], got {amount:g}; for a percentage, divide by 100"
+        )
+    if not (math.isfinite(amount) and amount >= 0):
+        raise ValueError(f"{kind} must be a finite number >= 0, got {amount}")
+
+
+def _check_comparable(saliency: Tensor) -> None:
+    if saliency.isnan().any():
+        raise ValueError(
+            "a weight is not a number (NaN), so it has no rank; train again with a lower lr"
+        )

@@ -1,0 +1,195 @@
+"""Images as tensors on the device: decoded once, split in three, augmented in batches.
+
+Looked for in the folder of the environment variable PRUNING_LAB_DATA, else in `data/`. Nothing is
+downloaded unless asked; `digits` needs no file at all.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pruning_lab import files
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels of one split. Iterating gives batches in order, always the same ones.
+
+    images: uint8 (N, C, H, W); labels: int64 (N,). What comes out is float (N, C, H, W), normalised
+    to mean 0 and std 1 of the training images. `len(split)` counts images.
+    """
+
+    name: str  # "train", "val" or "test"
+    images: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+    mean: float  # of the training pixels, 0 ... 255
+    std: float
+    batch_size: int = 500
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(self), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            yield self.normalise(self.images[part]), self.labels[part]
+
+    def shuffled(
+        self, batch_size: int, generator: torch.Generator, *, shift: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch in random order, each image moved by up to `shift` pixels both ways.
+
+        The generator (on the CPU) decides everything, so equal seeds give equal epochs.
+        """
+        count, device = len(self), self.images.device
+        order = torch.randperm(count, generator=generator).to(device)
+        offsets = torch.randint(2 * shift + 1, (2, count), generator=generator).to(device)
+        height, width = self.images.shape[-2:]
+        # (N, C, 2 * shift + 1, 2 * shift + 1, H, W): every position of the frame, as a view
+        windows = F.pad(self.images, 4 * (shift,)).unfold(2, height, 1).unfold(3, width, 1)
+        for start in range(0, count, batch_size):
+            part = slice(start, start + batch_size)
+            chosen, (down, right) = order[part], offsets[:, part]
+            yield self.normalise(windows[chosen, :, down, right]), self.labels[chosen]
+
+    def head(self, count: int) -> "Split":
+        """The first `count` images, for a quick look."""
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
+
+    def normalise(self, images: Tensor) -> Tensor:
+        return (images.float() - self.mean) / self.std
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the pixels and labels: two runs with the same one saw the same data."""
+        content = self.images.cpu().contiguous().numpy().tobytes()
+        return files.sha256(content + self.labels.cpu().contiguous().numpy().tobytes())
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Train to learn from, val to choose by, test to report once."""
+
+    name: str
+    train: Split
+    val: Split
+    test: Split
+    origin: str  # one line: where the images come from
+
+    def __str__(self) -> str:
+        shape = " x ".join(map(str, self.train.images.shape[1:]))
+        counts = f"{len(self.train):,} train / {len(self.val):,} val / {len(self.test):,} test"
+        return f"{self.name}: {counts} images of {shape}, {self.origin}"
+
+
+def load(
+    name: str = "auto",
+    *,
+    root: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    download: bool = False,
+) -> Splits:
+    """The splits of `mnist` or `digits`; `auto` takes mnist where it is, else digits.
+
+    Raises FileNotFoundError where the files are not there, ValueError for an unknown name.
+    """
+    root = Path(root if root is not None else os.environ.get("PRUNING_LAB_DATA", "data"))
+    if name == "auto":
+        name = "mnist" if download or _mnist_folder(root).is_dir() else "digits"
+        if name == "digits":
+            return _digits(device, f"scikit-learn's, since {_mnist_folder(root)} is not there")
+    if name not in LOADERS:
+        raise ValueError(f"no data set {name!r}; there are auto, {', '.join(LOADERS)}")
+    return LOADERS[name](root, torch.device(device), download)
+
+
+def _load_mnist(root: Path, device: torch.device, download: bool) -> Splits:
+    """MNIST through torchvision, in its own layout; the last 5,000 training images are val."""
+    from torchvision import datasets  # slow to import, and digits never needs it
+
+    def read(*, train: bool) -> tuple[Tensor, Tensor]:
+        try:
+            part = datasets.MNIST(root, train=train, download=download)
+        except RuntimeError:
+            raise FileNotFoundError(
+                f"no MNIST in {_mnist_folder(root)}; set PRUNING_LAB_DATA to the folder that holds "
+                f"MNIST/, or fetch it with --download (download=True), or take digits"
+            ) from None
+        except (ValueError, AssertionError, EOFError) as error:
+            raise ValueError(
+                f"the MNIST files in {_mnist_folder(root)} are broken: {error}"
+            ) from None
+        return part.data, part.targets
+
+    (images, labels), test = read(train=True), read(train=False)
+    if len(images) != len(labels) or images.shape[1:] != (28, 28):
+        raise ValueError(
+            f"the MNIST files in {_mnist_folder(root)} are broken: {tuple(images.shape)} pixels "
+            f"and {len(labels)} labels"
+        )
+    cut = len(images) - 5000
+    return _splits(
+        "mnist",
+        f"from {_mnist_folder(root)}",
+        device,
+        train=(images[:cut], labels[:cut]),
+        val=(images[cut:], labels[cut:]),
+        test=test,
+    )
+
+
+def _load_digits(root: Path, device: torch.device, download: bool) -> Splits:
+    return _digits(device, "scikit-learn's, which need no file")
+
+
+def _digits(device: str | torch.device, origin: str) -> Splits:
+    """1,797 real handwritten digits of 8 x 8 in 17 greys, scaled to 28 x 28.
+
+    The images come writer after writer. The last fifth is test and the last tenth of the rest val,
+    so that a network is judged on hands it has not seen.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    small = torch.from_numpy(digits.images.astype(np.float32))[:, None]  # (N, 1, 8, 8), 0 ... 16
+    large = F.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
+    images = (large * (255 / 16)).round().clamp(0, 255).to(torch.uint8)[:, 0]
+    labels = torch.from_numpy(digits.target.astype(np.int64))
+    test, val = round(0.8 * len(images)), round(0.72 * len(images))
+    return _splits(
+        "digits",
+        origin,
+        torch.device(device),
+        train=(images[:val], labels[:val]),
+        val=(images[val:test], labels[val:test]),
+        test=(images[test:], labels[test:]),
+    )
+
+
+LOADERS: dict[str, Callable[[Path, torch.device, bool], Splits]] = {
+    "mnist": _load_mnist,
+    "digits": _load_digits,
+}
+
+
+def _mnist_folder(root: Path) -> Path:
+    return root / "MNIST" / "raw"
+
+
+def _splits(name: str, origin: str, device: torch.device, **parts: tuple[Tensor, Tensor]) -> Splits:
+    """Three splits from (N, H, W) uint8 images and labels, all normalised as the training ones."""
+    pixels = parts["train"][0]
+    levels = torch.arange(256, dtype=torch.float64)
+    share = torch.bincount(pixels.reshape(-1), minlength=256) / pixels.numel()
+    mean = float((share * levels).sum())
+    std = float((share * (levels - mean) ** 2).sum().sqrt())
+    made = {
+        part: Split(part, images[:, None].to(device), labels.long().to(device), mean, std)
+        for part, (images, labels) in parts.items()
+    }
+    return Splits(name, made["train"], made["val"], made["test"], origin)

@@ -1,0 +1,123 @@
+"""Accuracy with its error bar, measured without leaving a trace."""
+
+import math
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Images = Iterable[tuple[Tensor, Tensor]]  # a Split, a DataLoader, any re-iterable of (x, y)
+
+Z = 1.959964  # two-sided 95 % of a normal distribution
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Share of `n` images answered rightly, with its 95 % interval (Wilson's)."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    hits: Tensor = field(repr=False, compare=False)  # bool (n,): which images were right
+
+    @classmethod
+    def of(cls, hits: Tensor) -> "Accuracy":
+        n, right = hits.numel(), int(hits.sum())
+        if n == 0:
+            raise ValueError("no images to measure an accuracy on")
+        low, high = wilson(right, n)
+        return cls(right / n, low, high, n, hits)
+
+    @property
+    def error(self) -> float:
+        return 1 - self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.2%} ({self.low:.2%} to {self.high:.2%}, {self.n:,} images)"
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Accuracy lost from one network to another on the same images, with its paired interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        points = (100 * x for x in (self.value, self.low, self.high))
+        return "{:+.2f} points ({:+.2f} to {:+.2f})".format(*points)
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share: honest near 0 and 1, where networks live."""
+    share, z2 = right / n, Z * Z
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def drop(before: Accuracy, after: Accuracy) -> Drop:
+    """How much accuracy went from `before` to `after`, both measured on the same images in order.
+
+    Only images whose answer changed count, which is what makes the paired interval narrow
+    (Agresti and Min 2005: half an image added to each of the four cells).
+    """
+    if before.n != after.n:
+        raise ValueError(
+            f"a paired drop needs the same images, got {before.n} before and {after.n} after"
+        )
+    n = before.n
+    lost = int((before.hits & ~after.hits).sum())
+    won = int((~before.hits & after.hits).sum())
+    value = (lost - won) / n
+    lost_, won_, n_ = lost + 0.5, won + 0.5, n + 2
+    middle = (lost_ - won_) / n_
+    half = Z * math.sqrt((lost_ + won_) - (lost_ - won_) ** 2 / n_) / n_
+    return Drop(value, max(-1.0, middle - half), min(1.0, middle + half), n)
+
+
+def evaluate(model: nn.Module, images: Images) -> Accuracy:
+    """Top-1 accuracy of `model` on `images`; the model, its mode and the random state stay."""
+    return Accuracy.of(hits(model, images))
+
+
+def hits(model: nn.Module, images: Images) -> Tensor:
+    """bool (N,) on the CPU: which images the model answers rightly."""
+    device = device_of(model)
+    right = []
+    with measuring(model):
+        for x, y in images:
+            right.append((model(x.to(device)).argmax(1) == y.to(device)).cpu())
+    return torch.cat(right) if right else torch.zeros(0, dtype=torch.bool)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are is where its work happens."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def measuring(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside; afterwards mode and random states as they were.
+
+    A DataLoader draws from torch's generator even when it does not shuffle, hence the states.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    states = random.getstate(), np.random.get_state()
+    devices = [device] if (device := device_of(model)).type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.inference_mode():
+        try:
+            model.eval()
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            random.setstate(states[0])
+            np.random.set_state(states[1])
