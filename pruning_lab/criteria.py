@@ -44,8 +44,8 @@ def by_quality(weight: Tensor, quality: float, kept: Tensor | None = None) -> Te
 
 def by_threshold(saliency: Tensor, threshold: float, kept: Tensor | None = None) -> Tensor:
     """Keep saliency >= threshold. Raises ValueError unless threshold is a finite number >= 0."""
-    check_amount("threshold", threshold)
     _check_comparable(saliency)
+    check_amount("threshold", threshold)
     chosen = saliency >= threshold
     return chosen if kept is None else chosen & kept
 
@@ -72,14 +72,16 @@ def across_layers(
     device = next(iter(saliencies.values())).device
     flat = torch.cat([_sortable(s).reshape(-1).to(device) for s in saliencies.values()])
     budget = round(density * flat.numel())
-    if kept is not None:
+    if kept is None:
+        chosen = _top(flat, budget)
+    else:
         alive = torch.cat([kept[name].reshape(-1).to(device) for name in saliencies])
-        budget = min(budget, int(alive.sum()))
-        flat = flat.masked_fill(~alive, -math.inf)
-    chosen = _top(flat, budget).split([s.numel() for s in saliencies.values()])
+        chosen = alive.clone()
+        chosen[alive] = _top(flat[alive], min(budget, int(alive.sum())))
+    parts = chosen.split([s.numel() for s in saliencies.values()])
     return {
         name: part.reshape(saliency.shape).to(saliency.device)
-        for part, (name, saliency) in zip(chosen, saliencies.items(), strict=True)
+        for part, (name, saliency) in zip(parts, saliencies.items(), strict=True)
     }
 
 

@@ -112,30 +112,35 @@ def _load_mnist(root: Path, device: torch.device, download: bool) -> Splits:
     """MNIST through torchvision, in its own layout; the last 5,000 training images are val."""
     from torchvision import datasets  # slow to import, and digits never needs it
 
+    folder = _mnist_folder(root)
+
     def read(*, train: bool) -> tuple[Tensor, Tensor]:
         try:
             part = datasets.MNIST(root, train=train, download=download)
-        except RuntimeError:
+        except (RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
+            if len(list(folder.glob("*-ubyte"))) == 4:
+                raise broken(f"{type(error).__name__} {error}") from None
             raise FileNotFoundError(
-                f"no MNIST in {_mnist_folder(root)}; set PRUNING_LAB_DATA to the folder that holds "
-                f"MNIST/, or fetch it with --download (download=True), or take digits"
+                f"no MNIST in {folder}; set PRUNING_LAB_DATA to the folder that holds MNIST/, "
+                f"or fetch it with --download (download=True), or take digits"
             ) from None
-        except (ValueError, AssertionError, EOFError) as error:
-            raise ValueError(
-                f"the MNIST files in {_mnist_folder(root)} are broken: {error}"
-            ) from None
+        if part.data.shape != (len(part.targets), 28, 28):
+            raise broken(f"{tuple(part.data.shape)} pixels and {len(part.targets)} labels")
         return part.data, part.targets
 
-    (images, labels), test = read(train=True), read(train=False)
-    if len(images) != len(labels) or images.shape[1:] != (28, 28):
-        raise ValueError(
-            f"the MNIST files in {_mnist_folder(root)} are broken: {tuple(images.shape)} pixels "
-            f"and {len(labels)} labels"
+    def broken(why: str) -> ValueError:
+        return ValueError(
+            f"the MNIST files in {folder} are broken: {why}; delete them and fetch them anew "
+            f"with --download (download=True)"
         )
+
+    (images, labels), test = read(train=True), read(train=False)
+    if len(images) <= 5000:
+        raise broken(f"{len(images):,} training images, of which val takes 5,000")
     cut = len(images) - 5000
     return _splits(
         "mnist",
-        f"from {_mnist_folder(root)}",
+        f"from {folder}",
         device,
         train=(images[:cut], labels[:cut]),
         val=(images[cut:], labels[cut:]),

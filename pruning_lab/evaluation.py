@@ -23,7 +23,8 @@ class Accuracy:
     low: float
     high: float
     n: int
-    hits: Tensor = field(repr=False, compare=False)  # bool (n,): which images were right
+    # bool (n,): which images were right; None where the accuracy was read from a file
+    hits: Tensor | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, hits: Tensor) -> "Accuracy":
@@ -60,7 +61,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     share, z2 = right / n, Z * Z
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # Of 0 or all right, rounding would put the share a hair outside of its own interval.
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
 
 
 def drop(before: Accuracy, after: Accuracy) -> Drop:
@@ -73,6 +75,8 @@ def drop(before: Accuracy, after: Accuracy) -> Drop:
         raise ValueError(
             f"a paired drop needs the same images, got {before.n} before and {after.n} after"
         )
+    if before.hits is None or after.hits is None:
+        raise ValueError("a paired drop needs the hits; measure both accuracies with evaluate")
     n = before.n
     lost = int((before.hits & ~after.hits).sum())
     won = int((~before.hits & after.hits).sum())
@@ -109,15 +113,23 @@ def measuring(model: nn.Module) -> Iterator[None]:
 
     A DataLoader draws from torch's generator even when it does not shuffle, hence the states.
     """
-    modes = [(module, module.training) for module in model.modules()]
     states = random.getstate(), np.random.get_state()
     devices = [device] if (device := device_of(model)).type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.inference_mode():
+    with torch.random.fork_rng(devices), torch.inference_mode(), mode(model, training=False):
         try:
-            model.eval()
             yield
         finally:
-            for module, training in modes:
-                module.training = training
             random.setstate(states[0])
             np.random.set_state(states[1])
+
+
+@contextmanager
+def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Training or evaluation mode inside; afterwards every module in the one it was in."""
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        model.train(training)
+        yield
+    finally:
+        for module, was_training in before:
+            module.training = was_training

@@ -55,6 +55,8 @@ def load_json(path: str | Path):
         raise ValueError(
             f"{path} is not JSON: {error.msg}, line {error.lineno}, column {error.colno}"
         ) from None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 100,000 brackets
+        raise ValueError(f"{path} is not JSON that can be read: {error}") from None
 
 
 def save_tensors(
@@ -63,12 +65,13 @@ def save_tensors(
     """Write a safetensors file. `about` is kept with it as JSON under the key `about`."""
     metadata = {"about": json.dumps(about, ensure_ascii=False)} if about is not None else None
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # Two names for one storage (tied layers) become two copies: the format allows no sharing.
+    # Two names for one storage (tied layers, views) become two copies: the format allows no sharing.
     seen: set[int] = set()
     for name, tensor in flat.items():
-        if tensor.data_ptr() in seen:
+        storage = tensor.untyped_storage().data_ptr()
+        if storage in seen:
             flat[name] = tensor.clone()
-        seen.add(tensor.data_ptr())
+        seen.add(storage)
     return write(path, safetensors.torch.save(flat, metadata))
 
 
@@ -78,9 +81,11 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict | None]:
     try:
         tensors = safetensors.torch.load(content)
         header_bytes = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + header_bytes]).get("__metadata__", {})
+        metadata = json.loads(content[8 : 8 + header_bytes]).get("__metadata__") or {}
         about = json.loads(metadata["about"]) if "about" in metadata else None
-    except (SafetensorError, ValueError) as error:
+    except KeyError as error:
+        raise ValueError(f"{path} holds numbers of a kind that torch lacks: {error}") from None
+    except (SafetensorError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
     return tensors, about
 

@@ -156,10 +156,7 @@ class Mask(Mapping[str, Tensor]):
 
     def save(self, path: str | Path) -> Path:
         """Write the mask as packed bits (one per weight) in a safetensors file."""
-        packed = {
-            name: torch.from_numpy(np.packbits(kept.cpu().numpy().reshape(-1)))
-            for name, kept in self.items()
-        }
+        packed = {name: torch.from_numpy(_pack(kept)) for name, kept in self.items()}
         shapes = {name: list(kept.shape) for name, kept in self.items()}
         receipt = [vars(row) for row in self.receipt]
         return files.save_tensors(
@@ -175,9 +172,14 @@ class Mask(Mapping[str, Tensor]):
         try:
             layers = {name: _unpack(packed[name], shape) for name, shape in about["shapes"].items()}
             receipt = Receipt(ReceiptRow(**row) for row in about["receipt"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ValueError(f"{path} is a broken mask file: {error}") from None
         return cls(layers, receipt)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of names and bits: two masks with the same one keep the same weights."""
+        layers = sorted(self.items(), key=lambda item: item[0])
+        return files.sha256(b"".join(n.encode() + _pack(kept).tobytes() for n, kept in layers))
 
     def _pairs(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
         """(weight, kept) of every masked layer; raises where model and mask do not fit."""
@@ -197,6 +199,10 @@ class Mask(Mapping[str, Tensor]):
 
 
 _FORMAT = "pruning_lab mask 1"
+
+
+def _pack(kept: Tensor) -> np.ndarray:
+    return np.packbits(kept.cpu().numpy().reshape(-1))
 
 
 def _unpack(bits: Tensor, shape: list[int]) -> Tensor:
@@ -274,8 +280,8 @@ def prune(
             "quality is a multiple of the weights' own sigma, so it goes with magnitude; "
             "give another criterion a density or a threshold"
         )
-    start = within if within is not None else Mask.dense(model)
-    kept = {name: start[name].to(layers[name].weight.device) for name in layers if name in start}
+    start = {**Mask.dense(model), **(within or {})}
+    kept = {name: start[name].to(layers[name].weight.device) for name in layers}
     amounts = _per_layer(kind, asked[kind], layers)
     sigmas = {name: criteria.sigma(layers[name].weight, kept[name]) for name in kept}
     saliencies = {name: criterion(layers[name].weight.detach()) for name in amounts}
@@ -337,7 +343,8 @@ def _note(
 
 def unknown_layer(name: str, known: Mapping[str, object]) -> str:
     """The sentence for a layer that is not there, with the nearest names first."""
-    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    name = str(name)
+    near = difflib.get_close_matches(name.removesuffix(".weight"), known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     names = ", ".join(known) or "none"
     return f"no layer {name!r} to prune; {hint}this network has {names}"

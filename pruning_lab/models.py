@@ -1,12 +1,11 @@
 """The paper's networks as chains: nn.Sequential of layers named as its tables name them."""
 
 from collections import OrderedDict
-from collections.abc import Callable
-from importlib import resources
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pruning_lab import files
 
@@ -72,7 +71,8 @@ BUILT_IN: dict[str, Model] = {"lenet-300-100": lenet_300_100, "lenet-5": lenet_5
 
 def is_chain(model: nn.Module) -> bool:
     """Whether layers simply follow one another, so that a list of them is the whole network."""
-    return isinstance(model, nn.Sequential) and not any(list(m.children()) for m in model)
+    follows = type(model).forward is nn.Sequential.forward  # a subclass may have its own
+    return follows and not any(list(layer.children()) for layer in model)
 
 
 def save(path: str | Path, model: nn.Module, *, about: dict | None = None) -> Path:
@@ -86,6 +86,12 @@ def load_(model: nn.Module, path: str | Path) -> dict | None:
     Raises ValueError, and leaves the model as it was, unless every name and shape agrees.
     """
     tensors, about = files.load_tensors(path)
+    fill_(model, tensors, path)
+    return about
+
+
+def fill_(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """`load_` for a state_dict that has been read from `path`; it raises the same way."""
     expected = model.state_dict()
     if missing := expected.keys() - tensors.keys():
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; is it of another network?")
@@ -98,24 +104,18 @@ def load_(model: nn.Module, path: str | Path) -> dict | None:
                 f"expects {tuple(tensor.shape)}"
             )
     model.load_state_dict(tensors)
-    return about
 
 
 def _with_trained(chain: nn.Sequential, name: str, trained: str | None) -> nn.Sequential:
     if trained is None:
         return chain
-    folder = resources.files("pruning_lab") / "weights"
-    known = sorted(
-        entry.name.removeprefix(f"{name}-").removesuffix(".safetensors")
-        for entry in folder.iterdir()
-        if entry.name.startswith(f"{name}-") and entry.name.endswith(".safetensors")
-    )
+    folder = Path(__file__).parent / "weights"
+    known = sorted(p.stem.removeprefix(f"{name}-") for p in folder.glob(f"{name}-*.safetensors"))
     if trained not in known:
         raise ValueError(
             f"no trained weights of {name} on {trained!r}; there are: {', '.join(known) or 'none'}"
         )
-    with resources.as_file(folder / f"{name}-{trained}.safetensors") as path:
-        load_(chain, path)
+    load_(chain, folder / f"{name}-{trained}.safetensors")
     return chain
 
 

@@ -40,7 +40,8 @@ def weights(
         ax.text(0.5, 0.5, "no weight is left", transform=ax.transAxes, ha="center", color=INK)
     else:
         # The outermost 0.1 % on either side would squeeze everything else into the middle.
-        low, high = np.quantile(values, (0.001, 0.999))
+        low = np.quantile(values, 0.001, method="lower")
+        high = np.quantile(values, 0.999, method="higher")  # outwards: of six weights, all six
         reach = max(-low, high, 1.2 * (threshold or 0), 1e-12)
         counts, edges = np.histogram(values, bins=bins, range=(-reach, reach))
         centres, width = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
@@ -50,8 +51,9 @@ def weights(
             ax.bar(centres[gone], counts[gone], width, color=GONE, label="pruned")
             for side in (-threshold, threshold):
                 ax.axvline(side, color=INK, linewidth=1, linestyle="--")
-            ax.legend(frameon=False, loc="upper right")
+            ax.legend(frameon=False, loc="upper center", ncols=2)
         ax.set_xlim(-reach, reach)
+        ax.set_ylim(0, 1.15 * counts.max())  # room for the legend
     return _finish(ax, title, "weight", "number of weights")
 
 
@@ -71,7 +73,7 @@ def trade_off(
         ax.axhspan(dense.low, dense.high, color=GONE, alpha=0.5, linewidth=0)
         ax.axhline(dense.value, color=INK, linewidth=1, linestyle="--", label="dense")
     if label or dense is not None:
-        ax.legend(frameon=False, loc="lower left")
+        ax.legend(frameon=False, loc="best")
     _percent(ax)
     return _finish(ax, title, "sparsity", "accuracy")
 
@@ -128,11 +130,7 @@ def bands(
     `kept` is bool (out, height * width). The middle of the image keeps most, its edges least.
     """
     height, width = image
-    if kept.ndim != 2 or kept.shape[1] != height * width:
-        raise ValueError(
-            f"bands draws a mask of shape (neurons, {height * width}), got {tuple(kept.shape)}; "
-            f"it is for the layer that takes in the pixels"
-        )
+    _check_takes_pixels(kept, image)
     ax = _axes(ax, figsize=(10, 4))
     picture = kept.cpu().to(torch.uint8).numpy()
     ax.imshow(picture, cmap=ListedColormap(["white", KEPT]), aspect="auto", interpolation="nearest")
@@ -147,6 +145,7 @@ def kept_pixels(
     kept: Tensor, *, image: tuple[int, int] = (28, 28), title: str = "", ax: Axes | None = None
 ) -> Axes:
     """How many connections each pixel of the image still has; `kept` as in `bands`."""
+    _check_takes_pixels(kept, image)
     ax = _axes(ax)
     counts = kept.float().sum(0).reshape(image).cpu().numpy()
     picture = ax.imshow(counts, cmap="Blues")
@@ -155,6 +154,15 @@ def kept_pixels(
     ax.set_yticks([])
     ax.set_title(title)
     return ax
+
+
+def _check_takes_pixels(kept: Tensor, image: tuple[int, int]) -> None:
+    height, width = image
+    if kept.ndim != 2 or kept.shape[1] != height * width:
+        raise ValueError(
+            f"expected a mask of shape (neurons, {height * width}), got {tuple(kept.shape)}; "
+            f"this picture is of the layer that takes in the pixels"
+        )
 
 
 def _curve(ax: Axes, x: Sequence[float], accuracies: Sequence[Accuracy], **style) -> None:

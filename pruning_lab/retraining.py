@@ -49,9 +49,9 @@ def iterative(
 
     An entry holds the keywords of `masks.prune`: `[{"quality": 0.8}] * 3` prunes three times, with
     thresholds that grow because sigma is that of the survivors (paper, section 3.4). `config` is
-    one for all rounds or one for each. Dropout is lowered while retraining, as `dropout_adjusted` says;
-    layers in `freeze` keep their weights. `checkpoints` names a folder from which an interrupted
-    call goes on. Yields a stage after each cut and after each retraining.
+    one for all rounds or one for each. Dropout is lowered while retraining, as `dropout_adjusted`
+    says; layers in `freeze` keep their weights. `checkpoints` names a folder from which an
+    interrupted call goes on. Yields a stage after each cut and after each retraining.
     """
     rounds = list(rounds)
     configs = list(config) if isinstance(config, Sequence) else [config] * len(rounds)
@@ -76,7 +76,7 @@ def iterative(
 
 
 def dropout_rate(original: float, density: float) -> float:
-    """D_r = D_o * sqrt(C_ir / C_io): a sparser layer needs less dropout (paper, section 3.2, eq. 2).
+    """D_r = D_o * sqrt(C_ir / C_io): a sparser layer needs less dropout (paper, equation 2).
 
     `density` is C_ir / C_io, the share of the layer's connections that are left.
     """

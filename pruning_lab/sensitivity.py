@@ -3,6 +3,7 @@
 Only what lies behind the changed layer is computed again where the network is a chain.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -46,15 +47,15 @@ def scan(
     if (densities is None) == (qualities is None):
         raise ValueError("give densities or qualities, one of the two")
     kind, levels = ("density", densities) if qualities is None else ("quality", qualities)
-    points = [
-        (name, level, prune(model, **{kind: {name: level}}, criterion=criterion))
-        for name in prunable(model)
-        for level in levels
-    ]
     before: list[Tensor] = []
-    after: list[list[Tensor]] = [[] for _ in points]
     device = device_of(model)
     with measuring(model):
+        points = [
+            (name, level, prune(model, **{kind: {name: level}}, criterion=criterion))
+            for name in prunable(model)
+            for level in levels
+        ]
+        after: list[list[Tensor]] = [[] for _ in points]
         for x, y in images:
             x, y = x.to(device), y.to(device)
             before.append(model(x).argmax(1) == y)
@@ -78,7 +79,7 @@ def scan(
 def _inputs(model: nn.Module, x: Tensor) -> Iterator[tuple[str, Tensor]]:
     """What enters each layer of a chain; nothing for other networks."""
     if is_chain(model):
-        for name, module in model.named_children():
+        for name, module in model._modules.items():  # a layer used twice stands here twice
             yield name, x
             x = module(x)
 
@@ -88,11 +89,8 @@ def _answer(model: nn.Module, name: str, mask: Mask, x: Tensor) -> Tensor:
 
     For a chain `x` is what enters the layer, else what enters the network.
     """
-    weight = prunable(model)[name].weight
-    pruned = weight * mask[name]
-    if not is_chain(model):
-        return torch.func.functional_call(model, {f"{name}.weight": pruned}, (x,))
-    names = [child for child, _ in model.named_children()]
-    place = names.index(name)
-    x = torch.func.functional_call(model[place], {"weight": pruned}, (x,))
-    return model[place + 1 :](x)
+    pruned = prunable(model)[name].weight * mask[name]
+    if is_chain(model):
+        place = list(model._modules).index(name)
+        model = nn.Sequential(OrderedDict(list(model._modules.items())[place:]))
+    return torch.func.functional_call(model, {f"{name}.weight": pruned}, (x,))

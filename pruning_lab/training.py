@@ -1,6 +1,5 @@
 """Training as an iterator of epochs, with checkpoints from which it goes on as if never stopped."""
 
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -13,8 +12,9 @@ from torch import Tensor, nn
 
 from pruning_lab import files
 from pruning_lab.data import Split
-from pruning_lab.evaluation import Images, device_of
+from pruning_lab.evaluation import Images, device_of, mode
 from pruning_lab.masks import Mask
+from pruning_lab.models import fill_
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,8 @@ def train(
     With `mask`, pruned weights stay zero. Only parameters that require a gradient are trained. With
     `checkpoint`, the state is written there after every epoch; where that file exists already, its
     epochs are given again without computing and training goes on behind them, to the same end.
-    Raises FloatingPointError when the loss is no longer finite.
+    Raises FloatingPointError when the loss is no longer finite, ValueError where the checkpoint is
+    of another training: other settings, another mask or other layers trained.
     """
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if not parameters:
@@ -91,49 +92,51 @@ def train(
     )
     if mask is not None:
         mask.attach(optimizer, model)
-    return _train(model, images, config, optimizer, parameters, checkpoint)
+    settings = {
+        **asdict(config),
+        "mask": mask.fingerprint() if mask is not None else None,
+        "trained": list(parameters),
+    }
+    return _train(model, images, config, optimizer, parameters, checkpoint, settings)
 
 
 _FUSED = ("cpu", "cuda")
 
 
-def _train(model, images, config, optimizer, parameters, checkpoint) -> Iterator[Epoch]:
+def _train(model, images, config, optimizer, parameters, checkpoint, settings) -> Iterator[Epoch]:
     device = device_of(model)
     generator = torch.Generator().manual_seed(config.seed)
-    rows = _restore(checkpoint, config, model, optimizer, parameters, generator)
+    rows = _restore(checkpoint, settings, model, optimizer, parameters, generator)
     yield from rows
-    modes = [(module, module.training) for module in model.modules()]
     for number in range(len(rows) + 1, config.epochs + 1):
         began = time.perf_counter()
-        model.train()
         batches, steps = _batches(images, config, generator)
         loss_sum = right = torch.zeros((), device=device)
         seen = 0
-        for step, (x, y) in enumerate(batches):
-            x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
-            lr = config.learning_rate((number - 1 + step / steps) / config.epochs)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-                logits = model(x)
-                loss = F.cross_entropy(logits, y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            loss_sum = loss_sum + loss.detach() * len(y)
-            right = right + (logits.detach().argmax(1) == y).sum()
-            seen += len(y)
-        loss = loss_sum.item() / max(seen, 1)
+        with mode(model, training=True):
+            for step, (x, y) in enumerate(batches):
+                x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+                lr = config.learning_rate((number - 1 + step / steps) / config.epochs)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+                    logits = model(x)
+                    loss = F.cross_entropy(logits, y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                loss_sum = loss_sum + loss.detach() * len(y)
+                right = right + (logits.detach().argmax(1) == y).sum()
+                seen += len(y)
+        loss = loss_sum.item() / seen
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the loss became {loss} in epoch {number}; try a lower lr than {config.lr:g}"
             )
         seconds = time.perf_counter() - began
-        rows.append(Epoch(number, config.epochs, loss, right.item() / max(seen, 1), lr, seconds))
+        rows.append(Epoch(number, config.epochs, loss, right.item() / seen, lr, seconds))
         if checkpoint is not None:
-            _save(checkpoint, config, model, optimizer, parameters, generator, rows)
-        for module, training in modes:
-            module.training = training
+            _save(checkpoint, settings, model, optimizer, parameters, generator, rows)
         yield rows[-1]
 
 
@@ -143,47 +146,62 @@ def _batches(images: Images, config: TrainConfig, generator: torch.Generator):
         if images.name == "test":
             raise ValueError("the test split is not for training; give splits.train")
         steps = math.ceil(len(images) / config.batch_size)
-        return images.shuffled(config.batch_size, generator, shift=config.shift), steps
-    steps = len(images) if hasattr(images, "__len__") else sum(1 for _ in images)
-    return iter(images), max(steps, 1)
+        batches = images.shuffled(config.batch_size, generator, shift=config.shift)
+    elif isinstance(images, Iterator):
+        raise ValueError("an iterator serves one pass only; give a list of batches or a DataLoader")
+    else:
+        steps = len(images) if hasattr(images, "__len__") else sum(1 for _ in images)
+        batches = iter(images)
+    if not steps:
+        raise ValueError("no images to train on")
+    return batches, steps
 
 
-def _save(path, config, model, optimizer, parameters, generator, rows) -> None:
+def _save(path, settings, model, optimizer, parameters, generator, rows) -> None:
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in parameters.items():
         for key, value in optimizer.state[parameter].items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{name}.{key}"] = value
     tensors["random.order"] = generator.get_state()
-    tensors["random.global"] = torch.get_rng_state()  # dropout draws from it
-    about = {"format": _FORMAT, "config": asdict(config), "rows": [asdict(row) for row in rows]}
+    tensors["random.cpu"] = torch.get_rng_state()  # dropout draws from it
+    if (device := device_of(model)).type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(device)
+    about = {"format": _FORMAT, "settings": settings, "rows": [asdict(row) for row in rows]}
     files.save_tensors(path, tensors, about=about)
 
 
-def _restore(path, config, model, optimizer, parameters, generator) -> list[Epoch]:
+def _restore(path, settings, model, optimizer, parameters, generator) -> list[Epoch]:
     """Put everything back as `_save` found it; gives the epochs that are done."""
     if path is None or not Path(path).exists():
         return []
     tensors, about = files.load_tensors(path)
     if not isinstance(about, dict) or about.get("format") != _FORMAT:
         raise ValueError(f"{path} is not a training checkpoint; delete it or name another")
-    if about["config"] != json.loads(json.dumps(asdict(config))):
-        raise ValueError(
-            f"{path} is a checkpoint of another training ({about['config']}); "
-            f"delete it, name another, or train with its settings"
-        )
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "random": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = tensor
-    model.load_state_dict(parts["model"])
-    for name, tensor in parts["optimizer"].items():
-        name, _, key = name.rpartition(".")
-        parameter = parameters[name]
-        optimizer.state[parameter][key] = torch.empty_like(parameter).copy_(tensor)
-    generator.set_state(parts["random"]["order"])
-    torch.set_rng_state(parts["random"]["global"])
-    return [Epoch(**row) for row in about["rows"]]
+    try:
+        theirs, rows = about["settings"], [Epoch(**row) for row in about["rows"]]
+        differing = [name for name, value in settings.items() if theirs[name] != value]
+        if differing:
+            raise ValueError(
+                f"{path} is a checkpoint of another training, with another "
+                f"{', '.join(differing)}; delete it, name another, or train as it did"
+            )
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "random": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        generator.set_state(parts["random"]["order"])
+        fill_(model, parts["model"], path)
+        for name, tensor in parts["optimizer"].items():
+            name, _, key = name.rpartition(".")
+            parameter = parameters[name]
+            optimizer.state[parameter][key] = torch.empty_like(parameter).copy_(tensor)
+        torch.set_rng_state(parts["random"]["cpu"])
+        if "cuda" in parts["random"] and (device := device_of(model)).type == "cuda":
+            torch.cuda.set_rng_state(parts["random"]["cuda"], device)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} is a broken checkpoint, delete it: {error!r}") from None
+    return rows
 
 
-_FORMAT = "pruning_lab checkpoint 1"
+_FORMAT = "pruning_lab checkpoint 2"

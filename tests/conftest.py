@@ -1,0 +1,118 @@
+"""Toys that the tests share: small enough to check by hand, odd enough to break things."""
+
+import os
+import random
+from collections import OrderedDict
+from pathlib import Path
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pruning_lab.data import Split
+
+torch.set_num_threads(1)
+hypothesis.settings.register_profile(
+    "suite", deadline=None, derandomize=True, database=None, max_examples=60
+)
+hypothesis.settings.load_profile("suite")
+
+CLASSES = 4
+
+
+class Branching(nn.Module):
+    """What a user may bring: a residual branch, a grouped convolution, batch norm, no chain."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, kernel_size=3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.block = nn.Sequential(
+            nn.Conv2d(4, 4, kernel_size=3, padding=1, groups=2), nn.ReLU(), nn.Conv2d(4, 4, 1)
+        )
+        self.head = nn.Linear(16, CLASSES)
+
+    def forward(self, x):
+        x = self.norm(self.stem(x)).relu()
+        x = (x + self.block(x)).relu()[:, :, ::4, ::4]
+        return self.head(x.flatten(1))
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """With smaller biases an untrained network's answer depends on the image."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.mul_(0.1)
+    return model
+
+
+@pytest.fixture
+def toy() -> nn.Sequential:
+    """A chain with one convolution and two fully connected layers, for images of 1 x 8 x 8."""
+    torch.manual_seed(0)
+    chain = nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(1, 4, kernel_size=3),  # 8 x 8 -> 6 x 6
+            pool1=nn.MaxPool2d(2),  # -> 3 x 3
+            relu1=nn.ReLU(),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(36, 12),
+            relu2=nn.ReLU(),
+            drop2=nn.Dropout(0.5),
+            fc2=nn.Linear(12, CLASSES),
+        )
+    )
+    return lively(chain)
+
+
+@pytest.fixture
+def branching() -> Branching:
+    torch.manual_seed(0)
+    return lively(Branching())
+
+
+@pytest.fixture
+def split() -> Split:
+    """50 random images in batches of 16: the last batch has two."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(256, (50, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(CLASSES, (50,), generator=generator)
+    return Split("val", images, labels, mean=127.5, std=74.0, batch_size=16)
+
+
+@pytest.fixture
+def batches(split) -> list:
+    """The same images as a plain list of (x, y)."""
+    return list(split)
+
+
+@pytest.fixture
+def everything_of():
+    """A function: every byte, mode and gradient flag of a model, and every random state."""
+
+    def look(model: nn.Module) -> tuple:
+        return (
+            {name: t.numpy().tobytes() for name, t in model.state_dict().items()},
+            [module.training for module in model.modules()],
+            [(p.requires_grad, p.grad is None) for p in model.parameters()],
+            [len(module._forward_hooks) for module in model.modules()],
+            torch.get_rng_state().numpy().tobytes(),
+            str(np.random.get_state()),
+            random.getstate(),
+        )
+
+    return look
+
+
+@pytest.fixture(scope="session")
+def mnist_root() -> Path:
+    """The folder that holds MNIST/, where there is one."""
+    root = Path(os.environ.get("PRUNING_LAB_DATA", Path(__file__).parents[1] / "data"))
+    if not (root / "MNIST" / "raw").is_dir():
+        pytest.skip("MNIST is not there; set PRUNING_LAB_DATA to the folder that holds MNIST/")
+    return root

@@ -1,0 +1,171 @@
+"""Accuracies are what a plain loop counts, intervals what scipy gives, and no trace stays."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, norm
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from pruning_lab import evaluation
+
+
+def share_of_right_answers(model, batches):
+    """The plain loop, image by image."""
+    model.eval()
+    with torch.no_grad():
+        pairs = [pair for batch in batches for pair in zip(*batch, strict=True)]
+        answers = [(model(x[None])[0].argmax() == y).item() for x, y in pairs]
+    return sum(answers) / len(answers)
+
+
+def test_accuracy_is_what_a_plain_loop_counts_short_last_batch_and_all(toy, split, batches):
+    accuracy = evaluation.evaluate(toy, split)
+    assert accuracy.value == share_of_right_answers(toy, batches)
+    assert accuracy.n == len(accuracy.hits) == 50
+    assert accuracy.error == 1 - accuracy.value
+    assert str(accuracy).endswith("50 images)")
+
+
+def test_a_split_a_list_a_loader_and_a_generator_serve_alike(toy, split, batches):
+    images = torch.cat([x for x, _ in batches])
+    loader = DataLoader(TensorDataset(images, split.labels), batch_size=7)
+    hits = evaluation.hits(toy, split)
+    for images in (batches, loader, (batch for batch in batches)):
+        assert torch.equal(evaluation.hits(toy, images), hits)
+
+
+def test_no_images_have_no_accuracy(toy):
+    with pytest.raises(ValueError, match="no images"):
+        evaluation.evaluate(toy, [])
+
+
+# --- intervals ---------------------------------------------------------------------------------
+
+
+@given(data=st.data(), n=st.integers(1, 20_000))
+def test_the_interval_is_scipys_wilson(data, n):
+    right = data.draw(st.integers(0, n))
+    expected = binomtest(right, n).proportion_ci(confidence_level=0.95, method="wilson")
+    low, high = evaluation.wilson(right, n)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert 0 <= low <= right / n <= high <= 1
+
+
+def test_z_is_the_normal_quantile():
+    assert pytest.approx(norm.ppf(0.975), abs=1e-6) == evaluation.Z
+
+
+def accuracies(both: int, lost: int, won: int, neither: int):
+    """Two measurements on the same images, from the four cells of their table."""
+    cells = [(True, True), (True, False), (False, True), (False, False)]
+    pairs = [
+        cell
+        for cell, count in zip(cells, (both, lost, won, neither), strict=True)
+        for _ in range(count)
+    ]
+    return (evaluation.Accuracy.of(torch.tensor(hits)) for hits in zip(*pairs, strict=True))
+
+
+def test_the_paired_drop_is_the_worked_example_by_hand():
+    """Agresti and Min add half to each cell: (25.5 - 10.5) / 102 with variance by the formula."""
+    drop = evaluation.drop(*accuracies(both=50, lost=25, won=10, neither=15))
+    share_lost, share_won = 25.5 / 102, 10.5 / 102
+    difference = share_lost - share_won
+    half = 1.959964 * math.sqrt((share_lost + share_won - difference**2) / 102)
+    assert drop.value == pytest.approx(0.15)
+    assert (drop.low, drop.high) == pytest.approx((difference - half, difference + half))
+    assert str(drop) == "+15.00 points (+3.54 to +25.88)"
+
+
+@given(cells=st.tuples(*[st.integers(0, 30)] * 4).filter(any))
+def test_a_drop_lies_in_its_interval_and_turns_its_sign_with_its_direction(cells):
+    before, after = accuracies(*cells)
+    drop, gain = evaluation.drop(before, after), evaluation.drop(after, before)
+    assert -1 <= drop.low <= drop.value <= drop.high <= 1
+    assert drop.value == pytest.approx(before.value - after.value)
+    assert (gain.value, gain.low, gain.high) == pytest.approx((-drop.value, -drop.high, -drop.low))
+
+
+@pytest.mark.parametrize("cells", [(0.9, 0.05, 0.02, 0.03), (0.97, 0.01, 0.01, 0.01)])
+def test_the_paired_interval_covers_the_truth_about_95_times_in_100(cells):
+    truth, drawn = cells[1] - cells[2], np.random.default_rng(0).multinomial(400, cells, 1000)
+    covered = 0
+    for counts in drawn:
+        drop = evaluation.drop(*accuracies(*counts))
+        covered += drop.low <= truth <= drop.high
+    assert 0.93 <= covered / 1000 <= 0.985
+
+
+def test_the_paired_interval_is_narrower_than_two_unpaired_ones():
+    before, after = accuracies(both=900, lost=8, won=2, neither=90)
+    drop = evaluation.drop(before, after)
+    unpaired = math.hypot(before.high - before.low, after.high - after.low)
+    assert drop.high - drop.low < 0.4 * unpaired
+
+
+def test_a_drop_needs_the_same_images(toy, split):
+    whole, part = evaluation.evaluate(toy, split), evaluation.evaluate(toy, split.head(20))
+    with pytest.raises(ValueError, match="the same images, got 50 before and 20 after"):
+        evaluation.drop(whole, part)
+    read = evaluation.Accuracy(whole.value, whole.low, whole.high, whole.n)
+    with pytest.raises(ValueError, match="measure both accuracies with evaluate"):
+        evaluation.drop(whole, read)
+
+
+# --- no trace ----------------------------------------------------------------------------------
+
+
+def mixed(model):
+    """Modules in different modes, as when someone holds a batch norm still."""
+    model.train()
+    list(model.modules())[2].eval()
+    return model
+
+
+@pytest.mark.parametrize("name", ["toy", "branching"])
+def test_measuring_leaves_every_byte_mode_and_random_state(name, request, batches, everything_of):
+    model = mixed(request.getfixturevalue(name))
+    before = everything_of(model)
+    images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
+    loader = DataLoader(TensorDataset(images, labels), batch_size=8, shuffle=True)
+    evaluation.evaluate(model, loader)
+    assert everything_of(model) == before
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_measuring_leaves_no_trace_after_an_error_too(toy, batches, error, everything_of):
+    def images():
+        yield batches[0]
+        torch.rand(3), np.random.rand(), random.random()
+        raise error
+
+    before = everything_of(mixed(toy))
+    with pytest.raises(error):
+        evaluation.evaluate(toy, images())
+    assert everything_of(toy) == before
+
+
+def test_measuring_keeps_no_gradients_and_dropout_still(batches):
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, x):
+            seen.append((torch.is_grad_enabled(), self.training))
+            return x.flatten(1)
+
+    evaluation.evaluate(Spy(), batches)
+    assert set(seen) == {(False, False)}
+
+
+def test_mode_comes_back_module_by_module(toy):
+    mixed(toy)
+    before = [module.training for module in toy.modules()]
+    with evaluation.mode(toy, training=True):
+        assert all(module.training for module in toy.modules())
+    assert [module.training for module in toy.modules()] == before

@@ -1,0 +1,90 @@
+"""One line of modules, light imports, and the paper's numbers in one place."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pruning_lab
+from pruning_lab import paper
+
+LINE = (
+    *("paper", "files", "criteria", "masks", "models", "data", "evaluation", "training", "counts"),
+    *("neurons", "storage", "sparse", "sensitivity", "retraining", "experiments", "plots"),
+    *("reports", "exercises", "studio", "widgets", "cli"),
+)
+
+PACKAGE = Path(pruning_lab.__file__).parent
+SOURCES = {
+    path: path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path not in (PACKAGE / "__init__.py", PACKAGE / "__main__.py")
+}
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of this package that a file imports, inside functions too."""
+    dotted = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            dotted += [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            dotted += [f"{node.module}.{alias.name}" for alias in node.names]
+    parts = [name.split(".") for name in dotted if name.startswith("pruning_lab.")]
+    return {part[1] for part in parts if part[1] != "__version__"}
+
+
+def test_every_module_has_its_place_in_the_line():
+    assert set(SOURCES.values()) <= set(LINE)
+
+
+def test_a_module_imports_only_from_those_before_it():
+    wrong = [
+        f"{module} imports {other}"
+        for path, module in SOURCES.items()
+        for other in imports(path) - {module}
+        if other not in LINE[: LINE.index(module)]
+    ]
+    assert wrong == []
+
+
+def test_pruning_loads_neither_plots_nor_widgets_nor_tables_nor_data_sets():
+    script = """
+import sys
+import pruning_lab
+from pruning_lab import masks, models, data, evaluation, training, counts, sensitivity, retraining
+heavy = {"matplotlib", "ipywidgets", "IPython", "pandas", "sklearn", "torchvision"}
+print(sorted(heavy & set(sys.modules)))
+import pruning_lab.plots
+print("matplotlib.pyplot" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "False"], done.stderr
+
+
+def test_importing_draws_no_random_number_and_sets_no_threads():
+    """Importing does nothing: no call stands alone at the top of a module."""
+    calls = [
+        f"{path.name}:{node.lineno}"
+        for path in SOURCES
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    ]
+    assert calls == []
+
+
+def test_the_papers_errors_are_typed_in_one_module():
+    errors = {r.error for r in paper.TABLE_1.values()}
+    errors |= {r.dense_error for r in paper.TABLE_1.values()}
+    errors |= {r.top1_error for r in paper.TABLE_6}
+    distinct = {e for e in errors if round(1e4 * e) % 10}  # 0.008 may well mean something else
+    typed = [
+        f"{path.name}:{node.lineno} types {node.value}"
+        for path, module in SOURCES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, float) and module != "paper"
+        if any(abs(node.value - scale * e) < 1e-9 for e in distinct for scale in (1, 100))
+    ]
+    assert len(distinct) > 8
+    assert typed == []
