@@ -41,7 +41,10 @@ def main() -> None:
     rows = files.load_json(path)["rows"] if path.exists() else []
     for seed in range(len(rows), options.seeds):
         folder = options.keep / f"{name}-{seed}" if options.keep else None
-        record = experiments.run(recipe, splits, seed=seed, folder=folder).record
+        if folder and (folder / "run.json").exists():  # done by hand, or on the other core
+            record = experiments.Run.load(folder).record
+        else:
+            record = experiments.run(recipe, splits, seed=seed, folder=folder).record
         rows.append(_row(record))
         about = {"data": record["data"], "recipe": asdict(recipe)}
         files.save_json(path, {**about, "median": _median(rows), "rows": rows})

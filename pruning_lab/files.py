@@ -65,7 +65,7 @@ def save_tensors(
     """Write a safetensors file. `about` is kept with it as JSON under the key `about`."""
     metadata = {"about": json.dumps(about, ensure_ascii=False)} if about is not None else None
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # Two names for one storage (tied layers, views) become two copies: the format allows no sharing.
+    # Two names for one storage (tied layers, views) become copies: the format allows no sharing.
     seen: set[int] = set()
     for name, tensor in flat.items():
         storage = tensor.untyped_storage().data_ptr()

@@ -8,7 +8,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -270,47 +270,51 @@ def prune(
         got = " and ".join(given) or "none"
         raise ValueError(f"give exactly one of quality, density and threshold, got {got}")
     (kind,) = given
-    layers = prunable(model)
-    if not layers:
-        raise ValueError("this model has no Conv2d or Linear layer, so there is nothing to prune")
-    if within is not None:
-        within._pairs(model)
     if kind == "quality" and criterion is not criteria.magnitude:
         raise ValueError(
             "quality is a multiple of the weights' own sigma, so it goes with magnitude; "
             "give another criterion a density or a threshold"
         )
-    start = {**Mask.dense(model), **(within or {})}
-    kept = {name: start[name].to(layers[name].weight.device) for name in layers}
+    if across_layers and (kind != "density" or isinstance(density, Mapping)):
+        raise ValueError("across_layers ranks all layers by one density; give density=NUMBER")
+    layers = prunable(model)
+    if not layers:
+        raise ValueError("this model has no Conv2d or Linear layer, so there is nothing to prune")
     amounts = _per_layer(kind, asked[kind], layers)
-    sigmas = {name: criteria.sigma(layers[name].weight, kept[name]) for name in kept}
-    saliencies = {name: criterion(layers[name].weight.detach()) for name in amounts}
+    if within is not None:
+        within._pairs(model)  # raises where it is of another model
 
+    start = {**Mask.dense(model), **(within or {})}
+    kept = {name: start[name].to(layer.weight.device) for name, layer in layers.items()}
+    saliencies = {name: criterion(layers[name].weight.detach()) for name in amounts}
+    sigmas = {name: criteria.sigma(layer.weight, kept[name]) for name, layer in layers.items()}
     if across_layers:
-        if kind != "density" or isinstance(density, Mapping):
-            raise ValueError("across_layers ranks all layers by one density; give density=NUMBER")
         chosen = criteria.across_layers(saliencies, density, kept)
     elif kind == "density":
         chosen = {n: criteria.by_density(saliencies[n], a, kept[n]) for n, a in amounts.items()}
     else:
-        unit = sigmas if kind == "quality" else dict.fromkeys(amounts, 1.0)
-        chosen = {
-            n: criteria.by_threshold(saliencies[n], a * unit[n], kept[n])
-            for n, a in amounts.items()
-        }
+        if kind == "quality":
+            cuts = {name: amount * sigmas[name] for name, amount in amounts.items()}
+        else:
+            cuts = amounts
+        chosen = {n: criteria.by_threshold(saliencies[n], cut, kept[n]) for n, cut in cuts.items()}
+
     rows = []
-    for name in kept:
-        amount = f"{kind} {amounts[name]:g}" if name in amounts else "-"
-        after = chosen.get(name, kept[name])
-        cut = None
-        if name in amounts:
-            cut = amounts[name] * sigmas[name] if kind == "quality" else amounts[name]
-            if kind == "density":
-                cut = saliencies[name][after].min().item() if after.any() else None
-        note = _note(kind, saliencies.get(name), kept[name], after, cut)
-        count, left = after.numel(), int(after.sum())
+    for name in layers:
+        if name not in amounts:
+            rows.append(_untouched(name, sigmas[name], kept[name]))
+            continue
+        saliency, before, after = saliencies[name], kept[name], chosen[name]
+        if kind == "density":
+            cut = saliency[after].min().item() if after.any() else None
+        else:
+            cut = cuts[name]
+        note = _note(kind, saliency, before, after, cut)
+        asked_for = f"{kind} {amounts[name]:g}"
         rows.append(
-            ReceiptRow(name, amount, cut, sigmas[name], count, left, left / max(count, 1), note)
+            replace(
+                _untouched(name, sigmas[name], after), asked=asked_for, threshold=cut, note=note
+            )
         )
     return Mask({**kept, **chosen}, Receipt(rows))
 
@@ -325,12 +329,14 @@ def _per_layer(kind: str, amount: Amount, layers: Mapping[str, nn.Module]) -> di
     return dict(amount)
 
 
-def _note(
-    kind: str, saliency: Tensor | None, before: Tensor, after: Tensor, cut: float | None
-) -> str:
+def _untouched(layer: str, sigma: float, kept: Tensor) -> ReceiptRow:
+    """The row of a layer of which nothing was asked."""
+    weights, left = kept.numel(), int(kept.sum())
+    return ReceiptRow(layer, "-", None, sigma, weights, left, left / max(weights, 1))
+
+
+def _note(kind: str, saliency: Tensor, before: Tensor, after: Tensor, cut: float | None) -> str:
     """A word on whatever a reader should not overlook."""
-    if saliency is None:
-        return ""
     if not after.any():
         return "all gone: this layer now answers with its biases alone"
     if torch.equal(before, after):

@@ -119,9 +119,11 @@ def test_every_precision_is_ranked(dtype):
     assert criteria.sigma(weight) == pytest.approx(weight.double().numpy().std(), rel=0.01)
 
 
-def test_whole_numbers_are_ranked_too():
+def test_whole_numbers_and_a_plain_yes_or_no_are_ranked_too():
     kept = torch.tensor([True, True, True, False])
     assert criteria.by_density(torch.arange(4), 0.5, kept).tolist() == [False, True, True, False]
+    yes = torch.tensor([False, True, False, True])
+    assert criteria.by_density(yes, 0.75).tolist() == [True, True, False, True]
 
 
 def test_minus_infinity_survives_only_where_it_was_alive():

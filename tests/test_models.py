@@ -128,11 +128,6 @@ def test_trained_weights_that_do_not_exist_are_said_not_to():
         models.lenet_5(trained="nosuch")
 
 
-# To be had once the weights come with the package; from then on a missing file is a failure.
-SHIPPED = (files.Path(models.__file__).parent / "weights").glob("*-mnist.safetensors")
-
-
-@pytest.mark.skipif(not list(SHIPPED), reason="no weights come with the package yet")
 @pytest.mark.parametrize("name", models.BUILT_IN)
 def test_the_shipped_weights_are_about_as_good_as_the_papers(name, mnist_root):
     model = models.BUILT_IN[name](trained="mnist")

@@ -1,0 +1,133 @@
+"""The main job: recipes that end where they say, runs that use the test images at the end only."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from pruning_lab import data, experiments, masks, models, paper
+
+NETWORKS = ("lenet-300-100", "lenet-5")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+def quick(recipe):
+    """The recipe with one epoch wherever it has many."""
+    one = [replace(config, epochs=1) for config in recipe.retrain]
+    return replace(recipe, dense=replace(recipe.dense, epochs=1), retrain=tuple(one), scan=(0.1,))
+
+
+def parameters_left(model, recipe):
+    kept = masks.prune(model, **recipe.rounds[-1]).kept
+    return kept + sum(p.numel() for name, p in model.named_parameters() if name.endswith("bias"))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_papers_recipe_ends_within_the_papers_parameters(network):
+    recipe = experiments.paper_recipe(network)
+    left = parameters_left(models.BUILT_IN[network](), recipe)
+    reported = paper.TABLE_1[network].parameters
+    assert 0.95 * reported < left <= reported
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_papers_recipe_keeps_of_each_layer_what_the_paper_kept(network):
+    final = experiments.paper_recipe(network).rounds[-1]["density"]
+    reported = {row.layer: row.density for row in paper.LAYER_TABLES[network]}
+    assert all(abs(density - reported[layer]) <= 0.005 for layer, density in final.items())
+
+
+@pytest.mark.parametrize(("network", "compression"), [("lenet-300-100", 56), ("lenet-5", 108)])
+def test_a_compression_counts_biases_and_is_met(network, compression):
+    recipe = experiments.compressed_recipe(network, compression)
+    model = models.BUILT_IN[network]()
+    total = sum(p.numel() for p in model.parameters())
+    assert total / parameters_left(model, recipe) == pytest.approx(compression, rel=1e-3)
+    densities = [amounts["density"] for amounts in recipe.rounds]
+    assert densities == sorted(densities, reverse=True)
+
+
+@pytest.mark.parametrize("compression", [0.5, 651, -3])
+def test_an_impossible_compression_is_refused(compression):
+    with pytest.raises(ValueError, match="at least 1 and below 650"):
+        experiments.compressed_recipe("lenet-300-100", compression)
+
+
+def test_a_recipe_survives_json():
+    for recipe in (
+        experiments.paper_recipe("lenet-5"),
+        experiments.compressed_recipe("lenet-5", 9),
+    ):
+        assert experiments.Recipe.from_json(json.loads(json.dumps(asdict(recipe)))) == recipe
+
+
+def test_seeds_differ_in_every_phase():
+    recipe = experiments.paper_recipe("lenet-5")
+    seeds = [
+        config.seed
+        for seed in range(3)
+        for config in (recipe.seeded(seed).dense, *recipe.seeded(seed).retrain)
+    ]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_the_test_images_are_looked_at_last_and_once_by_each_network(digits):
+    looked = []
+
+    class Watched(data.Split):
+        def __iter__(self):
+            looked.append(self.name)
+            return super().__iter__()
+
+    def watched(split):
+        return Watched(**{name: getattr(split, name) for name in split.__dataclass_fields__})
+
+    splits = replace(digits, val=watched(digits.val), test=watched(digits.test))
+    experiments.run(quick(experiments.paper_recipe("lenet-300-100")), splits)
+    assert looked.count("test") == 2  # dense and pruned
+    first = looked.index("test")
+    assert "val" in looked[:first]
+    assert looked[first : first + 2] == ["test", "test"]
+
+
+def test_a_run_leaves_the_callers_random_state(digits):
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    experiments.run(quick(experiments.paper_recipe("lenet-300-100")), digits, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_folder_of_another_run_is_refused(digits, tmp_path):
+    recipe = quick(experiments.paper_recipe("lenet-300-100"))
+    experiments.run(recipe, digits, folder=tmp_path / "a")
+    with pytest.raises(FileExistsError, match="finished run"):
+        experiments.run(recipe, digits, folder=tmp_path / "a")
+    (tmp_path / "a" / "run.json").unlink()
+    with pytest.raises(ValueError, match="other settings or data"):
+        experiments.run(recipe, digits, seed=1, folder=tmp_path / "a")
+    other = replace(digits, train=digits.train.head(1000))
+    with pytest.raises(ValueError, match="other settings or data"):
+        experiments.run(recipe, other, folder=tmp_path / "a")
+
+
+def test_the_record_says_what_was_measured(digits):
+    recipe = quick(experiments.paper_recipe("lenet-5", "digits"))
+    run = experiments.run(recipe, digits, seed=2)
+    record = json.loads(json.dumps(run.record))
+    x, y = digits.test.normalise(digits.test.images), digits.test.labels
+    for which, model in (("dense", run.dense), ("pruned", run.model)):
+        with torch.no_grad():
+            right = (model.eval()(x).argmax(1) == y).sum().item()
+        assert record["test"][which]["value"] == right / len(y)
+        assert record["test"][which]["n"] == len(y)
+    kinds = [(stage["kind"], stage["round"]) for stage in record["stages"]]
+    assert kinds == [(kind, n) for n in (1, 2, 3) for kind in ("cut", "retrained")]
+    assert [row["phase"] for row in record["epochs"]] == ["train", "round 1", "round 2", "round 3"]
+    assert record["data"]["name"] == "digits"
+    assert record["versions"]["torch"] == torch.__version__
+    assert len(record["scan"]) == 4

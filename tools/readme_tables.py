@@ -1,0 +1,104 @@
+"""The README's tables, made from results/: print them, or write them into the README.
+
+    python tools/readme_tables.py            print
+    python tools/readme_tables.py --write    replace what stands between the markers
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; a test compares the two.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from tabulate import tabulate
+
+from pruning_lab import files, paper
+
+ROOT = Path(__file__).resolve().parent.parent
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def lenets() -> str:
+    """The paper's numbers, then every recipe's five seeds."""
+    rows = []
+    for network in ("lenet-300-100", "lenet-5"):
+        theirs = paper.TABLE_1[network]
+        rows.append(
+            (
+                theirs.network,
+                "the paper",
+                f"{theirs.dense_error:.2%}",
+                f"{theirs.error:.2%}",
+                f"{theirs.parameters / 1e3:.0f}K",
+                f"{theirs.compression}x",
+            )
+        )
+        found = (ROOT / "results").glob(f"{network}*.json")
+        for result in sorted(map(files.load_json, found), key=lambda r: r["median"]["compression"]):
+            median, seeds = result["median"], result["rows"]
+            errors = sorted(row["error"] for row in seeds)
+            rows.append(
+                (
+                    "",
+                    f"ours, {len(seeds)} seeds",
+                    f"{median['dense_error']:.2%}",
+                    f"**{median['error']:.2%}** ({errors[0]:.2%} to {errors[-1]:.2%})",
+                    f"{median['parameters']:,.0f}",
+                    f"**{median['compression']:.1f}x**",
+                )
+            )
+    headers = ("network", "", "dense error", "pruned error", "parameters left", "compression")
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def epochs() -> str:
+    """Seconds of one epoch, ours and the DataLoader's."""
+    speed = files.load_json(ROOT / "results" / "training-speed.json")
+    rows = [
+        (
+            row["network"],
+            row["threads"],
+            row["loop"],
+            f"{row['seconds, median']:.1f}",
+            f"{row['times ours, median']:.1f}",
+        )
+        for row in speed["epochs"]
+    ]
+    headers = ("network", "threads", "loop", "seconds", "times ours")
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def steps() -> str:
+    """A training step with a mask, as a multiple of a dense one."""
+    speed = files.load_json(ROOT / "results" / "training-speed.json")
+    columns = ("attached", "utils_prune", "gradient_hook")
+    rows = [
+        (row["network"], row["batch"], row["optimizer"], *(f"{row[name]:.2f}" for name in columns))
+        for row in speed["steps"]
+        if row["batch"] == 256
+    ]
+    headers = (
+        "network",
+        "batch",
+        "optimizer",
+        "`mask.attach`",
+        "`nn.utils.prune`",
+        "gradient hook",
+    )
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+TABLES = {"lenets": lenets, "epochs": epochs, "steps": steps}
+
+
+def filled(text: str) -> str:
+    """The text with every marked table made anew."""
+    return MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    if "--write" in sys.argv[1:]:
+        readme.write_text(filled(readme.read_text()))
+    else:
+        print(*(f"{name}\n{table()}\n" for name, table in TABLES.items()), sep="\n")
