@@ -17,7 +17,7 @@ from torch import Tensor
 from pruning_lab import files
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors do not compare to one truth; two splits are two
 class Split:
     """Images and labels of one split. Iterating gives batches in order, always the same ones.
 

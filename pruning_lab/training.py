@@ -77,7 +77,7 @@ def train(
     `checkpoint`, the state is written there after every epoch; where that file exists already, its
     epochs are given again without computing and training goes on behind them, to the same end.
     Raises FloatingPointError when the loss is no longer finite, ValueError where the checkpoint is
-    of another training: other settings, another mask or other layers trained.
+    of another training: other settings, images or layers trained, or another mask.
     """
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if not parameters:
@@ -97,6 +97,8 @@ def train(
         "mask": mask.fingerprint() if mask is not None else None,
         "trained": list(parameters),
     }
+    if checkpoint is not None and isinstance(images, Split):
+        settings["images"] = images.fingerprint()
     return _train(model, images, config, optimizer, parameters, checkpoint, settings)
 
 

@@ -125,6 +125,8 @@ def test_activations_are_counted_after_relu_and_pooling(toy, batches):
     assert [row.activation_density for row in rows] == pytest.approx(expected)
     assert [row.input_density for row in rows] == pytest.approx([share(x), *expected[:2]])
     assert 0.1 < expected[1] < 0.9  # ReLU does cut some off, or nothing is shown here
+    *_, last = counts.layers(nn.Sequential(toy, nn.ReLU()), batches)
+    assert last.activation_density == pytest.approx(share(answer.relu()))
 
 
 def test_operations_left_are_weights_left_times_activations_that_enter(toy, batches):

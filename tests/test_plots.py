@@ -107,6 +107,7 @@ def test_only_survivors_are_drawn(ax):
     assert bars(ax)[:, 1].sum() == 2
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("threshold", [None, 0.1])
 def test_a_layer_of_zeros_and_a_layer_of_nothing_are_drawn(threshold):
     for weight, kept in [

@@ -151,8 +151,10 @@ def test_pruned_weights_stay_zero_and_the_others_learn(toy, split):
 
 
 def test_bf16_autocast_trains_weights_that_stay_float32(toy, split):
-    before = copy.deepcopy(toy)
+    before, seen = copy.deepcopy(toy), set()
+    toy.register_forward_hook(lambda module, inputs, answer: seen.add(answer.dtype))
     list(training.train(toy, split, replace(CONFIG, bf16=True)))
+    assert seen == {torch.bfloat16}
     assert {tensor.dtype for tensor in state(toy)} == {torch.float32}
     assert not same(toy, before)
 
@@ -372,3 +374,11 @@ def test_a_checkpoint_that_was_cut_short_is_refused_by_name(toy, split, tmp_path
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match=r"cut\.checkpoint is not a whole safetensors file"):
         list(training.train(toy, split, CONFIG, checkpoint=path))
+
+
+def test_a_checkpoint_of_other_images_is_refused(toy, split, tmp_path):
+    config, path = CONFIG, tmp_path / "checkpoint.safetensors"
+    next(training.train(toy, split, config, checkpoint=path))
+    fewer = split.head(len(split) - 1)
+    with pytest.raises(ValueError, match="images"):
+        list(training.train(toy, fewer, config, checkpoint=path))
