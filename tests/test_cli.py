@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pruning_lab import cli, data, evaluation, masks, models
+from pruning_lab.cli import commands, words
 
 
 def lab(*words, cwd, check=True, **environment):
@@ -214,7 +215,7 @@ def test_debug_shows_the_traceback(by_hand, monkeypatch):
 
 
 def test_help_answers_at_once_with_an_example():
-    code = "import sys; from pruning_lab import cli; sys.argv = ['x']; cli._parser(); "
+    code = "import sys; from pruning_lab import cli; cli.parser(); "
     code += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     for command in ("run", "train", "prune", "retrain", "report"):
@@ -228,5 +229,6 @@ def test_help_answers_at_once_with_an_example():
 
 
 def test_the_names_a_person_types_are_those_the_library_knows():
-    assert list(cli.NETWORKS) == list(models.BUILT_IN)
-    assert list(cli.DATA) == ["auto", *data.LOADERS]
+    assert list(words.NETWORKS) == list(models.BUILT_IN)
+    assert list(words.DATA) == ["auto", *data.LOADERS]
+    assert list(words.CRITERIA) == list(commands.CRITERIA)

@@ -1,0 +1,40 @@
+"""`pruning-lab`: files in, files out.
+
+torch is imported with the commands, after the words have been read: help and mistakes in typing are
+answered at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from pruning_lab.cli.words import parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it worked, 2 with one sentence when the input was at fault."""
+    options = parser().parse_args(arguments)
+    # Threads that spin while they wait starve each other on a busy machine (2-3 times slower) and
+    # gain nothing on an idle one. Has to stand before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        from pruning_lab.cli.commands import COMMANDS
+
+        COMMANDS[options.command](options)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted{_how_to_go_on(options)}", file=sys.stderr)
+        return 130
+    except (ValueError, KeyError, TypeError, OSError, ArithmeticError) as error:
+        if options.debug:
+            raise
+        message = error.args[0] if isinstance(error, KeyError) else error
+        print(f"pruning-lab: {message}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _how_to_go_on(options: argparse.Namespace) -> str:
+    if not hasattr(options, "resume"):
+        return "; nothing was written"
+    return "; the same command with --resume goes on behind the last finished epoch"

@@ -1,0 +1,128 @@
+"""The words of the command line, and what each accepts."""
+
+import argparse
+
+from pruning_lab import __version__
+
+NETWORKS = ("lenet-300-100", "lenet-5")
+DATA = ("auto", "mnist", "digits")
+CRITERIA = ("magnitude", "random")
+
+
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(
+        prog="pruning-lab",
+        description="Train, scan, prune and retrain neural networks (Han et al. 2015).",
+        epilog="Start with: pruning-lab run --model lenet-300-100",
+    )
+    whole.add_argument("--version", action="version", version=f"pruning-lab {__version__}")
+    commands = whole.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True
+    )
+
+    every = argparse.ArgumentParser(add_help=False)
+    every.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    every.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    seeded = argparse.ArgumentParser(add_help=False)
+    seeded.add_argument("--seed", type=_whole, help="of everything random (0)")
+
+    images = argparse.ArgumentParser(add_help=False)
+    images.add_argument("--data", choices=DATA, help="auto (the default): mnist where it is")
+    images.add_argument("--root", help="folder of the data ($PRUNING_LAB_DATA, else data)")
+    images.add_argument("--download", action="store_true", help="fetch the data if missing")
+    images.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    images.add_argument("--threads", type=_whole, help="threads on a CPU (what suits the network)")
+
+    learning = argparse.ArgumentParser(add_help=False)
+    learning.add_argument("--epochs", type=_whole, help="passes over the training images")
+    learning.add_argument("--lr", type=float, help="highest learning rate")
+    learning.add_argument("--batch-size", type=_whole)
+    learning.add_argument("--weight-decay", type=float, help="L2")
+    learning.add_argument("--shift", type=_whole, help="pixels by which images move at random")
+    learning.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
+    learning.add_argument("--resume", action="store_true", help="go on behind the checkpoint")
+
+    def command(name: str, summary: str, example: str, *parents) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"example:\n  pruning-lab {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=[*parents, every],
+        )
+
+    add = command(
+        "run",
+        "train, scan, prune and retrain a network, and report beside the paper",
+        "run --model lenet-5 --data mnist --out runs/first",
+        images,
+        seeded,
+    ).add_argument
+    add("--model", choices=NETWORKS, help=f"which network ({NETWORKS[0]})")
+    add("--compression", type=float, metavar="X", help="parameters, before / after (the paper's)")
+    add("--out", help="folder for the files (runs/MODEL)")
+    add("--resume", action="store_true", help="go on with the unfinished run in --out")
+
+    add = command(
+        "train",
+        "train a dense network",
+        "train --model lenet-300-100 --epochs 5 --out dense.safetensors",
+        images,
+        seeded,
+        learning,
+    ).add_argument
+    add("--model", choices=NETWORKS, default="lenet-300-100")
+    add("--out", default="dense.safetensors", help="file for the network (dense.safetensors)")
+
+    add = command(
+        "prune",
+        "choose which weights stay, and print the receipt",
+        "prune dense.safetensors --quality fc1=1.4 fc2=1.1 --out mask.safetensors",
+        seeded,
+    ).add_argument
+    add("file", help="a network's file")
+    amounts = "one number, or LAYER=NUMBER ..."
+    add("--quality", nargs="+", metavar="Q", help=f"threshold / sigma of the layer: {amounts}")
+    add("--density", nargs="+", metavar="D", help=f"share to keep, 0 to 1: {amounts}")
+    add("--threshold", nargs="+", metavar="T", help=f"smallest |w| to keep: {amounts}")
+    add("--criterion", choices=CRITERIA, default="magnitude")
+    add("--within", metavar="MASK", help="keep only what this mask keeps")
+    add("--across-layers", action="store_true", help="rank all layers together (with --density)")
+    add("--model", choices=NETWORKS, help="which network the file holds, if it does not say")
+    add("--out", default="mask.safetensors", help="file for the mask (mask.safetensors)")
+    add("--save-model", metavar="FILE", help="also write the network with the mask applied")
+
+    add = command(
+        "retrain",
+        "train what a mask left of a network",
+        "retrain dense.safetensors --mask mask.safetensors --epochs 6 --out pruned.safetensors",
+        images,
+        seeded,
+        learning,
+    ).add_argument
+    add("file", help="a network's file")
+    add("--mask", required=True, help="a mask's file")
+    add("--freeze", nargs="+", default=[], metavar="LAYER", help="layers that keep their weights")
+    add("--model", choices=NETWORKS, help="which network the file holds, if it does not say")
+    add("--out", default="pruned.safetensors", help="file for the network (pruned.safetensors)")
+
+    add = command(
+        "report",
+        "compare a pruned network with the dense one and with the paper (uses the test images)",
+        "report runs/first\n  pruning-lab report pruned.safetensors --dense dense.safetensors",
+        images,
+    ).add_argument
+    add("file", help="the folder of a run, or a pruned network's file")
+    add("--dense", metavar="FILE", help="the network before pruning")
+    add("--model", choices=NETWORKS, help="which network the file holds, if it does not say")
+    add("--out", help="file for the page (report.html)")
+    return whole
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+    return number
