@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pruning_lab import files, paper
+from pruning_lab import experiments, files, paper
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "pruning_lab" / "weights"
@@ -36,6 +36,19 @@ def test_the_results_reach_the_papers_errors_with_no_more_parameters(network):
     assert result["median"]["dense_error"] <= theirs.dense_error
     assert result["median"]["error"] <= theirs.error
     assert all(row["parameters"] <= theirs.parameters for row in result["rows"])
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "results").glob("lenet-*.json")), ids=lambda p: p.stem
+)
+def test_the_results_are_of_the_recipes_that_the_library_has(path):
+    recorded = files.load_json(path)["recipe"]
+    network = recorded["network"]
+    recipe = experiments.paper_recipe(network)
+    if path.stem != network:
+        compression = float(path.stem.removeprefix(f"{network}-").removesuffix("x"))
+        recipe = experiments.compressed_recipe(network, compression)
+    assert experiments.Recipe.from_json(recorded) == recipe
 
 
 @pytest.mark.parametrize("network", ["lenet-300-100", "lenet-5"])
