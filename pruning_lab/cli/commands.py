@@ -237,8 +237,8 @@ def _progress(epochs: int, options: argparse.Namespace) -> Iterator[Callable]:
 
         def notify(note: experiments.Note) -> None:
             if note.epoch:
-                bar.set_description(note.phase)
-                bar.set_postfix(loss=f"{note.epoch.loss:.3f}")
+                bar.set_description(note.phase, refresh=False)
+                bar.set_postfix(loss=f"{note.epoch.loss:.3f}", refresh=False)
                 bar.update()
             if note.text and not options.json:
                 bar.write(f"  {note.phase:8} {note.text}", file=sys.stdout)
