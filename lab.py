@@ -57,8 +57,8 @@ def run(word, *rest):
     """Do one task in the environment; on POSIX this process becomes it."""
     # Wherever this is typed: without it, `data/` is looked for in the folder one happens to be in.
     os.environ.setdefault("PRUNING_LAB_DATA", str(ROOT / "data"))
-    # Threads that spin while they wait starve each other where notebooks, tests or people share it.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Threads that spin long starve each other where notebooks, tests or people share a machine.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Inside a notebook, `!pruning-lab` and `!pip` shall mean this environment too.
     os.environ["PATH"] = str(BIN) + os.pathsep + os.environ.get("PATH", os.defpath)
     # -P: a random.py in the folder this is typed in is the user's own, and not to be imported.

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line does
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,7 @@ def epochs(threads: list[int], turns: int) -> list[dict]:
             torch.set_num_threads(count)
             sides = {
                 "ours": _ours(build, splits.train),
+                "ours, bf16": _ours(build, splits.train, bf16=True),
                 "DataLoader": _usual(build, root, workers=0),
                 "DataLoader, 2 workers": _usual(build, root, workers=2),
             }
@@ -85,8 +86,8 @@ def epochs(threads: list[int], turns: int) -> list[dict]:
     return rows
 
 
-def _ours(build: models.Model, images: data.Split) -> Callable[[], None]:
-    model, config = build(), training.TrainConfig(epochs=1, lr=0.01)
+def _ours(build: models.Model, images: data.Split, *, bf16: bool = False) -> Callable[[], None]:
+    model, config = build(), training.TrainConfig(epochs=1, lr=0.01, bf16=bf16)
     return lambda: list(training.train(model, images, config))
 
 

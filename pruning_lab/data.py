@@ -63,7 +63,7 @@ class Split:
         return replace(self, images=self.images[:count], labels=self.labels[:count])
 
     def normalise(self, images: Tensor) -> Tensor:
-        return (images.float() - self.mean) / self.std
+        return (images - self.mean).div_(self.std)
 
     def fingerprint(self) -> str:
         """SHA-256 of the pixels and labels: two runs with the same one saw the same data."""

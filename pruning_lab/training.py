@@ -3,7 +3,9 @@
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -108,12 +110,13 @@ _FUSED = ("cpu", "cuda")
 def _train(model, images, config, optimizer, parameters, checkpoint, settings) -> Iterator[Epoch]:
     device = device_of(model)
     generator = torch.Generator().manual_seed(config.seed)
+    autocast = partial(torch.autocast, device.type, torch.bfloat16) if config.bf16 else nullcontext
     rows = _restore(checkpoint, settings, model, optimizer, parameters, generator)
     yield from rows
     for number in range(len(rows) + 1, config.epochs + 1):
         began = time.perf_counter()
         batches, steps = _batches(images, config, generator)
-        loss_sum = right = torch.zeros((), device=device)
+        loss_sum, right = torch.zeros((), device=device), torch.zeros((), device=device)
         seen = 0
         with mode(model, training=True):
             for step, (x, y) in enumerate(batches):
@@ -121,14 +124,14 @@ def _train(model, images, config, optimizer, parameters, checkpoint, settings) -
                 lr = config.learning_rate((number - 1 + step / steps) / config.epochs)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+                with autocast():
                     logits = model(x)
                     loss = F.cross_entropy(logits, y)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                loss_sum = loss_sum + loss.detach() * len(y)
-                right = right + (logits.detach().argmax(1) == y).sum()
+                loss_sum.add_(loss.detach(), alpha=len(y))
+                right.add_((logits.detach().argmax(1) == y).sum())
                 seen += len(y)
         loss = loss_sum.item() / seen
         if not math.isfinite(loss):
