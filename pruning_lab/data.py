@@ -120,6 +120,11 @@ def _load_mnist(root: Path, device: torch.device, download: bool) -> Splits:
         except (RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
             if len(list(folder.glob("*-ubyte"))) == 4:
                 raise broken(f"{type(error).__name__} {error}") from None
+            if download:
+                raise ConnectionError(
+                    f"MNIST could not be fetched ({error}); check the connection, put its four "
+                    f"files into {folder} by hand, or take digits"
+                ) from None
             raise FileNotFoundError(
                 f"no MNIST in {folder}; set PRUNING_LAB_DATA to the folder that holds MNIST/, "
                 f"or fetch it with --download (download=True), or take digits"

@@ -104,6 +104,17 @@ def test_broken_mnist_is_said_to_be_broken_in_one_sentence(small_mnist, name, da
         data.load("auto", root=small_mnist)
 
 
+def test_a_download_that_fails_is_not_answered_with_ask_for_a_download(tmp_path, monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr(socket.socket, "connect", unreachable)
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    with pytest.raises(ConnectionError, match="could not be fetched") as caught:
+        data.load("mnist", root=tmp_path, download=True)
+    assert "--download" not in str(caught.value)
+
+
 def test_mnist_with_labels_of_other_images_is_refused(small_mnist):
     raw = small_mnist / "MNIST" / "raw"
     (raw / "t10k-labels-idx1-ubyte").write_bytes(idx(5))
