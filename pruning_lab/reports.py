@@ -75,6 +75,7 @@ def html(run: Run) -> str:
     name = paper.TABLE_1[network].network
     number = paper.TABLE_NUMBERS[network]
     total, kept = record["parameters"]["dense"], record["parameters"]["pruned"]
+    weights_only = _counts(record).weights_only_flop_density
     parts = [
         f"<h1>{escape(name)}, pruned {total / kept:.0f}x</h1>",
         f"<p>{escape(_about(record))}</p>",
@@ -87,8 +88,7 @@ def html(run: Run) -> str:
         "<p class='small'>Weights without biases; FLOP: two per multiply-accumulate, before "
         "pooling; act%: outputs that are not zero, after ReLU and pooling; FLOP%: operations left "
         "when zero weights and zero inputs are skipped. "
-        f"Counting zero weights alone, {_weights_only(record):.1%} of the operations are left."
-        "</p>",
+        f"Counting zero weights alone, {weights_only:.1%} of the operations are left.</p>",
         _picture(_draw_layers(record), "What is left of each layer, beside the paper."),
     ]
     if record.get("stages"):
@@ -179,9 +179,11 @@ def _duration(seconds: dict) -> str:
     return f"{total} s" if total < 120 else f"{total // 60} min {total % 60} s"
 
 
-def _weights_only(record: dict) -> float:
-    rows = record["layers"]["pruned"][:-1]
-    return sum(row["density"] * row["flops"] for row in rows) / sum(row["flops"] for row in rows)
+def _counts(record: dict) -> Counts:
+    """The pruned network's rows as they were counted."""
+    names = LayerCount.__dataclass_fields__
+    rows = record["layers"]["pruned"][:-1]  # the last one is the total
+    return Counts(LayerCount(**{name: row[name] for name in names}) for row in rows)
 
 
 def _receipt(record: dict) -> Table:
@@ -235,12 +237,8 @@ def _figure(width: float, height: float) -> matplotlib.figure.Figure:
 
 def _draw_layers(record: dict) -> matplotlib.figure.Figure:
     figure = _figure(8, 3.2)
-    names = LayerCount.__dataclass_fields__
-    rows = [
-        LayerCount(**{name: row[name] for name in names}) for row in record["layers"]["pruned"][:-1]
-    ]
     reported = paper.LAYER_TABLES[record["recipe"]["network"]]
-    plots.layer_table(Counts(rows), reported, ax=figure.subplots())
+    plots.layer_table(_counts(record), reported, ax=figure.subplots())
     return figure
 
 
