@@ -56,7 +56,9 @@ class Split:
         for start in range(0, count, batch_size):
             part = slice(start, start + batch_size)
             chosen, (down, right) = order[part], offsets[:, part]
-            yield self.normalise(windows[chosen, :, down, right]), self.labels[chosen]
+            # Whole rows of memory are copied ten times as fast as windows out of them.
+            images = windows[chosen, :, down, right] if shift else self.images[chosen]
+            yield self.normalise(images), self.labels[chosen]
 
     def head(self, count: int) -> "Split":
         """The first `count` images, for a quick look."""
