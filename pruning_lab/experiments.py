@@ -175,17 +175,12 @@ def run(
     behind them to the same end. At the end the folder holds dense.safetensors, model.safetensors,
     mask.safetensors and, last, run.json.
     """
-    settings = {
-        "recipe": asdict(recipe),
-        "data": splits.name,
-        "train_sha256": splits.train.fingerprint(),
-        "seed": seed,
-    }
-    recipe = recipe.seeded(seed)
-    folder = None if folder is None else Path(folder)
-    checkpoints = None if folder is None else folder / "checkpoints"
+    checkpoints = None
     if folder is not None:
-        _claim(folder, settings)
+        folder = Path(folder)
+        checkpoints = folder / "checkpoints"
+        _claim(folder, recipe, splits, seed)
+    recipe = recipe.seeded(seed)
     epochs: list[dict] = []
     device = splits.train.images.device
 
@@ -291,9 +286,14 @@ def compare(dense: nn.Module, model: nn.Module, splits: Splits) -> dict:
     }
 
 
-def _claim(folder: Path, settings: dict) -> None:
+def _claim(folder: Path, recipe: Recipe, splits: Splits, seed: int) -> None:
     """Write down what this folder's run is, or make sure that it is this one."""
-    settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
+    settings = {
+        "recipe": json.loads(json.dumps(asdict(recipe))),  # tuples become lists, as in the file
+        "data": splits.name,
+        "train_sha256": splits.train.fingerprint(),
+        "seed": seed,
+    }
     if (folder / "run.json").exists():
         raise FileExistsError(f"{folder} holds a finished run; name another folder")
     if not (folder / "config.json").exists():

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -90,8 +91,12 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict | None]:
     return tensors, about
 
 
-def sha256(content: bytes | memoryview) -> str:
-    return hashlib.sha256(content).hexdigest()
+def sha256(*parts: bytes | np.ndarray) -> str:
+    """Of all parts one after the other: bytes, or arrays as they lie in memory, never copied."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _read(path: str | Path) -> bytes:

@@ -43,6 +43,9 @@ def parser() -> argparse.ArgumentParser:
     learning.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     learning.add_argument("--resume", action="store_true", help="go on behind the checkpoint")
 
+    stored = argparse.ArgumentParser(add_help=False)
+    stored.add_argument("--model", choices=NETWORKS, help="what the file holds, if it does not say")
+
     def command(name: str, summary: str, example: str, *parents) -> argparse.ArgumentParser:
         return commands.add_parser(
             name,
@@ -80,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
         "prune",
         "choose which weights stay, and print the receipt",
         "prune dense.safetensors --quality fc1=1.4 fc2=1.1 --out mask.safetensors",
+        stored,
         seeded,
     ).add_argument
     add("file", help="a network's file")
@@ -90,7 +94,6 @@ def parser() -> argparse.ArgumentParser:
     add("--criterion", choices=CRITERIA, default="magnitude")
     add("--within", metavar="MASK", help="keep only what this mask keeps")
     add("--across-layers", action="store_true", help="rank all layers together (with --density)")
-    add("--model", choices=NETWORKS, help="which network the file holds, if it does not say")
     add("--out", default="mask.safetensors", help="file for the mask (mask.safetensors)")
     add("--save-model", metavar="FILE", help="also write the network with the mask applied")
 
@@ -98,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
         "retrain",
         "train what a mask left of a network",
         "retrain dense.safetensors --mask mask.safetensors --epochs 6 --out pruned.safetensors",
+        stored,
         images,
         seeded,
         learning,
@@ -105,18 +109,17 @@ def parser() -> argparse.ArgumentParser:
     add("file", help="a network's file")
     add("--mask", required=True, help="a mask's file")
     add("--freeze", nargs="+", default=[], metavar="LAYER", help="layers that keep their weights")
-    add("--model", choices=NETWORKS, help="which network the file holds, if it does not say")
     add("--out", default="pruned.safetensors", help="file for the network (pruned.safetensors)")
 
     add = command(
         "report",
         "compare a pruned network with the dense one and with the paper (uses the test images)",
         "report runs/first\n  pruning-lab report pruned.safetensors --dense dense.safetensors",
+        stored,
         images,
     ).add_argument
     add("file", help="the folder of a run, or a pruned network's file")
     add("--dense", metavar="FILE", help="the network before pruning")
-    add("--model", choices=NETWORKS, help="which network the file holds, if it does not say")
     add("--out", help="file for the page (report.html)")
     return whole
 
