@@ -1,6 +1,6 @@
 """Training speed: an epoch against the usual DataLoader loop, a masked step against other ways.
 
-    python benchmarks/training.py                  # both, about ten minutes; needs MNIST
+    python benchmarks/training.py                  # both, about twelve minutes; needs MNIST
     python benchmarks/training.py --only steps     # the second, which needs no data
 
 Both sides of a ratio run in this process, in turn. Ratios are medians over the turns; a ratio above
@@ -9,6 +9,7 @@ Both sides of a ratio run in this process, in turn. Ratios are medians over the 
 
 import argparse
 import copy
+import itertools
 import os
 import statistics
 import time
@@ -42,7 +43,7 @@ def main() -> None:
         rows["epochs"] = epochs(sorted(set(options.threads)), options.turns)
         print(tabulate(rows["epochs"], headers="keys", floatfmt=".2f"), flush=True)
     if options.only != "epochs":
-        rows["steps"] = steps(turns=40)
+        rows["steps"] = steps(sorted(set(options.threads)), turns=40)
         print(tabulate(rows["steps"], headers="keys", floatfmt=".3f"))
     if options.save:
         about = {
@@ -121,7 +122,7 @@ def _usual(build: models.Model, root: str, workers: int) -> Callable[[], None]:
 # ------------------------------------------------------------------------------- a masked step
 
 
-def steps(turns: int, each: int = 25) -> list[dict]:
+def steps(threads: list[int], turns: int, each: int = 25) -> list[dict]:
     """Training steps at 8 % density; every way starts from the same network and batch."""
     optimizers = {
         "SGD": lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9),
@@ -129,29 +130,28 @@ def steps(turns: int, each: int = 25) -> list[dict]:
         "AdamW": lambda p: torch.optim.AdamW(p, lr=1e-4),
         "AdamW, fused": lambda p: torch.optim.AdamW(p, lr=1e-4, fused=True),
     }
-    torch.set_num_threads(1)
+    cases = itertools.product(models.BUILT_IN, threads, (64, 256), optimizers.items())
     rows = []
-    for network in models.BUILT_IN:
+    for network, count, batch, (label, make) in cases:
+        torch.set_num_threads(count)
         torch.manual_seed(0)
         model = models.BUILT_IN[network]()
         mask = masks.prune(model, density=0.08)
         few = max(2, each // 8) if network == "lenet-5" else each  # its steps are ten times longer
-        for batch in (64, 256):
-            x, y = torch.randn(batch, 1, 28, 28), torch.randint(10, (batch,))
-            for label, make in optimizers.items():
-                sides = {
-                    way.__name__: _stepper(way, copy.deepcopy(model), mask, make, x, y, few)
-                    for way in (dense, attached, utils_prune, gradient_hook)
-                }
-                seconds = _in_turn(sides, turns if network != "lenet-5" else max(5, turns // 3))
-                row = {"network": network, "batch": batch, "optimizer": label}
-                row["dense, ms"] = 1e3 * statistics.median(seconds["dense"]) / few
-                for side, times in seconds.items():
-                    if side != "dense":
-                        pairs = zip(times, seconds["dense"], strict=True)
-                        row[side] = statistics.median(t / d for t, d in pairs)
-                rows.append({**row, "turns": len(seconds["dense"]), "steps a turn": few})
-                print(rows[-1], flush=True)
+        x, y = torch.randn(batch, 1, 28, 28), torch.randint(10, (batch,))
+        sides = {
+            way.__name__: _stepper(way, copy.deepcopy(model), mask, make, x, y, few)
+            for way in (dense, attached, utils_prune, gradient_hook)
+        }
+        seconds = _in_turn(sides, turns if network != "lenet-5" else max(5, turns // 3))
+        row = {"network": network, "threads": count, "batch": batch, "optimizer": label}
+        row["dense, ms"] = 1e3 * statistics.median(seconds["dense"]) / few
+        for side, times in seconds.items():
+            if side != "dense":
+                pairs = zip(times, seconds["dense"], strict=True)
+                row[side] = statistics.median(t / d for t, d in pairs)
+        rows.append({**row, "turns": len(seconds["dense"]), "steps a turn": few})
+        print(rows[-1], flush=True)
     return rows
 
 

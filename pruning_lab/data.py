@@ -50,14 +50,12 @@ class Split:
         count, device = len(self), self.images.device
         order = torch.randperm(count, generator=generator).to(device)
         offsets = torch.randint(2 * shift + 1, (2, count), generator=generator).to(device)
-        height, width = self.images.shape[-2:]
-        # (N, C, 2 * shift + 1, 2 * shift + 1, H, W): every position of the frame, as a view
-        windows = F.pad(self.images, 4 * (shift,)).unfold(2, height, 1).unfold(3, width, 1)
         for start in range(0, count, batch_size):
             part = slice(start, start + batch_size)
-            chosen, (down, right) = order[part], offsets[:, part]
-            # Whole rows of memory are copied ten times as fast as windows out of them.
-            images = windows[chosen, :, down, right] if shift else self.images[chosen]
+            chosen = order[part]
+            images = self.images.index_select(0, chosen)  # on a CPU 5 times as fast as [chosen]
+            if shift:
+                images = _shifted(images, offsets[:, part], shift)
             yield self.normalise(images), self.labels[chosen]
 
     def head(self, count: int) -> "Split":
@@ -186,6 +184,15 @@ LOADERS: dict[str, Callable[[Path, torch.device, bool], Splits]] = {
     "mnist": _load_mnist,
     "digits": _load_digits,
 }
+
+
+def _shifted(images: Tensor, offsets: Tensor, shift: int) -> Tensor:
+    """Images (N, C, H, W) moved by `shift` - offsets (2, N) pixels; zeros come in at the border."""
+    height, width = images.shape[-2:]
+    # (N, C, 2 * shift + 1, 2 * shift + 1, H, W): every position of the frame, as a view
+    windows = F.pad(images, 4 * (shift,)).unfold(2, height, 1).unfold(3, width, 1)
+    down, right = offsets
+    return windows[torch.arange(len(images), device=images.device), :, down, right]
 
 
 def _mnist_folder(root: Path) -> Path:

@@ -73,18 +73,17 @@ def steps() -> str:
     speed = files.load_json(ROOT / "results" / "training-speed.json")
     columns = ("attached", "utils_prune", "gradient_hook")
     rows = [
-        (row["network"], row["batch"], row["optimizer"], *(f"{row[name]:.2f}" for name in columns))
+        (
+            row["network"],
+            row["threads"],
+            row["optimizer"],
+            *(f"{row[name]:.2f}" for name in columns),
+        )
         for row in speed["steps"]
         if row["batch"] == 256
     ]
-    headers = (
-        "network",
-        "batch",
-        "optimizer",
-        "`mask.attach`",
-        "`nn.utils.prune`",
-        "gradient hook",
-    )
+    own, theirs = "`mask.attach`", "`nn.utils.prune`"
+    headers = ("network", "threads", "optimizer", own, theirs, "gradient hook")
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
