@@ -5,9 +5,10 @@ always refers to the whole layer, so that repeating a call never compounds.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,6 +60,31 @@ def by_density(saliency: Tensor, density: float, kept: Tensor | None = None) -> 
     return across_layers({"": saliency}, density, None if kept is None else {"": kept})[""]
 
 
+def by_densities(saliency: Tensor, densities: Sequence[float]) -> list[tuple[Tensor, float | None]]:
+    """`by_density` for several densities of one layer, which is ranked only once.
+
+    Each comes with its threshold: the smallest saliency that stayed, None where nothing did.
+    """
+    for density in densities:
+        check_amount("density", density)
+    _check_comparable(saliency)
+    flat = _sortable(saliency).reshape(-1)
+    counts = [round(density * flat.numel()) for density in densities]
+    places = sorted({flat.numel() - count for count in counts if count})
+    if flat.device.type == "cpu":  # four times as fast as sorting everything
+        ranked = torch.from_numpy(np.partition(flat.numpy(), places)) if places else flat
+    else:
+        ranked = flat.sort().values
+    chosen: list[tuple[Tensor, float | None]] = []
+    for count in counts:
+        if count == 0:
+            chosen.append((torch.zeros_like(saliency, dtype=torch.bool), None))
+            continue
+        cut = ranked[flat.numel() - count]
+        chosen.append((_from_cut(flat, cut, count).reshape(saliency.shape), cut.item()))
+    return chosen
+
+
 def across_layers(
     saliencies: Mapping[str, Tensor], density: float, kept: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
@@ -94,10 +120,14 @@ def _top(flat: Tensor, count: int) -> Tensor:
     """The `count` largest of a 1-d tensor as a bool tensor; ties go to the earlier position."""
     if count == 0:
         return torch.zeros_like(flat, dtype=torch.bool)
-    cut = flat.kthvalue(flat.numel() - count + 1).values
-    chosen = flat > cut
-    ties = (flat == cut).nonzero().squeeze(1)
-    chosen[ties[: count - int(chosen.sum())]] = True
+    return _from_cut(flat, flat.kthvalue(flat.numel() - count + 1).values, count)
+
+
+def _from_cut(flat: Tensor, cut: Tensor, count: int) -> Tensor:
+    """The `count` largest, where `cut` is the smallest of them."""
+    chosen = flat >= cut
+    if surplus := int(chosen.count_nonzero()) - count:  # sum() takes 20 times as long
+        chosen[(flat == cut).nonzero().squeeze(1)[-surplus:]] = False
     return chosen
 
 

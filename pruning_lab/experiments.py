@@ -198,7 +198,9 @@ def run(
         notify(Note("train", f"{recipe.dense.epochs} epochs, val error {percent(dense_val)}"))
 
         began = time.perf_counter()
-        scan = sensitivity.scan(model, splits.val, recipe.scan)
+        scan = sensitivity.scan(
+            model, splits.val, recipe.scan, out=folder / "scan.csv" if folder else None, resume=True
+        )
         scan_seconds = time.perf_counter() - began
         notify(Note("scan", _most_sensitive(scan)))
 
@@ -353,7 +355,7 @@ def _layers(table: counts.Counts) -> list[dict]:
     ]
 
 
-def _most_sensitive(scan: list[sensitivity.ScanPoint]) -> str:
+def _most_sensitive(scan: sensitivity.Scan) -> str:
     """One line about the layer that loses most at the lowest density of the scan."""
     lowest = min(point.density for point in scan)
     sparsest = [point for point in scan if point.density <= 1.5 * lowest]

@@ -46,12 +46,18 @@ def save_json(path: str | Path, value) -> Path:
     return write(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_text(path: str | Path) -> str:
+    """Read a text; a missing file is named, and one that is not text, with the place."""
+    try:
+        return _read(path).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text, byte {error.start}") from None
+
+
 def load_json(path: str | Path):
     """Read JSON; a missing or broken file is named, with the place where it breaks."""
     try:
-        return json.loads(_read(path))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text, byte {error.start}; expected JSON") from None
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path} is not JSON: {error.msg}, line {error.lineno}, column {error.colno}"

@@ -9,7 +9,18 @@ import pruning_lab
 from pruning_lab import paper
 
 LINE = (
-    *("paper", "files", "criteria", "masks", "models", "data", "evaluation", "training", "counts"),
+    *(
+        "paper",
+        "files",
+        "processes",
+        "criteria",
+        "masks",
+        "models",
+        "data",
+        "evaluation",
+        "training",
+        "counts",
+    ),
     *("neurons", "storage", "sparse", "sensitivity", "retraining", "experiments", "plots"),
     *("reports", "exercises", "studio", "widgets", "cli"),
 )

@@ -4,7 +4,7 @@ import math
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -28,11 +28,14 @@ class Accuracy:
 
     @classmethod
     def of(cls, hits: Tensor) -> "Accuracy":
-        n, right = hits.numel(), int(hits.sum())
+        return replace(cls.counted(int(hits.sum()), hits.numel()), hits=hits)
+
+    @classmethod
+    def counted(cls, right: int, n: int) -> "Accuracy":
         if n == 0:
             raise ValueError("no images to measure an accuracy on")
         low, high = wilson(right, n)
-        return cls(right / n, low, high, n, hits)
+        return cls(right / n, low, high, n)
 
     @property
     def error(self) -> float:
@@ -51,6 +54,18 @@ class Drop:
     high: float
     n: int
 
+    @classmethod
+    def counted(cls, lost: int, won: int, n: int) -> "Drop":
+        """From the images that only the network before answered rightly, and only the one after.
+
+        Only images whose answer changed count, which is what makes the paired interval narrow
+        (Agresti and Min 2005: half an image added to each of the four cells).
+        """
+        lost_, won_, n_ = lost + 0.5, won + 0.5, n + 2
+        middle = (lost_ - won_) / n_
+        half = Z * math.sqrt((lost_ + won_) - (lost_ - won_) ** 2 / n_) / n_
+        return cls((lost - won) / n, max(-1.0, middle - half), min(1.0, middle + half), n)
+
     def __str__(self) -> str:
         points = (100 * x for x in (self.value, self.low, self.high))
         return "{:+.2f} points ({:+.2f} to {:+.2f})".format(*points)
@@ -66,25 +81,16 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 
 def drop(before: Accuracy, after: Accuracy) -> Drop:
-    """How much accuracy went from `before` to `after`, both measured on the same images in order.
-
-    Only images whose answer changed count, which is what makes the paired interval narrow
-    (Agresti and Min 2005: half an image added to each of the four cells).
-    """
+    """How much accuracy went from `before` to `after`, measured on the same images in order."""
     if before.n != after.n:
         raise ValueError(
             f"a paired drop needs the same images, got {before.n} before and {after.n} after"
         )
     if before.hits is None or after.hits is None:
         raise ValueError("a paired drop needs the hits; measure both accuracies with evaluate")
-    n = before.n
     lost = int((before.hits & ~after.hits).sum())
     won = int((~before.hits & after.hits).sum())
-    value = (lost - won) / n
-    lost_, won_, n_ = lost + 0.5, won + 0.5, n + 2
-    middle = (lost_ - won_) / n_
-    half = Z * math.sqrt((lost_ + won_) - (lost_ - won_) ** 2 / n_) / n_
-    return Drop(value, max(-1.0, middle - half), min(1.0, middle + half), n)
+    return Drop.counted(lost, won, before.n)
 
 
 def evaluate(model: nn.Module, images: Images) -> Accuracy:

@@ -1,0 +1,32 @@
+"""Accuracy with its error bar; the suffix evaluator. Measuring leaves no trace."""
+
+from pruning_lab.evaluation.accuracy import (
+    Accuracy,
+    Drop,
+    Images,
+    Z,
+    device_of,
+    drop,
+    evaluate,
+    hits,
+    measuring,
+    mode,
+    wilson,
+)
+from pruning_lab.evaluation.suffix import Changes, SuffixEvaluator
+
+__all__ = [
+    "Accuracy",
+    "Changes",
+    "Drop",
+    "Images",
+    "SuffixEvaluator",
+    "Z",
+    "device_of",
+    "drop",
+    "evaluate",
+    "hits",
+    "measuring",
+    "mode",
+    "wilson",
+]

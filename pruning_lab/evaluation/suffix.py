@@ -1,0 +1,566 @@
+"""Answers of a network with other weights in some layers: only what lies behind is computed again.
+
+Three ways, the quickest that a network allows: a chain is cut like a list; a network that torch.fx
+can trace goes on in the middle of its graph; any other runs whole.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from pruning_lab.evaluation.accuracy import Accuracy, Images, device_of, measuring
+from pruning_lab.masks import prunable, unknown_layer
+from pruning_lab.models import is_chain
+
+Changes = Mapping[str, Tensor]  # layer -> the weight (out, in, ...) that stands in for its own
+NOTHING: Changes = MappingProxyType({})
+State = object  # what a way keeps of a batch, to go on from a layer
+
+
+class Whole:
+    """Any network: every answer is a forward pass from the images on."""
+
+    how = "whole"
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.layers = list(prunable(model))  # in the order in which they run, where that is known
+
+    def start(self, x: Tensor, changes: Changes = NOTHING) -> tuple[Tensor, dict[str, State]]:
+        """The network's answer, and what to keep for going on from each layer."""
+        return self._forward(x, changes), dict.fromkeys(self.layers, x)
+
+    def answer(self, layer: str, state: State, changes: Changes) -> Tensor:
+        """Go on from `layer`; `changes` hold for it and for all that comes behind."""
+        return self._forward(state, changes)
+
+    def answers(
+        self, layer: str, state: State, weights: Tensor, changes: Changes = NOTHING
+    ) -> Tensor:
+        """(N, K, classes): one answer for each of the K weights (K, out, in, ...) of `layer`."""
+        return torch.stack([self.answer(layer, state, {**changes, layer: w}) for w in weights], 1)
+
+    def prepare(self, x: Tensor) -> "Pace":
+        """Get ready for batches like `x`, and find the number of threads that suits them."""
+        x = self._trial(x)
+        return _quickest(lambda: self.start(x), _paces(alone=True), x.device)
+
+    def _trial(self, x: Tensor) -> Tensor:
+        """As many of the images as are answered in a few hundredths of a second."""
+        self.start(x[:2])  # the first time is slow
+        began = time.perf_counter()
+        self.start(x[:2])
+        return x[: max(2, int(2 * _TRIAL_SECONDS / (time.perf_counter() - began)))]
+
+    def _forward(self, x: Tensor, changes: Changes) -> Tensor:
+        weights = {f"{name}.weight": weight for name, weight in changes.items()}
+        x = x.clone()  # a network that works in place must find it as it was
+        return torch.func.functional_call(self.model, weights, (x,))
+
+
+class Graph(Whole):
+    """A network that torch.fx traces: what is alive before a layer is kept, the rest runs again."""
+
+    how = "graph"
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model)
+        graph = fx.Tracer().trace(model)
+        self.interpreter = _Interpreter(fx.GraphModule(model, graph))
+        self.nodes = list(graph.nodes)
+        number = {node: place for place, node in enumerate(self.nodes)}
+        last_use = {n: max((number[user] for user in n.users), default=-1) for n in self.nodes}
+        places = {name: self._first_use(layer) for name, layer in prunable(model).items()}
+        self.layers = sorted(places, key=places.get)
+        self.dead, self.alive = {}, {}  # of the nodes before a layer: needed no more, and still
+        for name, place in places.items():
+            before = self.nodes[:place]
+            self.alive[name] = [node for node in before if last_use[node] >= place]
+            self.dead[name] = [node for node in before if last_use[node] < place]
+        self.interpreter.wanted = {node for nodes in self.alive.values() for node in nodes}
+
+    def start(self, x: Tensor, changes: Changes = NOTHING) -> tuple[Tensor, dict[str, State]]:
+        answer = self.interpreter.go(self._by_parameter(changes), {}, x.clone())
+        seen, self.interpreter.seen = self.interpreter.seen, {}
+        return answer, {name: {n: seen[n] for n in self.alive[name]} for name in self.layers}
+
+    def answer(self, layer: str, state: State, changes: Changes) -> Tensor:
+        environment = {**dict.fromkeys(self.dead[layer]), **state}
+        return self.interpreter.go(self._by_parameter(changes), environment)
+
+    def holds_for(self, x: Tensor) -> bool:
+        """Whether graph and network agree, and going on twice from a layer changes nothing."""
+        expected = self.model(x.clone())
+        answer, kept = self.start(x)
+        again = [self.answer(name, kept[name], {}) for _ in range(2) for name in self.layers]
+        return all(
+            torch.allclose(one, expected, rtol=0, atol=0, equal_nan=True)
+            for one in (answer, *again)
+        )
+
+    def _by_parameter(self, changes: Changes) -> dict[int, Tensor]:
+        return {id(self.model.get_submodule(name).weight): w for name, w in changes.items()}
+
+    def _first_use(self, layer: nn.Module) -> int:
+        """The place of the first node that reads the layer's weight, behind all where none does."""
+        for place, node in enumerate(self.nodes):
+            if node.op == "call_module":
+                used = self.interpreter.fetch_attr(node.target).parameters()
+            elif node.op == "get_attr":
+                used = [self.interpreter.fetch_attr(node.target)]
+            else:
+                continue
+            if any(parameter is layer.weight for parameter in used):
+                return place
+        return len(self.nodes) - 1  # the output alone
+
+
+class _Interpreter(fx.Interpreter):
+    """Runs a graph with some parameters exchanged, and remembers the values that are wanted."""
+
+    def go(self, changed: dict[int, Tensor], environment: dict, *inputs: Tensor) -> Tensor:
+        self.changed, self.seen = changed, {}
+        return self.run(*inputs, initial_env=environment, enable_io_processing=False)
+
+    def run_node(self, node: fx.Node):
+        value = super().run_node(node)
+        if node in self.wanted:
+            self.seen[node] = value
+        return value
+
+    def call_module(self, target, args, kwargs):
+        return _call(self.fetch_attr(target), args, kwargs, self.changed)
+
+    def get_attr(self, target, args, kwargs):
+        value = super().get_attr(target, args, kwargs)
+        return self.changed.get(id(value), value)
+
+
+class Chain(Whole):
+    """A chain of layers: the rest of the list, for all levels of a layer at once where it can be.
+
+    The levels of a layer are stacked: one product (or convolution) with K times as many outputs.
+    Behind it they lie side by side as K times as many images, which is right as long as every step
+    treats its images one by one.
+    """
+
+    how = "chain"
+
+    def __init__(self, model: nn.Module, steps: Iterable[nn.Module]):
+        super().__init__(model)
+        self.steps = [_in_place(step) for step in steps]  # a layer used twice stands here twice
+        uses: dict[int, list[int]] = {}
+        for place, step in enumerate(self.steps):
+            for parameter in step.parameters():
+                uses.setdefault(id(parameter), []).append(place)
+        weights = {name: id(layer.weight) for name, layer in prunable(model).items()}
+        self.place = {name: uses[weight][0] for name, weight in weights.items()}
+        self.layers = sorted(self.place, key=self.place.get)
+        # Behind the last step that is not known to treat images one by one, levels can be stacked.
+        mixing = [place for place, step in enumerate(self.steps) if not _one_by_one(step)]
+        free = mixing[-1] + 1 if mixing else 0
+        self.stacks = {
+            name: self.place[name] >= free and len(uses[weight]) == 1
+            for name, weight in weights.items()
+        }
+        self.layout = torch.contiguous_format
+        self.own: dict[int, Tensor] = {}  # weights of convolutions in that layout
+        self.bytes = [0] * (len(self.steps) + 1)  # of one image, the most behind each step
+
+    def start(self, x: Tensor, changes: Changes = NOTHING) -> tuple[Tensor, dict[str, State]]:
+        changed = self._by_parameter(changes)
+        wanted = {place: name for name, place in self.place.items()}
+        kept = {}
+        x = x.clone() if x.dim() != 4 else torch.empty_like(x, memory_format=self.layout).copy_(x)
+        for place, step in enumerate(self.steps):
+            if place in wanted:
+                kept[wanted[place]] = x
+            x = _call(step, (x,), {}, changed)
+        return x, kept
+
+    def answer(self, layer: str, state: State, changes: Changes) -> Tensor:
+        return self._from(self.place[layer], state, self._by_parameter(changes))
+
+    def answers(
+        self, layer: str, state: State, weights: Tensor, changes: Changes = NOTHING
+    ) -> Tensor:
+        if not self.stacks[layer]:
+            return super().answers(layer, state, weights, changes)
+        changed, place, levels = self._by_parameter(changes), self.place[layer], len(weights)
+        images = max(_CACHED_BYTES // max(1, self.bytes[place]), _TOGETHER) // levels
+        answers = []
+        for x in state.split(max(1, images)):
+            behind, x = self._stacked(place, x, weights)
+            answers.append(self._from(behind, x, changed).unflatten(0, (-1, levels)))
+        return torch.cat(answers)
+
+    def prepare(self, x: Tensor) -> "Pace":
+        convolutions = [step for step in self.steps if isinstance(step, nn.Conv2d)]
+        alone = not all(map(_one_by_one, self.steps))  # an unknown step may not bear two threads
+        x = self._trial(x)
+        self._measure(x.clone())
+        best = None
+        for layout in (torch.contiguous_format, torch.channels_last):
+            if layout is torch.channels_last and not (convolutions and x.dim() == 4):
+                break
+            self._lay_out(layout, convolutions)
+            pace = _quickest(lambda: self.start(x), _paces(alone), x.device)
+            if best is None or pace.seconds < best[0].seconds:
+                best = pace, layout
+        pace, layout = best
+        self._lay_out(layout, convolutions)
+        return pace
+
+    def _lay_out(self, layout: torch.memory_format, convolutions: list[nn.Conv2d]) -> None:
+        self.layout = layout
+        self.own = {id(c.weight): _in_layout(c.weight.detach(), layout) for c in convolutions}
+
+    def _measure(self, x: Tensor) -> None:
+        """How many bytes an image takes at most, behind each step."""
+        sizes = [x.nbytes]
+        for step in self.steps:
+            x = step(x)
+            sizes.append(x.nbytes)
+        for place in reversed(range(len(self.steps))):
+            self.bytes[place] = max(self.bytes[place + 1], sizes[place + 1] // len(x))
+
+    def _by_parameter(self, changes: Changes) -> dict[int, Tensor]:
+        changed = {id(self.model.get_submodule(name).weight): w for name, w in changes.items()}
+        return {**self.own, **changed}
+
+    def _from(self, place: int, x: Tensor, changed: dict[int, Tensor]) -> Tensor:
+        for step in self.steps[place:]:
+            x = _call(step, (x,), {}, changed)
+        return x
+
+    def _stacked(self, place: int, x: Tensor, weights: Tensor) -> tuple[int, Tensor]:
+        """All levels of one layer: the place behind, and (N * K, out, ...), levels innermost."""
+        step, levels = self.steps[place], len(weights)
+        bias = None if step.bias is None else step.bias.repeat(levels)
+        if isinstance(step, nn.Linear):
+            y = F.linear(x, weights.flatten(0, 1), bias)  # (N, ..., K * out)
+            return place + 1, y.unflatten(-1, (levels, -1)).movedim(-2, 1).flatten(0, 1)
+        if step.groups > 1:
+            each = [_call(step, (x,), {}, {id(step.weight): weight}) for weight in weights]
+            return place + 1, torch.stack(each, 1).flatten(0, 1)
+        kernels = _in_layout(weights.flatten(0, 1), self.layout)
+        y = step._conv_forward(x, kernels, bias)  # (N, K * out, H, W)
+        # Pooling first leaves a quarter to move, and many channels suit it better than few.
+        place += 1
+        while place < len(self.steps) and type(self.steps[place]) in _CHANNEL_BY_CHANNEL:
+            y = self.steps[place](y)
+            place += 1
+        if self.layout is torch.channels_last:
+            y = y.permute(0, 2, 3, 1).unflatten(-1, (levels, -1)).movedim(-2, 1).flatten(0, 1)
+            return place, y.permute(0, 3, 1, 2)
+        return place, y.unflatten(1, (levels, -1)).flatten(0, 1)
+
+
+_TRIAL_SECONDS = 0.03
+
+# What the steps behind a stacked layer may fill: a core's cache, so that they find it there.
+_CACHED_BYTES = 2**23
+_TOGETHER = 64  # images at least, levels counted, for a convolution to be worth it
+
+_CHANNEL_BY_CHANNEL = {nn.MaxPool2d, nn.AvgPool2d, nn.ReLU, nn.Identity, nn.Dropout}
+_IMAGE_BY_IMAGE = _CHANNEL_BY_CHANNEL | {
+    *(nn.Linear, nn.Conv2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.LocalResponseNorm),
+    *(nn.LeakyReLU, nn.ReLU6, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Hardswish),
+    *(nn.GroupNorm, nn.LayerNorm, nn.Dropout2d),
+}
+
+
+def _one_by_one(step: nn.Module) -> bool:
+    """Whether a step is known to treat images one by one, and nobody listens to it."""
+    if step._forward_hooks or step._forward_pre_hooks:
+        return False
+    if isinstance(step, nn.BatchNorm1d | nn.BatchNorm2d):
+        return step.running_mean is not None
+    if type(step) is nn.Flatten:
+        return step.start_dim > 0
+    return type(step) in _IMAGE_BY_IMAGE
+
+
+def _in_place(step: nn.Module) -> nn.Module:
+    """A ReLU that writes over its input; nothing that a chain keeps is ever the input of one.
+
+    What is kept enters a layer with weights, and that layer's answer is a new tensor.
+    """
+    plain = type(step) is nn.ReLU and _one_by_one(step)
+    return nn.ReLU(inplace=True) if plain else step
+
+
+def _call(module: nn.Module, args: tuple, kwargs: dict, changed: dict[int, Tensor]):
+    """A module's answer with other tensors in the place of some of its parameters."""
+    if changed:
+        named = module.named_parameters(remove_duplicate=False)
+        theirs = {name: changed[id(p)] for name, p in named if id(p) in changed}
+        if theirs:
+            return torch.func.functional_call(module, theirs, args, kwargs)
+    return module(*args, **kwargs)
+
+
+def _in_layout(weight: Tensor, layout: torch.memory_format) -> Tensor:
+    # Not contiguous(): with one channel both layouts look alike to it, and the strides stay.
+    return torch.empty_like(weight, memory_format=layout).copy_(weight)
+
+
+def suffixes(model: nn.Module, x: Tensor) -> Whole:
+    """The quickest way for this network, tried on the images `x` (N, C, H, W).
+
+    Call it, and use what it gives, inside of `measuring`.
+    """
+    if not (model._forward_hooks or model._forward_pre_hooks):
+        if is_chain(model):
+            return Chain(model, model._modules.values())
+        try:
+            graph = Graph(model)
+            if graph.holds_for(x[:2]):
+                steps = _line(graph)
+                return graph if steps is None else Chain(model, steps)
+        except Exception:  # whatever a network does that cannot be traced, it can still run whole
+            pass
+    return Whole(model)
+
+
+def _line(graph: Graph) -> list[nn.Module] | None:
+    """The steps of a graph in which each takes what the one before gave; None for any other."""
+    first, *nodes, last = graph.nodes
+    steps, before = [], first
+    for node in nodes:
+        if node.args[:1] != (before,) or len(before.users) > 1:
+            return None
+        if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
+            steps.append(graph.interpreter.fetch_attr(node.target))
+        elif node.target in (torch.flatten, "flatten") and node.args[1:] == (1,):
+            steps.append(nn.Flatten())
+        elif node.target in (torch.relu, F.relu, "relu"):
+            steps.append(nn.ReLU())
+        else:
+            return None
+        before = node
+    return steps if last.args == (before,) else None
+
+
+# ------------------------------------------------------------------------------------- threads
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How work is spread: `workers` Python threads, each of `threads` threads of torch."""
+
+    workers: int
+    threads: int
+    seconds: float = float("inf")  # for the images it was tried on
+
+    def __str__(self) -> str:
+        return f"{self.workers} x {self.threads} threads"
+
+
+def _paces(alone: bool) -> list[Pace]:
+    """Torch's threads on one batch, or as many workers of one thread each."""
+    count = torch.get_num_threads()
+    other = Pace(1, 1) if alone else Pace(count, 1)
+    return [Pace(1, count), other] if count > 1 else [Pace(1, 1)]
+
+
+def _quickest(work: Callable[[], object], paces: list[Pace], device: torch.device) -> Pace:
+    """The pace at which every worker doing `work` once takes least time for each."""
+    if device.type != "cpu":
+        paces = [Pace(1, torch.get_num_threads())]
+    if len(paces) == 1:
+        return paces[0]
+    timed = []
+    for pace in paces:
+        with Team(pace) as team:
+            jobs = [work] * pace.workers
+            team.do(jobs)
+            seconds = []
+            for _ in range(3):
+                began = time.perf_counter()
+                team.do(jobs)
+                seconds.append((time.perf_counter() - began) / pace.workers)
+        timed.append(Pace(pace.workers, pace.threads, min(seconds)))
+    return min(timed, key=lambda pace: pace.seconds)
+
+
+class Team:
+    """Workers at a pace; torch's number of threads is as before when they are done."""
+
+    def __init__(self, pace: Pace):
+        self.pace = pace
+        self.before = torch.get_num_threads()
+        self.pool = None
+        if pace.workers > 1:
+            begin = torch.set_num_threads
+            self.pool = ThreadPoolExecutor(
+                pace.workers, initializer=begin, initargs=(pace.threads,)
+            )
+
+    def __enter__(self) -> "Team":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self.before)
+
+    def do(self, jobs: list[Callable[[], object]]) -> list:
+        """What the jobs give, in their order."""
+        if self.pool is None:
+            torch.set_num_threads(self.pace.threads)
+            try:
+                return [job() for job in jobs]
+            finally:
+                torch.set_num_threads(self.before)
+        running = [self.pool.submit(_measured, job) for job in jobs]
+        try:
+            return [future.result() for future in running]
+        finally:
+            for future in running:  # after an interrupt: none is left working behind our back
+                future.cancel() or future.exception()
+
+
+def _measured(job: Callable[[], object]):
+    with torch.inference_mode():  # which holds for one thread only
+        return job()
+
+
+# ------------------------------------------------------------------------------------- session
+
+
+class SuffixEvaluator:
+    """A network's answers on the same images again and again, with other weights in some layers.
+
+    What enters each layer is kept, for as many images (whole batches, from the first on) as
+    `budget` bytes hold: `n` of them, `bytes` in all. A change of one layer then computes what lies
+    behind it and nothing else; `how` says which way: chain, graph or whole. The model itself is
+    never touched, and its other weights are read as they are when a change is asked for: after
+    changing the model, make a new evaluator.
+
+    Raises ValueError where not even one batch fits.
+    """
+
+    def __init__(self, model: nn.Module, images: Images, *, budget: int = 2**30):
+        self.model, self.device = model, device_of(model)
+        self.base: Changes = {}
+        self.bytes = 0
+        self._batches: list[tuple[Tensor, Tensor]] = []
+        self._starts: list[tuple[Tensor, dict[str, State]]] = []
+        with measuring(model):
+            for x, y in images:
+                x, y = x.to(self.device), y.to(self.device)
+                if not self._batches:
+                    self._way = suffixes(model, x[:64])
+                    self.pace = self._way.prepare(x[:64])
+                start = self._run(partial(self._way.start, x))
+                size = x.nbytes + _bytes(start)
+                if self.bytes + size > budget:
+                    break
+                self.bytes += size
+                self._batches.append((x, y))
+                self._starts.append(start)
+        if not self._batches:
+            raise ValueError(
+                f"no batch of images fits into {budget:,} bytes; give smaller batches, or a larger "
+                f"budget="
+            )
+        self.labels = torch.cat([y for _, y in self._batches])
+
+    @property
+    def n(self) -> int:
+        return len(self.labels)
+
+    @property
+    def how(self) -> str:
+        return self._way.how
+
+    def __repr__(self) -> str:
+        return f"SuffixEvaluator({self.how}, {self.n:,} images, {self.bytes / 1e6:,.0f} MB)"
+
+    def logits(self, changes: Changes = NOTHING, *, first: int | None = None) -> Tensor:
+        """(n, classes): with other weights in the layers that `changes` names, on the base.
+
+        `first` asks for no more than that many images. Raises KeyError for an unknown layer,
+        ValueError for a weight of another shape.
+        """
+        self._check(changes)
+        starts = self._starts[: self._count(first)]
+        if changes:
+            layer = min(changes, key=self._way.layers.index)
+            answer = partial(self._way.answer, layer, changes={**self.base, **changes})
+            with measuring(self.model):
+                answers = [self._run(partial(answer, kept[layer])) for _, kept in starts]
+        else:
+            answers = [answer for answer, _ in starts]
+        return torch.cat(answers)[:first]
+
+    def hits(self, changes: Changes = NOTHING, *, first: int | None = None) -> Tensor:
+        """bool (n,) on the CPU: which images are answered rightly."""
+        logits = self.logits(changes, first=first)
+        return (logits.argmax(1) == self.labels[: len(logits)]).cpu()
+
+    def accuracy(self, changes: Changes = NOTHING, *, first: int | None = None) -> Accuracy:
+        """With its interval; `evaluation.drop` of two of them is paired."""
+        return Accuracy.of(self.hits(changes, first=first))
+
+    def loss(self, changes: Changes = NOTHING, *, first: int | None = None) -> float:
+        """Mean cross-entropy: it moves before the accuracy does."""
+        logits = self.logits(changes, first=first)
+        return F.cross_entropy(logits, self.labels[: len(logits)]).item()
+
+    def commit(self, changes: Changes) -> None:
+        """From here on, these weights belong to the base that later changes are made on."""
+        self._check(changes)
+        base = {**self.base, **changes}
+        with measuring(self.model):
+            starts = [self._run(lambda x=x: self._way.start(x, base)) for x, _ in self._batches]
+        self.base, self._starts = base, starts
+
+    def _count(self, first: int | None) -> int:
+        """How many batches hold the first so many images."""
+        if first is None:
+            return len(self._batches)
+        if first < 1:
+            raise ValueError(f"first must be 1 or more, got {first}")
+        count = images = 0
+        while images < first and count < len(self._batches):
+            images += len(self._batches[count][1])
+            count += 1
+        return count
+
+    def _run(self, work: Callable[[], object]):
+        with Team(Pace(1, self.pace.threads)) as team:
+            return team.do([work])[0]
+
+    def _check(self, changes: Changes) -> None:
+        layers = prunable(self.model)
+        for name, weight in changes.items():
+            if name not in layers:
+                raise KeyError(unknown_layer(name, layers))
+            if weight.shape != layers[name].weight.shape:
+                raise ValueError(
+                    f"layer {name!r} has a weight of shape {tuple(layers[name].weight.shape)}, "
+                    f"got one of {tuple(weight.shape)}"
+                )
+
+
+def _bytes(start: tuple[Tensor, dict[str, State]]) -> int:
+    """Of the tensors kept of one batch, each counted once."""
+    answer, kept = start
+    tensors = [answer]
+    for state in kept.values():
+        tensors += state.values() if isinstance(state, dict) else [state]
+    sizes = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+        for t in tensors
+        if isinstance(t, Tensor)
+    }
+    return sum(sizes.values())
