@@ -460,7 +460,7 @@ class SuffixEvaluator:
                 if not self._batches:
                     self._way = suffixes(model, x[:64])
                     self.pace = self._way.prepare(x[:64])
-                start = self._run(partial(self._way.start, x))
+                (start,) = self._run([partial(self._way.start, x)])
                 size = x.nbytes + _bytes(start)
                 if self.bytes + size > budget:
                     break
@@ -497,7 +497,7 @@ class SuffixEvaluator:
             layer = min(changes, key=self._way.layers.index)
             answer = partial(self._way.answer, layer, changes={**self.base, **changes})
             with measuring(self.model):
-                answers = [self._run(partial(answer, kept[layer])) for _, kept in starts]
+                answers = self._run([partial(answer, kept[layer]) for _, kept in starts])
         else:
             answers = [answer for answer, _ in starts]
         return torch.cat(answers)[:first]
@@ -536,9 +536,9 @@ class SuffixEvaluator:
             count += 1
         return count
 
-    def _run(self, work: Callable[[], object]):
-        with Team(Pace(1, self.pace.threads)) as team:
-            return team.do([work])[0]
+    def _run(self, jobs: list[Callable[[], object]]) -> list:
+        with Team(self.pace) as team:
+            return team.do(jobs)
 
     def _check(self, changes: Changes) -> None:
         layers = prunable(self.model)
