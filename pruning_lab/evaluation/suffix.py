@@ -5,7 +5,7 @@ can trace goes on in the middle of its graph; any other runs whole.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +46,26 @@ class Whole:
     ) -> Tensor:
         """(N, K, classes): one answer for each of the K weights (K, out, in, ...) of `layer`."""
         return torch.stack([self.answer(layer, state, {**changes, layer: w}) for w in weights], 1)
+
+    def holds_for(self, x: Tensor) -> bool:
+        """Whether it answers as the network does, and nothing writes into what it keeps."""
+        weights = {name: layer.weight for name, layer in prunable(self.model).items()}
+        # Averages: other weights that need no memory, and that make no network infinite.
+        others = {n: w.new_full((), 1 / w[0].numel()).expand_as(w) for n, w in weights.items()}
+        with torch.inference_mode(False), torch.no_grad():  # where tensors count their changes
+            x = x.clone(memory_format=torch.contiguous_format)
+            for changes in (others, NOTHING):
+                answer, kept = self.start(x, changes)
+                expected, _ = Whole(self.model).start(x, changes)
+                if not _same(answer, expected):
+                    return False
+            for name in self.layers:
+                before = [tensor._version for tensor in _tensors(kept[name])]
+                if not _same(self.answer(name, kept[name], NOTHING), expected):
+                    return False
+                if before != [tensor._version for tensor in _tensors(kept[name])]:
+                    return False
+        return True
 
     def prepare(self, x: Tensor) -> "Pace":
         """Get ready for batches like `x`, and find the number of threads that suits them."""
@@ -94,16 +114,6 @@ class Graph(Whole):
     def answer(self, layer: str, state: State, changes: Changes) -> Tensor:
         environment = {**dict.fromkeys(self.dead[layer]), **state}
         return self.interpreter.go(self._by_parameter(changes), environment)
-
-    def holds_for(self, x: Tensor) -> bool:
-        """Whether graph and network agree, and going on twice from a layer changes nothing."""
-        expected = self.model(x.clone())
-        answer, kept = self.start(x)
-        again = [self.answer(name, kept[name], {}) for _ in range(2) for name in self.layers]
-        return all(
-            torch.allclose(one, expected, rtol=0, atol=0, equal_nan=True)
-            for one in (answer, *again)
-        )
 
     def _by_parameter(self, changes: Changes) -> dict[int, Tensor]:
         return {id(self.model.get_submodule(name).weight): w for name, w in changes.items()}
@@ -176,12 +186,10 @@ class Chain(Whole):
 
     def start(self, x: Tensor, changes: Changes = NOTHING) -> tuple[Tensor, dict[str, State]]:
         changed = self._by_parameter(changes)
-        wanted = {place: name for name, place in self.place.items()}
         kept = {}
         x = x.clone() if x.dim() != 4 else torch.empty_like(x, memory_format=self.layout).copy_(x)
         for place, step in enumerate(self.steps):
-            if place in wanted:
-                kept[wanted[place]] = x
+            kept |= {name: x for name, first in self.place.items() if first == place}
             x = _call(step, (x,), {}, changed)
         return x, kept
 
@@ -227,7 +235,7 @@ class Chain(Whole):
         sizes = [x.nbytes]
         for step in self.steps:
             x = step(x)
-            sizes.append(x.nbytes)
+            sizes.append(sum(tensor.nbytes for tensor in _tensors(x)))
         for place in reversed(range(len(self.steps))):
             self.bytes[place] = max(self.bytes[place + 1], sizes[place + 1] // len(x))
 
@@ -298,10 +306,18 @@ def _in_place(step: nn.Module) -> nn.Module:
 
 
 def _call(module: nn.Module, args: tuple, kwargs: dict, changed: dict[int, Tensor]):
-    """A module's answer with other tensors in the place of some of its parameters."""
+    """A module's answer with other tensors in the place of some of its parameters.
+
+    functional_call puts them into the module for a moment, which two workers must not do at once;
+    the layers that workers may share are called with the weight instead.
+    """
     if changed:
         named = module.named_parameters(remove_duplicate=False)
         theirs = {name: changed[id(p)] for name, p in named if id(p) in changed}
+        if theirs.keys() == {"weight"} and _one_by_one(module) and not kwargs:
+            if isinstance(module, nn.Linear):
+                return F.linear(*args, theirs["weight"], module.bias)
+            return module._conv_forward(*args, theirs["weight"], module.bias)
         if theirs:
             return torch.func.functional_call(module, theirs, args, kwargs)
     return module(*args, **kwargs)
@@ -312,22 +328,42 @@ def _in_layout(weight: Tensor, layout: torch.memory_format) -> Tensor:
     return torch.empty_like(weight, memory_format=layout).copy_(weight)
 
 
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def _tensors(state: State) -> list[Tensor]:
+    """All tensors in what a way keeps, however deep."""
+    if isinstance(state, Tensor):
+        return [state]
+    parts = state.values() if isinstance(state, dict) else state
+    nested = isinstance(state, dict | list | tuple)
+    return [tensor for part in parts for tensor in _tensors(part)] if nested else []
+
+
 def suffixes(model: nn.Module, x: Tensor) -> Whole:
     """The quickest way for this network, tried on the images `x` (N, C, H, W).
 
     Call it, and use what it gives, inside of `measuring`.
     """
     if not (model._forward_hooks or model._forward_pre_hooks):
-        if is_chain(model):
-            return Chain(model, model._modules.values())
         try:
-            graph = Graph(model)
-            if graph.holds_for(x[:2]):
-                steps = _line(graph)
-                return graph if steps is None else Chain(model, steps)
+            for way in _ways(model):
+                if way.holds_for(x[:2]):
+                    return way
         except Exception:  # whatever a network does that cannot be traced, it can still run whole
             pass
     return Whole(model)
+
+
+def _ways(model: nn.Module) -> Iterator[Whole]:
+    """The ways that may do, the quickest first."""
+    if is_chain(model):
+        yield Chain(model, model._modules.values())
+    graph = Graph(model)
+    if (steps := _line(graph)) is not None:
+        yield Chain(model, steps)
+    yield graph
 
 
 def _line(graph: Graph) -> list[nn.Module] | None:
@@ -335,9 +371,9 @@ def _line(graph: Graph) -> list[nn.Module] | None:
     first, *nodes, last = graph.nodes
     steps, before = [], first
     for node in nodes:
-        if node.args[:1] != (before,) or len(before.users) > 1:
+        if node.args[:1] != (before,) or node.kwargs or len(before.users) > 1:
             return None
-        if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
+        if node.op == "call_module" and len(node.args) == 1:
             steps.append(graph.interpreter.fetch_attr(node.target))
         elif node.target in (torch.flatten, "flatten") and node.args[1:] == (1,):
             steps.append(nn.Flatten())
@@ -521,7 +557,7 @@ class SuffixEvaluator:
         self._check(changes)
         base = {**self.base, **changes}
         with measuring(self.model):
-            starts = [self._run(lambda x=x: self._way.start(x, base)) for x, _ in self._batches]
+            starts = self._run([partial(self._way.start, x, base) for x, _ in self._batches])
         self.base, self._starts = base, starts
 
     def _count(self, first: int | None) -> int:
@@ -554,13 +590,5 @@ class SuffixEvaluator:
 
 def _bytes(start: tuple[Tensor, dict[str, State]]) -> int:
     """Of the tensors kept of one batch, each counted once."""
-    answer, kept = start
-    tensors = [answer]
-    for state in kept.values():
-        tensors += state.values() if isinstance(state, dict) else [state]
-    sizes = {
-        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
-        for t in tensors
-        if isinstance(t, Tensor)
-    }
-    return sum(sizes.values())
+    storages = [tensor.untyped_storage() for tensor in _tensors(start)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

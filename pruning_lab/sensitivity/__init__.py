@@ -1,6 +1,18 @@
 """How much each layer minds being pruned, and what to keep of each."""
 
+from pruning_lab.sensitivity.choosing import Plan, PlanRow, choose
 from pruning_lab.sensitivity.points import Scan, ScanPoint
+from pruning_lab.sensitivity.priors import PriorRow, prior
 from pruning_lab.sensitivity.scanning import Progress, scan
 
-__all__ = ["Progress", "Scan", "ScanPoint", "scan"]
+__all__ = [
+    "Plan",
+    "PlanRow",
+    "PriorRow",
+    "Progress",
+    "Scan",
+    "ScanPoint",
+    "choose",
+    "prior",
+    "scan",
+]

@@ -1,0 +1,380 @@
+"""What to keep of each layer: read off a scan's curves, or searched for all layers together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from pruning_lab import criteria, files
+from pruning_lab.data import Split
+from pruning_lab.evaluation import Drop, Images, SuffixEvaluator, drop, evaluate
+from pruning_lab.masks import Criterion, Mask, masked, prunable, prune
+from pruning_lab.sensitivity.points import Scan, ScanPoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRow:
+    """What one layer keeps, and why."""
+
+    layer: str
+    weights: int
+    density: float
+    quality: float | None  # threshold / sigma, where the criterion is magnitude
+    drop: float | None  # when this layer alone is pruned: read off its curve
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Densities for all layers of a network, with reasons; print it, save it, make its mask."""
+
+    rows: tuple[PlanRow, ...]
+    asked: str  # "max_drop 0.5", "density 0.1"
+    method: str  # "single", "joint"
+    criterion: str
+    together: Drop | None = None  # all layers at once, measured
+
+    @property
+    def densities(self) -> dict[str, float]:
+        return {row.layer: row.density for row in self.rows}
+
+    @property
+    def density(self) -> float:
+        """Of all the layers' weights."""
+        kept = sum(round(row.density * row.weights) for row in self.rows)
+        return kept / sum(row.weights for row in self.rows)
+
+    @property
+    def predicted(self) -> float | None:
+        """The sum of the single drops; what they really come to is `together`."""
+        drops = [row.drop for row in self.rows]
+        return None if None in drops else sum(drops)
+
+    def mask(self, model: nn.Module, *, criterion: Criterion = criteria.magnitude) -> Mask:
+        """The same plan gives the same mask of the same weights, after `save` and `load` too."""
+        if criterion.__name__ != self.criterion:
+            raise ValueError(
+                f"this plan is for the criterion {self.criterion}, got {criterion.__name__}"
+            )
+        return prune(model, density=self.densities, criterion=criterion)
+
+    def save(self, path: str | Path) -> Path:
+        return files.save_json(path, {"format": _FORMAT, **asdict(self)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Plan":
+        """Read what `save` wrote. Raises ValueError with the file's name for anything else."""
+        about = files.load_json(path)
+        if not isinstance(about, dict) or about.pop("format", None) != _FORMAT:
+            raise ValueError(f"{path} is not a plan; expected one that Plan.save wrote")
+        try:
+            rows = tuple(PlanRow(**row) for row in about.pop("rows"))
+            together = about.pop("together")
+            plan = cls(rows=rows, together=Drop(**together) if together else None, **about)
+            for row in plan.rows:
+                criteria.check_amount("density", row.density)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path} is a broken plan: {error}") from None
+        return plan
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                row.layer,
+                f"{row.weights:,}",
+                f"{row.density:.2%}",
+                "" if row.quality is None else f"{row.quality:.2f}",
+                "" if row.drop is None else f"{100 * row.drop:+.2f}",
+                row.why,
+            )
+            for row in self.rows
+        ]
+        headers = ("layer", "weights", "density", "quality", "drop alone", "why")
+        align = ("left", *4 * ("right",), "left")
+        table = tabulate(rows, headers, colalign=align, disable_numparse=True)
+        lines = [f"{self.density:.2%} of the weights stay ({self.asked}, {self.method})."]
+        if self.predicted is not None:
+            lines.append(f"Single drops add up to {100 * self.predicted:+.2f} points;")
+        if self.together is None:
+            lines.append("together they were not measured: give the network and images for that.")
+        else:
+            lines.append(f"measured together: {self.together} on {self.together.n:,} images.")
+        lines.append(
+            "Drops of single layers do not add: what one layer lost, the next cannot mend."
+        )
+        return f"{table}\n\n" + "\n".join(lines)
+
+
+_FORMAT = "pruning_lab plan 1"
+
+
+def choose(
+    scan: Scan,
+    *,
+    max_drop: float | None = None,
+    density: float | None = None,
+    method: str = "single",
+    model: nn.Module | None = None,
+    images: Images | None = None,
+    criterion: Criterion = criteria.magnitude,
+) -> Plan:
+    """Densities for all layers of a scan: at a drop that each may cost, or at a density of all.
+
+    `max_drop` is in percentage points. With `method="single"` it is what each layer may lose when
+    it alone is pruned, and `density` allows all layers the same drop, the one at which so many
+    weights stay. Between two levels of the scan its curve is taken as straight.
+
+    With `method="joint"`, which needs `model` and `images`, layers then exchange weights as long as
+    the loss of the network with all of them pruned falls; there `max_drop` is of that network. With
+    `model` and `images` the drop of all layers together is measured for either method.
+
+    Raises ValueError where the scan cannot answer, and for the test split.
+    """
+    if (max_drop is None) == (density is None):
+        raise ValueError("give max_drop or density, one of the two")
+    if method not in ("single", "joint"):
+        raise ValueError(f"method must be single or joint, got {method!r}")
+    if (model is None) != (images is None) or (method == "joint" and model is None):
+        raise ValueError(f"method {method!r}: give both model= and images= to measure on")
+    if isinstance(images, Split) and images.name == "test":
+        raise ValueError("choosing by the test split would spoil it; give splits.val")
+    if max_drop is not None and not 0 <= max_drop <= 100:
+        raise ValueError(f"max_drop must be 0 to 100 percentage points, got {max_drop:g}")
+    if scan.about["cumulative"]:
+        raise ValueError(
+            "a cumulative scan does not say what one layer alone costs; "
+            "scan with cumulative=False to choose"
+        )
+    if scan.about["criterion"] != criterion.__name__:
+        raise ValueError(
+            f"the scan's criterion was {scan.about['criterion']}, got {criterion.__name__}"
+        )
+    curves = [_Curve(scan, layer) for layer in scan.layers]
+    if density is not None:
+        criteria.check_amount("density", density)
+        asked, densities = f"density {density:g}", _at_density(curves, density)
+    else:
+        asked = f"max_drop {max_drop:g}"
+        densities = {curve.layer: curve.density(max_drop / 100) for curve in curves}
+    if method == "joint":
+        search = _Search(model, images, scan.layers, criterion)
+        if density is None:
+            densities = search.within(curves, max_drop / 100)
+        else:
+            densities = search.exchange(densities)
+        reasons = [_why_joint(curve, densities[curve.layer], search.single) for curve in curves]
+    else:
+        reasons = [_why_single(curve, densities[curve.layer]) for curve in curves]
+    rows = tuple(
+        PlanRow(
+            layer=curve.layer,
+            weights=curve.weights,
+            density=densities[curve.layer],
+            quality=curve.quality(densities[curve.layer]),
+            drop=curve.drop(densities[curve.layer]),
+            why=why,
+        )
+        for curve, why in zip(curves, reasons, strict=True)
+    )
+    plan = Plan(rows=rows, asked=asked, method=method, criterion=scan.about["criterion"])
+    return plan if model is None else _measured(plan, model, images, criterion)
+
+
+def _measured(plan: Plan, model: nn.Module, images: Images, criterion: Criterion) -> Plan:
+    """With the drop of all layers together, and the qualities that come out."""
+    mask = plan.mask(model, criterion=criterion)
+    before = evaluate(model, images)
+    with masked(model, mask):
+        after = evaluate(model, images)
+    rows = plan.rows
+    if criterion is criteria.magnitude:
+        cuts = {row.layer: row for row in mask.receipt}
+        rows = tuple(
+            replace(row, quality=_ratio(cuts[row.layer].threshold, cuts[row.layer].sigma))
+            for row in rows
+        )
+    return replace(plan, rows=rows, together=drop(before, after))
+
+
+def _ratio(threshold: float | None, sigma: float) -> float | None:
+    return None if threshold is None or sigma == 0 else threshold / sigma
+
+
+# ------------------------------------------------------------------------------- single layers
+
+
+class _Curve:
+    """The drop of one layer over its density, from all of it down; never falling, as drops go."""
+
+    def __init__(self, scan: Scan, layer: str):
+        self.layer, self.weights = layer, scan.about["layers"][layer]["weights"]
+        self.points: list[ScanPoint] = scan.of(layer)
+        self.densities = np.array([1.0, *(point.density for point in self.points)])
+        drops = [0.0, *(point.drop.value for point in self.points)]
+        self.drops = np.maximum.accumulate(drops)
+        self.qualities = [0.0, *(point.quality for point in self.points)]
+
+    def density(self, allowed: float) -> float:
+        """The lowest at which the drop stays within what is allowed."""
+        inside = int(np.searchsorted(self.drops, allowed, side="right")) - 1
+        if inside + 1 == len(self.drops):
+            return float(self.densities[-1])
+        low, high = self.drops[inside : inside + 2]
+        share = (allowed - low) / (high - low)
+        before, behind = self.densities[inside : inside + 2]
+        return float(before + share * (behind - before))
+
+    def drop(self, density: float) -> float:
+        return float(np.interp(density, self.densities[::-1], self.drops[::-1]))
+
+    def quality(self, density: float) -> float | None:
+        if None in self.qualities:
+            return None
+        return float(np.interp(density, self.densities[::-1], self.qualities[::-1]))
+
+
+def _kept(curves: Sequence[_Curve], densities: Mapping[str, float]) -> float:
+    return sum(curve.weights * densities[curve.layer] for curve in curves)
+
+
+def _at_density(curves: Sequence[_Curve], density: float) -> dict[str, float]:
+    """The same drop allowed to every layer, so that the share `density` of all weights stays."""
+    target = density * sum(curve.weights for curve in curves)
+
+    def at(allowed: float) -> dict[str, float]:
+        return {curve.layer: curve.density(allowed) for curve in curves}
+
+    free, most = at(0.0), at(1.0)
+    if _kept(curves, most) > target * (1 + 1e-9):
+        least = _kept(curves, most) / sum(curve.weights for curve in curves)
+        raise ValueError(
+            f"the scan's sparsest levels keep {least:.3g} of the weights, asked for {density:g}; "
+            f"scan lower densities"
+        )
+    if _kept(curves, free) <= target:  # more may stay than costs nothing to lose
+        total, least = sum(curve.weights for curve in curves), _kept(curves, free)
+        share = (target - least) / (total - least) if total > least else 0.0
+        return {layer: d + share * (1 - d) for layer, d in free.items()}
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _kept(curves, at(middle)) > target else (low, middle)
+    # At a jump of a curve the last step leaves too few: take the rest back evenly.
+    before, behind = at(low), at(high)
+    more, less = _kept(curves, before), _kept(curves, behind)
+    share = (target - less) / (more - less) if more > less else 0.0
+    return {layer: behind[layer] + share * (before[layer] - behind[layer]) for layer in behind}
+
+
+def _why_single(curve: _Curve, density: float) -> str:
+    for point in curve.points:
+        if round(density * curve.weights) == round(point.density * curve.weights):
+            last = "the sparsest" if point is curve.points[-1] else "a"
+            return f"{last} level of the scan: {_level(point)}"
+    if density == 1:
+        return f"nothing goes: {_level(curve.points[0])}"
+    sparser = int(np.argmax(curve.densities < density))
+    denser = "all of it" if sparser == 1 else _level(curve.points[sparser - 2])
+    return f"between {denser} and {_level(curve.points[sparser - 1])}"
+
+
+def _level(point: ScanPoint) -> str:
+    noise = ", within noise" if point.drop.low <= 0 <= point.drop.high else ""
+    return f"{point.density:.3g} ({100 * point.drop.value:+.2f} points{noise})"
+
+
+def _why_joint(curve: _Curve, density: float, single: Mapping[str, float]) -> str:
+    before = single[curve.layer]
+    if round(before * curve.weights) == round(density * curve.weights):
+        return f"as its own curve says: {_why_single(curve, density)}"
+    moved = "gave to" if density < before else "took from"
+    return f"{moved} other layers: {before:.2%} by its own curve, {density:.2%} for all together"
+
+
+# --------------------------------------------------------------------------------- all together
+
+
+class _Search:
+    """Layers exchange weights while the loss with all of them pruned falls.
+
+    A move takes a share of what one layer keeps (or another lacks) and gives as many weights to the
+    other; the share halves when no move helps.
+    """
+
+    SHARES = (0.3, 0.15, 0.08, 0.04)
+    IMAGES = 2000  # for the loss, which moves before the accuracy does; drops are of all images
+
+    def __init__(
+        self, model: nn.Module, images: Images, layers: Sequence[str], criterion: Criterion
+    ):
+        self.session = SuffixEvaluator(model, images)
+        found = prunable(model)
+        self.weights = {name: found[name].weight.detach() for name in layers}
+        self.saliencies = {name: criterion(weight) for name, weight in self.weights.items()}
+        self.ranked = {name: s.flatten().sort().values for name, s in self.saliencies.items()}
+        self.sizes = {name: weight.numel() for name, weight in self.weights.items()}
+        self.dense = self.session.accuracy()
+        self.single: dict[str, float] = {}
+
+    def exchange(self, densities: Mapping[str, float]) -> dict[str, float]:
+        self.single = dict(densities)
+        return self._as_densities(self._exchange(self._counts(densities), self.SHARES))
+
+    def within(self, curves: Sequence[_Curve], max_drop: float) -> dict[str, float]:
+        """The sparsest that the search finds whose drop, all layers together, stays within."""
+        low, high = 0.0, max_drop  # what each layer alone may lose; together they lose more
+        for _ in range(6):
+            middle = (low + high) / 2
+            counts = self._counts({curve.layer: curve.density(middle) for curve in curves})
+            low, high = (middle, high) if self._drop(counts) <= max_drop else (low, middle)
+        self.single = {curve.layer: curve.density(low) for curve in curves}
+        best = self._exchange(self._counts(self.single), self.SHARES)
+        for step in (0.8, 0.9, 0.95):  # ever smaller steps down, each as often as it holds
+            while True:
+                fewer = {name: max(1, round(step * count)) for name, count in best.items()}
+                trial = self._exchange(fewer, self.SHARES[-2:])
+                if fewer == best or self._drop(trial) > max_drop:
+                    break
+                best = trial
+        return self._as_densities(best)
+
+    def _exchange(self, counts: dict[str, int], shares: Sequence[float]) -> dict[str, int]:
+        self.session.commit({name: self._weight(name, count) for name, count in counts.items()})
+        loss = self.session.loss(first=self.IMAGES)
+        for share in shares:
+            improved = True
+            while improved:
+                improved = False
+                for giver, taker in permutations(counts, 2):
+                    moved = int(share * min(counts[giver], self.sizes[taker] - counts[taker]))
+                    if moved == 0:
+                        continue
+                    trial = {giver: counts[giver] - moved, taker: counts[taker] + moved}
+                    changes = {name: self._weight(name, count) for name, count in trial.items()}
+                    less = self.session.loss(changes, first=self.IMAGES)
+                    if less < loss - 1e-6:
+                        self.session.commit(changes)
+                        loss, counts, improved = less, {**counts, **trial}, True
+        return counts
+
+    def _drop(self, counts: Mapping[str, int]) -> float:
+        changes = {name: self._weight(name, count) for name, count in counts.items()}
+        return drop(self.dense, self.session.accuracy(changes)).value
+
+    def _weight(self, name: str, count: int) -> Tensor:
+        """The layer with its `count` most salient weights (and ties of the last of them)."""
+        if count == 0:
+            return torch.zeros_like(self.weights[name])
+        cut = self.ranked[name][self.sizes[name] - count]
+        return self.weights[name] * (self.saliencies[name] >= cut)
+
+    def _counts(self, densities: Mapping[str, float]) -> dict[str, int]:
+        return {name: round(density * self.sizes[name]) for name, density in densities.items()}
+
+    def _as_densities(self, counts: Mapping[str, int]) -> dict[str, float]:
+        return {name: count / self.sizes[name] for name, count in counts.items()}
