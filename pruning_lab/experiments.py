@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 
@@ -26,13 +26,18 @@ from pruning_lab.training import Epoch, TrainConfig, train
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a network is trained, cut and retrained. `rounds` are keywords of `masks.prune`."""
+    """How a network is trained, cut and retrained. `rounds` are keywords of `masks.prune`.
+
+    With `choose`, keywords of `sensitivity.choose`, the rounds go down in equal steps to what is
+    chosen from the scan.
+    """
 
     network: str  # a name in models.BUILT_IN
     dense: TrainConfig
     rounds: tuple[dict, ...]
     retrain: tuple[TrainConfig, ...]  # one for each round
     scan: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)  # densities
+    choose: dict | None = None
 
     @property
     def epochs(self) -> int:
@@ -54,6 +59,7 @@ class Recipe:
             rounds=tuple(value["rounds"]),
             retrain=tuple(TrainConfig(**config) for config in value["retrain"]),
             scan=tuple(value["scan"]),
+            choose=value.get("choose"),
         )
 
 
@@ -77,14 +83,36 @@ def paper_recipe(network: str, data: str = "mnist") -> Recipe:
     """
     dense = _dense(network, data)
     reported = {row.layer: row.density for row in paper.LAYER_TABLES[network][:-1]}
-    final = reported | _LARGEST[network]
-    rounds = tuple(
-        {"density": {layer: density ** (number / 3) for layer, density in final.items()}}
-        for number in (1, 2, 3)
+    rounds = _down_to(reported | _LARGEST[network], 3)
+    return Recipe(network=network, dense=dense, rounds=rounds, retrain=_three(dense))
+
+
+def chosen_recipe(network: str, choose: dict, data: str = "mnist") -> Recipe:
+    """Three rounds down to densities chosen from this network's own scan.
+
+    `choose` are keywords of `sensitivity.choose`: {"density": 0.08} or {"max_drop": 0.5}, and
+    {"method": "joint"} with either.
+    """
+    dense = _dense(network, data)
+    levels = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
+    retrain = _three(dense)
+    return Recipe(
+        network=network, dense=dense, rounds=(), retrain=retrain, scan=levels, choose=choose
     )
+
+
+def _three(dense: TrainConfig) -> tuple[TrainConfig, ...]:
+    """Two short retrainings and a whole one."""
     short = replace(dense, epochs=max(1, dense.epochs // 4))
-    last = replace(dense, weight_decay=1e-4)
-    return Recipe(network=network, dense=dense, rounds=rounds, retrain=(short, short, last))
+    return short, short, replace(dense, weight_decay=1e-4)
+
+
+def _down_to(densities: Mapping[str, float], rounds: int) -> tuple[dict, ...]:
+    """Every round keeps the same share of what the one before left."""
+    return tuple(
+        {"density": {layer: density ** (number / rounds) for layer, density in densities.items()}}
+        for number in range(1, rounds + 1)
+    )
 
 
 def compressed_recipe(
@@ -173,7 +201,7 @@ def run(
 
     With `folder`, every epoch leaves a checkpoint there, and a call that finds checkpoints goes on
     behind them to the same end. At the end the folder holds dense.safetensors, model.safetensors,
-    mask.safetensors and, last, run.json.
+    mask.safetensors, scan.csv with scan.json, plan.json where one was chosen, and, last, run.json.
     """
     checkpoints = None
     if folder is not None:
@@ -198,11 +226,13 @@ def run(
         notify(Note("train", f"{recipe.dense.epochs} epochs, val error {percent(dense_val)}"))
 
         began = time.perf_counter()
-        scan = sensitivity.scan(
-            model, splits.val, recipe.scan, out=folder / "scan.csv" if folder else None, resume=True
-        )
+        scan, plan = _scanned(model, splits, recipe, folder)
         scan_seconds = time.perf_counter() - began
         notify(Note("scan", _most_sensitive(scan)))
+        rounds = recipe.rounds
+        if plan is not None:
+            rounds = _down_to(plan.densities, len(recipe.retrain))
+            notify(Note("choose", f"{plan.density:.1%} of the weights: {_shares(plan)}"))
 
         dense = models.BUILT_IN[recipe.network]().to(device)
         dense.load_state_dict(model.state_dict())
@@ -212,7 +242,7 @@ def run(
             model,
             splits.train,
             recipe.retrain,
-            recipe.rounds,
+            rounds,
             on_epoch=lambda epoch: watch(f"round {len(stages) // 2 + 1}", epoch),
             checkpoints=checkpoints,
         ):
@@ -242,6 +272,7 @@ def run(
         **compare(dense, model, splits),
         "dense_val": plain(dense_val),
         "scan": [plain(point) for point in scan],
+        "plan": None if plan is None else asdict(plan),
         "stages": stages,
         "epochs": epochs,
         "seconds": {
@@ -259,6 +290,25 @@ def run(
         files.save_json(folder / "run.json", record)  # last: a folder that has it is finished
         shutil.rmtree(checkpoints, ignore_errors=True)
     return Run(record, dense, model, mask)
+
+
+def _scanned(
+    model: nn.Module, splits: Splits, recipe: Recipe, folder: Path | None
+) -> tuple[sensitivity.Scan, sensitivity.Plan | None]:
+    """The scan, and the plan where the recipe chooses; what the folder holds is not made again."""
+    if folder is not None and (folder / "scan.csv").exists():
+        scan = sensitivity.Scan.load(folder / "scan.csv")
+    else:
+        out = None if folder is None else folder / "scan.csv"
+        scan = sensitivity.scan(model, splits.val, recipe.scan, out=out, resume=out is not None)
+    if recipe.choose is None:
+        return scan, None
+    if folder is not None and (folder / "plan.json").exists():
+        return scan, sensitivity.Plan.load(folder / "plan.json")
+    plan = sensitivity.choose(scan, model=model, images=splits.val, **recipe.choose)
+    if folder is not None:
+        plan.save(folder / "plan.json")
+    return scan, plan
 
 
 def compare(dense: nn.Module, model: nn.Module, splits: Splits) -> dict:
@@ -353,6 +403,10 @@ def _layers(table: counts.Counts) -> list[dict]:
         {**plain(row), "density": row.density, "flop_density": row.flop_density}
         for row in (*table, table.total)
     ]
+
+
+def _shares(plan: sensitivity.Plan) -> str:
+    return ", ".join(f"{row.layer} {row.density:.1%}" for row in plan.rows)
 
 
 def _most_sensitive(scan: sensitivity.Scan) -> str:

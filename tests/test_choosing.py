@@ -1,0 +1,240 @@
+"""Densities chosen from a scan: by hand where its curves are given, else by brute force."""
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pruning_lab import criteria, data, evaluation, masks, models, sensitivity
+from pruning_lab.evaluation import Accuracy, Drop
+from pruning_lab.sensitivity import Plan, Scan, ScanPoint
+
+SIZES = {"a": 100, "b": 1000}
+
+
+def made_scan(curves: dict[str, dict[float, float]], **about) -> Scan:
+    """A scan of 1,000 images in which each layer loses what `curves` say at each density."""
+    points = [
+        ScanPoint(
+            layer=layer,
+            asked=f"density {density}",
+            density=density,
+            quality=10 * (1 - density),
+            threshold=1 - density,
+            accuracy=Accuracy.counted(round(1000 * (0.9 - drop)), 1000),
+            drop=Drop.counted(max(0, round(1000 * drop)), max(0, -round(1000 * drop)), 1000),
+        )
+        for layer, curve in curves.items()
+        for density, drop in curve.items()
+    ]
+    layers = {layer: {"weights": SIZES[layer], "sigma": 0.1} for layer in curves}
+    about = {"cumulative": False, "criterion": "magnitude", "layers": layers, **about}
+    return Scan(points, Accuracy.counted(900, 1000), about)
+
+
+CURVES = {"a": {0.5: 0.01, 0.25: 0.03, 0.1: 0.4}, "b": {0.5: 0.0, 0.25: 0.001, 0.1: 0.002}}
+
+
+def test_a_layer_goes_down_to_where_its_own_curve_meets_the_allowed_drop():
+    plan = sensitivity.choose(made_scan(CURVES), max_drop=2)
+    assert plan.densities["a"] == pytest.approx(0.375)  # half way from 0.5 (1 point) to 0.25 (3)
+    assert plan.densities["b"] == 0.1  # its sparsest level costs 0.2 points
+    assert [row.drop for row in plan.rows] == pytest.approx([0.02, 0.002])
+    assert [row.quality for row in plan.rows] == pytest.approx([6.25, 9])
+    assert plan.predicted == pytest.approx(0.022)
+    assert plan.density == pytest.approx((round(37.5) + 100) / 1100)
+    assert plan.together is None
+    text = str(plan)
+    assert "between 0.5 (+1.00 points) and 0.25 (+3.00 points)" in text
+    assert "the sparsest level of the scan: 0.1 (+0.20 points, within noise)" in text
+    assert "Single drops add up to +2.20 points" in text
+    assert "do not add" in text
+
+
+def test_between_dense_and_the_first_level_the_curve_starts_at_no_drop():
+    plan = sensitivity.choose(made_scan({"a": {0.8: 0.04}}), max_drop=1)
+    assert plan.densities == {"a": pytest.approx(0.95)}
+    assert plan.rows[0].why == "between all of it and 0.8 (+4.00 points)"
+
+
+def test_with_nothing_allowed_what_costs_something_stays():
+    scan = made_scan({"a": {0.8: 0.04}, "b": {0.5: 0.0, 0.25: 0.1}})
+    assert sensitivity.choose(scan, max_drop=0).densities == {"a": 1.0, "b": 0.5}
+
+
+def test_a_lucky_level_behind_a_bad_one_is_not_believed():
+    scan = made_scan({"a": {0.5: 0.03, 0.25: 0.0, 0.1: 0.5}})
+    assert sensitivity.choose(scan, max_drop=1).densities["a"] > 0.5
+
+
+def test_images_won_count_as_no_drop():
+    plan = sensitivity.choose(made_scan({"a": {0.5: -0.02, 0.25: 0.02}}), max_drop=1)
+    assert plan.densities["a"] == pytest.approx(0.375)
+
+
+@pytest.mark.parametrize("density", [0.11, 0.2, 0.3, 0.6, 1.0])
+def test_a_density_is_met_to_the_weight(density):
+    plan = sensitivity.choose(made_scan(CURVES), density=density)
+    kept = sum(round(SIZES[layer] * d) for layer, d in plan.densities.items())
+    assert abs(kept - density * 1100) <= 1
+    assert plan.density == pytest.approx(density, abs=0.002)
+
+
+def test_at_a_density_all_layers_lose_the_same():
+    scan = made_scan({"a": {0.5: 0.02, 0.1: 0.1}, "b": {0.5: 0.05, 0.1: 0.5}})
+    rows = sensitivity.choose(scan, density=0.6).rows
+    assert rows[0].drop == pytest.approx(rows[1].drop)
+
+
+def test_a_density_below_the_scan_is_refused():
+    with pytest.raises(ValueError, match=r"keep 0\.1 of the weights, asked for 0\.05; scan lower"):
+        sensitivity.choose(made_scan(CURVES), density=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "max_drop or density, one of the two"),
+        ({"max_drop": 1, "density": 0.5}, "max_drop or density, one of the two"),
+        ({"max_drop": -1}, "0 to 100 percentage points"),
+        ({"density": 8}, "for a percentage, divide by 100"),
+        ({"max_drop": 1, "method": "best"}, "single or joint, got 'best'"),
+        ({"max_drop": 1, "method": "joint"}, "give both model= and images="),
+        ({"max_drop": 1, "criterion": criteria.random}, "was magnitude, got random"),
+    ],
+)
+def test_what_cannot_be_chosen_is_said(options, message):
+    with pytest.raises(ValueError, match=message):
+        sensitivity.choose(made_scan(CURVES), **options)
+
+
+def test_a_cumulative_scan_is_no_ground_to_choose_on():
+    with pytest.raises(ValueError, match="cumulative=False"):
+        sensitivity.choose(made_scan(CURVES, cumulative=True), max_drop=1)
+
+
+# ------------------------------------------------------------------------------- real networks
+
+
+@pytest.fixture(scope="module")
+def lenet():
+    return models.lenet_300_100(trained="mnist").eval()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Digits of another hand than the network learned: it errs on some, which is what we need."""
+    return data.load("digits").train.head(600)
+
+
+@pytest.fixture(scope="module")
+def scanned(lenet, digits):
+    return sensitivity.scan(lenet, digits, [0.02, 0.05, 0.1, 0.2, 0.4, 0.7])
+
+
+def logits_of(model, plan, images):
+    """By a copy that is really pruned, with torch's own ranking."""
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for layer, density in plan.densities.items():
+            weight = copied.get_submodule(layer).weight
+            kept = round(density * weight.numel())
+            order = weight.abs().flatten().argsort(descending=True, stable=True)
+            weight.view(-1)[order[kept:]] = 0
+        return torch.cat([copied(x) for x, _ in images])
+
+
+def test_the_drop_of_all_layers_together_is_that_of_a_pruned_network(lenet, digits, scanned):
+    plan = sensitivity.choose(scanned, density=0.15, model=lenet, images=digits)
+    labels = torch.cat([y for _, y in digits])
+    hits = logits_of(lenet, plan, digits).argmax(1) == labels
+    dense = torch.cat([lenet(x) for x, _ in digits]).argmax(1) == labels
+    assert plan.together == evaluation.drop(Accuracy.of(dense), Accuracy.of(hits))
+    assert "measured together" in str(plan)
+
+
+@pytest.mark.parametrize("density", [0.3, 0.15])
+def test_layers_that_exchange_weights_lose_less_at_the_same_density(
+    lenet, digits, scanned, density, everything_of
+):
+    before = everything_of(lenet)
+    at_hand = {"model": lenet, "images": digits, "density": density}
+    single = sensitivity.choose(scanned, **at_hand)
+    joint = sensitivity.choose(scanned, **at_hand, method="joint")
+    assert everything_of(lenet) == before
+    weights = sum(row.weights for row in single.rows)
+    assert abs(joint.density - single.density) * weights <= 1
+    labels = torch.cat([y for _, y in digits])
+    losses = [F.cross_entropy(logits_of(lenet, plan, digits), labels) for plan in (single, joint)]
+    assert losses[1] < losses[0]
+    assert any("other layers" in row.why for row in joint.rows)
+
+
+def test_a_joint_plan_keeps_within_the_allowed_drop_and_is_not_timid(lenet, digits, scanned):
+    at_hand = {"model": lenet, "images": digits, "max_drop": 2.0}
+    joint = sensitivity.choose(scanned, **at_hand, method="joint")
+    assert joint.together.value <= 0.02
+    sparser = {layer: 0.6 * density for layer, density in joint.densities.items()}
+    with masks.masked(lenet, masks.prune(lenet, density=sparser)):
+        after = evaluation.evaluate(lenet, digits)
+    assert evaluation.drop(evaluation.evaluate(lenet, digits), after).value > 0.02
+
+
+def test_the_test_split_is_not_for_choosing(lenet, digits, scanned):
+    images = replace(digits, name="test")
+    with pytest.raises(ValueError, match=r"would spoil it; give splits\.val"):
+        sensitivity.choose(scanned, max_drop=1, model=lenet, images=images)
+
+
+@pytest.mark.parametrize("method", ["single", "joint"])
+def test_a_plan_from_a_file_makes_the_same_mask(method, lenet, digits, scanned, tmp_path):
+    plan = sensitivity.choose(scanned, density=0.15, method=method, model=lenet, images=digits)
+    scanned.save(tmp_path / "scan.csv")
+    again = sensitivity.choose(
+        Scan.load(tmp_path / "scan.csv"), density=0.15, method=method, model=lenet, images=digits
+    )
+    assert again == plan
+    read = Plan.load(plan.save(tmp_path / "plan.json"))
+    assert read == plan
+    assert read.mask(lenet).fingerprint() == plan.mask(lenet).fingerprint()
+    qualities = {row.layer: row.quality for row in plan.rows}
+    sigmas = {layer: lenet.get_submodule(layer).weight.std(correction=0) for layer in qualities}
+    for layer, kept in plan.mask(lenet).items():  # the quality says the same as the density
+        expected = (
+            lenet.get_submodule(layer).weight.abs() >= 0.999999 * qualities[layer] * sigmas[layer]
+        )
+        assert torch.equal(kept, expected)
+
+
+def test_a_plan_for_another_criterion_makes_no_mask(lenet):
+    plan = sensitivity.choose(made_scan(CURVES), max_drop=1)
+    with pytest.raises(ValueError, match="for the criterion magnitude, got random"):
+        plan.mask(lenet, criterion=criteria.random)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "is not a plan"),
+        ('{"format": "pruning_lab run 1"}', "is not a plan"),
+        ('{"format": "pruning_lab plan 1"}', "is a broken plan: 'rows'"),
+        ('{"format": "pruning_lab plan 1", "rows": [3], "together": null}', "is a broken plan"),
+        ("{", "is not JSON"),
+    ],
+)
+def test_a_file_that_is_no_plan_is_named(content, message, tmp_path):
+    (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"plan\.json {message}"):
+        Plan.load(tmp_path / "plan.json")
+
+
+def test_a_plan_with_an_impossible_density_is_refused(tmp_path):
+    path = sensitivity.choose(made_scan(CURVES), max_drop=1).save(tmp_path / "plan.json")
+    about = json.loads(path.read_text())
+    about["rows"][0]["density"] = 7
+    path.write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="divide by 100"):
+        Plan.load(path)
