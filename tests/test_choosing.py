@@ -89,6 +89,11 @@ def test_at_a_density_all_layers_lose_the_same():
     assert rows[0].drop == pytest.approx(rows[1].drop)
 
 
+def test_where_two_levels_lose_the_same_a_density_between_them_is_met():
+    plan = sensitivity.choose(made_scan({"a": {0.5: 0.02, 0.25: 0.02}}), density=0.4)
+    assert plan.densities["a"] == pytest.approx(0.4)
+
+
 def test_a_density_below_the_scan_is_refused():
     with pytest.raises(ValueError, match=r"keep 0\.1 of the weights, asked for 0\.05; scan lower"):
         sensitivity.choose(made_scan(CURVES), density=0.05)
