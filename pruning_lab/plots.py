@@ -1,22 +1,25 @@
 """Plots: rows in, axes in and out. The reader decides when to show or save."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_hex
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from pruning_lab import paper
+from pruning_lab import criteria, paper
 from pruning_lab.counts import Counts
 from pruning_lab.evaluation import Accuracy
-from pruning_lab.sensitivity import ScanPoint
+from pruning_lab.sensitivity import PriorRow, ScanPoint, priors
 
 KEPT, GONE, PAPER, INK = "#1f6feb", "#c9d1d9", "#d1790b", "#24292f"
-LAYERS = ("#1f6feb", "#d1790b", "#2da44e", "#8250df", "#cf222e", "#0a7ea4", "#9a6700", "#57606a")
+NOISE, LIMIT = "#8c959f", "#a40e4c"
 
 
 def weights(
@@ -78,17 +81,80 @@ def trade_off(
     return _finish(ax, title, "sparsity", "accuracy")
 
 
-def sensitivity(points: Sequence[ScanPoint], *, title: str = "", ax: Axes | None = None) -> Axes:
-    """A curve per layer: accuracy when that layer alone is pruned (paper, Fig. 6)."""
+def sensitivity(
+    points: Sequence[ScanPoint],
+    *,
+    max_drop: float | None = None,
+    convolutions: Collection[str] | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """A curve per layer: accuracy when that layer alone is pruned (paper, Fig. 6).
+
+    Convolutions are blue, solid and filled; fully connected layers orange, dashed and hollow; the
+    deeper, the lighter. Bands are paired 95 % intervals of the drop: where one reaches up to the
+    dense accuracy the drop is within the noise, and that part is grey. A cross marks a level that
+    the scan left at chance, after fewer images.
+
+    With `max_drop`, in percentage points, a line shows how low that is, and the picture stays close
+    to it; curves leave it downwards (`ax.set_ylim(0, 1)` brings them back). `convolutions` names
+    the layers that are; otherwise the scan's `about` says it, or their names do. The legend stands
+    to the right of the axes: a figure with layout="constrained" makes room for it.
+    """
+    if not points:
+        raise ValueError("no points to draw; give what sensitivity.scan returned")
+    if max_drop is not None:
+        criteria.check_amount("max_drop", max_drop)
     ax = _axes(ax)
-    for place, (layer, group) in enumerate(groupby(points, key=lambda point: point.layer)):
-        rows = sorted(group, key=lambda point: -point.density)
-        sparsities = [1 - row.density for row in rows]
-        accuracies = [row.accuracy for row in rows]
-        _curve(ax, sparsities, accuracies, label=layer, color=LAYERS[place % len(LAYERS)])
-    ax.legend(frameon=False, loc="lower left")
-    _percent(ax)
-    return _finish(ax, title, "sparsity of one layer, the others dense", "accuracy")
+    about = getattr(points, "about", {})
+    styles = _styles((point.layer for point in points), convolutions, about.get("layers", {}))
+    densities = _density_axis(ax, "x", [point.density for point in points])
+    ax.xaxis.set_inverted(True)
+    fullest = max(points, key=lambda point: point.accuracy.n)
+    dense = fullest.accuracy.value + fullest.drop.value
+    _dense_line(ax, dense)
+    for layer, style in styles.items():
+        rows = [point for point in points if point.layer == layer]
+        _sensitivity_of(ax, sorted(rows, key=lambda row: -row.density), densities, style)
+    if any(map(_within_noise, points)):
+        ax.plot([], [], color=NOISE, linewidth=2, label="drop within the noise")
+    if left := [(densities(p.density), p.accuracy.value) for p in points if p.note]:
+        _cross(ax, *zip(*left, strict=True), label="left at chance")
+    if max_drop is not None:
+        _allow(ax, points, dense, max_drop / 100)
+    _legend_beside(ax)
+    ax.yaxis.set_major_formatter(lambda share, _: f"{round(100 * share, 6):g}%")
+    which = "a layer and those before it" if about.get("cumulative") else "one layer"
+    return _finish(ax, title, f"weights kept in {which}, the others dense", "accuracy")
+
+
+def prior(
+    rows: Sequence[PriorRow],
+    *,
+    convolutions: Collection[str] | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """What a threshold of quality * sigma keeps of each layer, beside the two shapes' predictions.
+
+    Layers look as they do in `sensitivity`.
+    """
+    if not rows:
+        raise ValueError("no rows to draw; give what sensitivity.prior returned")
+    ax = _axes(ax)
+    qualities = np.linspace(0, max(row.quality for row in rows), 200)
+    for name, predict, line in (
+        ("Gaussian", priors.gaussian, "-"),
+        ("Laplace", priors.laplace, ":"),
+    ):
+        predicted = [predict(quality) for quality in qualities]
+        ax.plot(qualities, predicted, line, color=NOISE, linewidth=5, label=f"if {name}")
+    densities = _density_axis(ax, "y", [row.density for row in rows])
+    for layer, style in _styles((row.layer for row in rows), convolutions, {}).items():
+        mine = sorted((row.quality, densities(row.density)) for row in rows if row.layer == layer)
+        ax.plot(*zip(*mine, strict=True), label=layer, **style)
+    _legend_beside(ax)
+    return _finish(ax, title, "quality: threshold / sigma of the layer", "weights kept")
 
 
 def layer_table(
@@ -165,6 +231,127 @@ def _check_takes_pixels(kept: Tensor, image: tuple[int, int]) -> None:
         )
 
 
+def _styles(
+    layers: Iterable[str], convolutions: Collection[str] | None, about: Mapping[str, Mapping]
+) -> dict[str, dict]:
+    """How the line of each layer looks. Blue and orange differ to every eye, dark and light too."""
+    families: dict[bool, list[str]] = {True: [], False: []}
+    order = list(dict.fromkeys(layers))
+    for layer in order:
+        if convolutions is not None:
+            convolution = layer in convolutions
+        elif shape := about.get(layer, {}).get("shape"):
+            convolution = len(shape) == 4  # (out, in, kh, kw)
+        else:
+            convolution = "conv" in layer.lower() or "features" in layer
+        families[convolution].append(layer)
+    styles = {}
+    for convolution, names in families.items():
+        shades = colormaps["YlGnBu" if convolution else "YlOrBr"]
+        for place, layer in enumerate(names):
+            colour = to_hex(shades(0.98 - 0.33 * place / max(1, len(names) - 1)))
+            styles[layer] = {
+                "color": colour,
+                "linestyle": "-" if convolution else "--",
+                "linewidth": 2.2,
+                "marker": "osD^vP"[place % 6],
+                "markersize": 7,
+                "markeredgecolor": colour,
+                "markerfacecolor": colour if convolution else "white",
+            }
+    return {layer: styles[layer] for layer in order}
+
+
+def _sensitivity_of(
+    ax: Axes, rows: list[ScanPoint], densities: Callable[[float], float], style: dict
+) -> None:
+    """One layer's line, band and points, the densest first; in grey where a drop may be none."""
+    x = np.array([densities(row.density) for row in rows])
+    y = np.array([row.accuracy.value for row in rows])
+    dense = y + [row.drop.value for row in rows]  # on the images of that row
+    low = (dense - [row.drop.high for row in rows]).clip(0, 1)
+    high = (dense - [row.drop.low for row in rows]).clip(0, 1)
+    noise = np.array([_within_noise(row) for row in rows])
+    looks = {
+        False: style,
+        True: {key: NOISE if value == style["color"] else value for key, value in style.items()},
+    }
+    steps = groupby(range(len(rows) - 1), key=lambda step: bool(noise[step] and noise[step + 1]))
+    for is_grey, run in steps:
+        first, *more = run
+        part, look = slice(first, first + len(more) + 2), looks[is_grey]
+        band = {"color": look["color"], "alpha": 0.15 if is_grey else 0.25, "linewidth": 0}
+        ax.fill_between(x[part], low[part], high[part], **band)
+        ax.plot(x[part], y[part], **{**look, "marker": ""}, zorder=2 if is_grey else 2.1)
+    for is_grey, look in looks.items():
+        at = noise == is_grey
+        ax.vlines(x[at], low[at], high[at], color=look["color"], linewidth=1)
+        ax.plot(x[at], y[at], **{**look, "linestyle": ""}, zorder=3)
+    ax.plot([], [], label=rows[0].layer, **style)
+
+
+def _within_noise(point: ScanPoint) -> bool:
+    return point.drop.low <= 0 <= point.drop.high
+
+
+def _dense_line(ax: Axes, dense: float) -> None:
+    """Named at its right end, where most curves are gone."""
+    ax.axhline(dense, color=INK, linewidth=1)
+    ax.annotate(
+        f"dense {dense:.2%}",
+        (1, dense),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 3),
+        textcoords="offset points",
+        ha="right",
+        color=INK,
+    )
+
+
+def _cross(ax: Axes, x: Sequence[float], y: Sequence[float], *, label: str) -> None:
+    """Crosses that can be seen on points of any colour."""
+    halo = [withStroke(linewidth=5, foreground="white")]
+    look = {"color": INK, "markersize": 12, "markeredgewidth": 2.5, "path_effects": halo}
+    ax.plot(x, y, "x", label=label, zorder=4, **look)
+
+
+def _allow(ax: Axes, points: Sequence[ScanPoint], dense: float, allowed: float) -> None:
+    """The line of the allowed drop, and a picture that shows what crosses it."""
+    amount = f"{100 * allowed:g} point{'' if math.isclose(100 * allowed, 1) else 's'}"
+    ax.axhline(dense - allowed, color=LIMIT, linewidth=2, label=f"allowed: {amount} less")
+    noise = [(p.drop.high - p.drop.low) / 2 for p in points if _within_noise(p)]
+    reach = max(allowed, *noise, 0.001)
+    ax.set_ylim(max(0.0, dense - 8 * reach), min(dense + 2 * reach, 1 + reach / 5))
+
+
+def _density_axis(ax: Axes, which: str, densities: Iterable[float]) -> Callable[[float], float]:
+    """Densities in steps of equal ratio, in percent. Returns where each of them is drawn.
+
+    Halving a layer is the same step everywhere. Nothing left would be infinitely far: "none" stands
+    where half of the lowest would.
+    """
+    densities = list(densities)
+    lowest = min((density for density in densities if density > 0), default=0.1)
+    none = lowest / 2
+    digits = range(1, 10) if lowest >= 0.2 else (1, 2, 5) if lowest >= 0.001 else (1,)
+    decades = range(math.floor(math.log10(lowest)), 1)
+    ticks = [digit * 10.0**power for power in decades for digit in digits]
+    ticks = [tick for tick in ticks if 0.99 * lowest <= tick <= 1]
+    labels = [f"{100 * tick:g}%" for tick in ticks]
+    if 0 in densities:
+        ticks, labels = [none, *ticks], ["none", *labels]
+    axis = getattr(ax, f"{which}axis")
+    ax.set(**{f"{which}scale": "log", f"{which}lim": (min(lowest, *ticks) / 1.15, 1.15)})
+    axis.set_ticks(ticks, labels)
+    axis.set_ticks([], minor=True)
+    return lambda density: density or none
+
+
+def _legend_beside(ax: Axes) -> None:
+    """To the right, where it hides no curve."""
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), handlelength=3.5)
+
+
 def _curve(ax: Axes, x: Sequence[float], accuracies: Sequence[Accuracy], **style) -> None:
     values = np.array([a.value for a in accuracies])
     bars = np.array([[a.value - a.low, a.high - a.value] for a in accuracies]).T
@@ -185,7 +372,7 @@ def _axes(ax: Axes | None, **options) -> Axes:
         # Only here: pyplot keeps global state, which threads that draw must not share.
         import matplotlib.pyplot as plt
 
-        _, ax = plt.subplots(**options)
+        _, ax = plt.subplots(layout="constrained", **options)
     return ax
 
 

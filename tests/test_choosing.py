@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from pruning_lab import criteria, data, evaluation, masks, models, sensitivity
 from pruning_lab.evaluation import Accuracy, Drop
-from pruning_lab.sensitivity import Plan, Scan, ScanPoint
+from pruning_lab.sensitivity import Plan, PlanRow, Scan, ScanPoint, choosing
 
 SIZES = {"a": 100, "b": 1000}
 
@@ -68,6 +68,11 @@ def test_with_nothing_allowed_what_costs_something_stays():
 def test_a_lucky_level_behind_a_bad_one_is_not_believed():
     scan = made_scan({"a": {0.5: 0.03, 0.25: 0.0, 0.1: 0.5}})
     assert sensitivity.choose(scan, max_drop=1).densities["a"] > 0.5
+
+
+def test_a_gain_beyond_noise_is_not_called_noise():
+    plan = sensitivity.choose(made_scan({"a": {0.5: -0.1}}), max_drop=1)
+    assert plan.rows[0].why == "the sparsest level of the scan: 0.5 (-10.00 points)"
 
 
 def test_images_won_count_as_no_drop():
@@ -176,6 +181,24 @@ def test_layers_that_exchange_weights_lose_less_at_the_same_density(
     losses = [F.cross_entropy(logits_of(lenet, plan, digits), labels) for plan in (single, joint)]
     assert losses[1] < losses[0]
     assert any("other layers" in row.why for row in joint.rows)
+
+
+def test_what_the_search_goes_by_is_the_loss_of_the_pruned_network(lenet, digits):
+    layers = list(masks.prunable(lenet))
+    search = choosing._Search(lenet, digits, layers, criteria.magnitude)
+    densities = search.exchange(dict.fromkeys(layers, 0.15))
+    plan = Plan(
+        rows=tuple(
+            PlanRow(layer=n, weights=1, density=d, quality=None, drop=None, why="")
+            for n, d in densities.items()
+        ),
+        asked="",
+        method="joint",
+        criterion="magnitude",
+    )
+    labels = torch.cat([y for _, y in digits])
+    expected = F.cross_entropy(logits_of(lenet, plan, digits), labels).item()
+    assert search.session.loss() == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_joint_plan_keeps_within_the_allowed_drop_and_is_not_timid(lenet, digits, scanned):

@@ -1,11 +1,17 @@
 """Plots draw on the axes they are given, give them back, and show the numbers they got."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from scipy.stats import binomtest, laplace, norm
 
 from pruning_lab import counts, evaluation, masks, models, paper, plots, sensitivity
 
@@ -27,6 +33,7 @@ def every_plot(toy, batches):
         "sensitivity": lambda **o: plots.sensitivity(
             sensitivity.scan(toy, batches, [0.1, 0.5]), **o
         ),
+        "prior": lambda **o: plots.prior(sensitivity.prior(toy, [0.5, 1, 3]), **o),
         "layer_table": lambda **o: plots.layer_table(
             counts.layers(models.lenet_5(), (1, 28, 28)), paper.LENET_5, **o
         ),
@@ -35,7 +42,7 @@ def every_plot(toy, batches):
     }
 
 
-PLOTS = ["weights", "trade_off", "sensitivity", "layer_table", "bands", "kept_pixels"]
+PLOTS = ["weights", "trade_off", "sensitivity", "prior", "layer_table", "bands", "kept_pixels"]
 
 
 def test_every_public_plot_is_tested_here():
@@ -144,14 +151,253 @@ def test_an_accuracy_of_nothing_or_all_has_a_bar_that_can_be_drawn(ax, n):
     plots.trade_off([(1, accuracy(n, n)), (0.5, accuracy(0, n))], ax=ax)
 
 
+# --- sensitivity -------------------------------------------------------------------------------
+
+
+def point(layer: str, density: float, lost: int, won: int = 0, n: int = 500, note: str = ""):
+    """Of a dense network that answers 80 % rightly."""
+    right = round(0.8 * n) - lost + won
+    return sensitivity.ScanPoint(
+        layer=layer,
+        density=density,
+        quality=None,
+        threshold=None,
+        accuracy=evaluation.Accuracy.counted(right, n),
+        drop=evaluation.Drop.counted(lost, won, n),
+        note=note,
+    )
+
+
+def legend(ax) -> dict:
+    handles, labels = ax.get_legend_handles_labels()
+    return dict(zip(labels, handles, strict=True))
+
+
+def dots(ax, layer: str) -> dict[str, set]:
+    """(x, y) of a layer's points by their colour; its marker is that of the legend."""
+    line = legend(ax)[layer]
+    hollow = line.get_markerfacecolor() == "white"
+    found = {}
+    for other in ax.lines:
+        same = other.get_marker() == line.get_marker() and other.get_linestyle() == "None"
+        if same and len(other.get_xydata()) and hollow == (other.get_markerfacecolor() == "white"):
+            found.setdefault(other.get_markeredgecolor(), set()).update(
+                (round(float(x), 9), round(float(y), 9)) for x, y in other.get_xydata()
+            )
+    return found
+
+
+def bands_of(ax) -> dict[str, list[tuple]]:
+    """(x, lowest, highest) of every band at each of its corners, by colour."""
+    found = {}
+    for band in ax.collections:
+        if not isinstance(band, PolyCollection):
+            continue
+        corners = {}
+        for x, y in band.get_paths()[0].vertices:
+            corners.setdefault(round(float(x), 9), []).append(float(y))
+        ends = [(x, min(y), max(y)) for x, y in sorted(corners.items())]
+        found.setdefault(to_hex(band.get_facecolor()[0]), []).extend(ends)
+    return found
+
+
+def height_of(ax, label: str) -> float:
+    return legend(ax)[label].get_ydata()[0]
+
+
 def test_a_scan_is_a_curve_per_layer(toy, batches, ax):
     points = sensitivity.scan(toy, batches, [0.5, 0.1, 1.0])
     plots.sensitivity(points, ax=ax)
-    for container, layer in zip(ax.containers, ("conv1", "fc1", "fc2"), strict=True):
-        assert container.get_label() == layer
-        rows = sorted((1 - p.density, p.accuracy.value) for p in points if p.layer == layer)
-        drawn = np.array(container.lines[0].get_data()).T
-        assert drawn == pytest.approx(np.array(rows))
+    for layer in ("conv1", "fc1", "fc2"):
+        drawn = set().union(*dots(ax, layer).values())
+        mine = [point for point in points if point.layer == layer]
+        assert drawn == {(round(p.density, 9), round(p.accuracy.value, 9)) for p in mine}
+    left, right = ax.get_xlim()
+    assert left > 1 > 0.1 > right  # the densest stand on the left, as in the paper
+
+
+def test_a_drop_that_may_be_none_is_grey_and_a_real_one_is_not(ax):
+    levels = {0.9: (0, 0), 0.5: (4, 2), 0.2: (30, 5), 0.1: (3, 20), 0.05: (7, 4), 0.02: (80, 1)}
+    plots.sensitivity([point("fc1", d, *counts) for d, counts in levels.items()], ax=ax)
+    colours = dots(ax, "fc1")
+    # By scipy: may the answers that changed for the worse and for the better be equally likely?
+    by_chance = {d for d, (lost, won) in levels.items() if not lost + won or p(lost, won) > 0.05}
+    assert {x for x, _ in colours.pop(plots.NOISE)} == by_chance == {0.9, 0.5, 0.05}
+    assert {x for x, _ in colours.pop(legend(ax)["fc1"].get_color())} == {0.2, 0.1, 0.02}
+    assert colours == {}
+    # Between two grey points the line is grey, elsewhere it leads to or from a real drop.
+    lines = [
+        (line.get_color(), [round(float(x), 9) for x in line.get_xdata()])
+        for line in ax.lines
+        if line.get_marker() == "" and line.get_linestyle() == "--"
+    ]
+    colour = legend(ax)["fc1"].get_color()
+    assert lines == [(plots.NOISE, [0.9, 0.5]), (colour, [0.5, 0.2, 0.1, 0.05, 0.02])]
+
+
+def p(lost: int, won: int) -> float:
+    return binomtest(lost, lost + won).pvalue
+
+
+def test_a_band_is_the_paired_interval_below_the_dense_accuracy(toy, batches, ax):
+    points = sensitivity.scan(toy, batches, [0.5, 0.3, 0.1])
+    plots.sensitivity(points, ax=ax)
+    dense = evaluation.evaluate(toy, batches).value
+    grey = set()
+    for band in bands_of(ax).get(plots.NOISE, []):
+        assert band[1] <= dense <= band[2]
+        grey.add(band[0])
+    drawn = [corner for bands in bands_of(ax).values() for corner in bands]
+    for row in points:
+        expected = (row.density, dense - row.drop.high, dense - row.drop.low)
+        assert any(corner == pytest.approx(expected, abs=1e-6) for corner in drawn)
+
+
+@pytest.mark.parametrize("kind", [list, lambda scan: scan])
+def test_the_allowed_drop_is_a_line_below_the_dense_accuracy(kind, toy, batches, ax):
+    scan = sensitivity.scan(toy, batches, [0.5, 0.1])
+    plots.sensitivity(kind(scan), max_drop=2.5, ax=ax)
+    dense = evaluation.evaluate(toy, batches)
+    assert height_of(ax, "allowed: 2.5 points less") == pytest.approx(dense.value - 0.025)
+    assert [text.get_text() for text in ax.texts] == [f"dense {dense.value:.2%}"]
+    low, high = ax.get_ylim()
+    assert 0 <= low < dense.value - 0.025 < dense.value < high
+
+
+def test_with_an_allowed_drop_the_picture_stays_close_to_it(ax):
+    points = [point("fc1", 0.5, 2, n=10_000), point("fc1", 0.1, 5000, n=10_000)]
+    plots.sensitivity(points, max_drop=1, ax=ax)
+    low, high = ax.get_ylim()
+    assert height_of(ax, "allowed: 1 point less") == pytest.approx(0.79)
+    assert 0.7 < low < 0.79 < 0.8 < high < 0.85
+    few = [point("fc1", 0.5, 2, n=100), point("fc1", 0.1, 50, n=100)]
+    low, high = plots.sensitivity(few, max_drop=0.2, ax=Figure().subplots()).get_ylim()
+    assert low < 0.8 - few[0].drop.high < 0.8 - few[0].drop.low < high  # the noise is in sight
+
+
+def test_levels_left_at_chance_are_crossed_out_and_do_not_tell_the_dense_accuracy(ax):
+    given_up = point("fc1", 0.1, 69, n=100, note="at chance from density 0.2 on")
+    easier = replace(given_up, accuracy=evaluation.Accuracy.counted(15, 100))  # there dense: 84 %
+    points = [easier, point("fc1", 0.5, 3), point("fc1", 0.2, 350)]
+    plots.sensitivity(points, ax=ax)
+    assert legend(ax)["left at chance"].get_xydata().tolist() == [[0.1, 0.15]]
+    assert ax.texts[0].get_text() == "dense 80.00%"
+    plots.sensitivity(points[1:], ax=(other := Figure().subplots()))
+    assert "left at chance" not in legend(other)
+
+
+def are_convolutions(ax) -> dict[str, bool]:
+    """By line style and filling, which must agree, and by what is more of a colour: blue or red."""
+    found = {}
+    for layer, line in legend(ax).items():
+        red, _, blue = to_rgb(line.get_color())
+        looks = {
+            line.get_linestyle() == "-",
+            line.get_markerfacecolor() == line.get_color(),
+            blue > red,
+        }
+        assert len(looks) == 1, layer
+        found[layer] = looks.pop()
+    return found
+
+
+def test_convolutions_and_fully_connected_layers_look_different(ax):
+    points = [point(layer, 0.1, 100) for layer in ("conv1", "features.3", "fc1", "classifier.6")]
+    plots.sensitivity(points, ax=ax)
+    expected = {"conv1": True, "features.3": True, "fc1": False, "classifier.6": False}
+    assert are_convolutions(ax) == expected
+    turned = plots.sensitivity(points, convolutions=["fc1"], ax=Figure().subplots())
+    assert are_convolutions(turned) == {**dict.fromkeys(expected, False), "fc1": True}
+
+
+def test_a_scan_that_knows_its_layers_shapes_is_believed(ax):
+    points = [point("stem", 0.1, 100), point("convert", 0.1, 100)]
+    shapes = {"stem": {"shape": [4, 1, 3, 3]}, "convert": {"shape": [4, 16]}}
+    scan = sensitivity.Scan(points, evaluation.Accuracy.counted(400, 500), {"layers": shapes})
+    plots.sensitivity(scan, ax=ax)
+    assert are_convolutions(ax) == {"stem": True, "convert": False}
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 13])
+def test_every_line_can_be_seen_on_white_and_each_is_lighter_than_the_one_before(count, ax):
+    """WCAG 2.1, 1.4.11: graphics need a contrast of 3 : 1."""
+
+    def luminance(colour):
+        parts = [
+            c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)
+        ]
+        return sum(share * c for share, c in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+    names = [f"conv{k}" for k in range(count)] + [f"fc{k}" for k in range(count)]
+    plots.sensitivity([point(name, 0.1, 100) for name in names], ax=ax)
+    shades = [luminance(legend(ax)[name].get_color()) for name in names]
+    assert all(1.05 / (shade + 0.05) >= 3 for shade in (*shades, luminance(plots.NOISE)))
+    for family in (shades[:count], shades[count:]):
+        assert all(dark < light for dark, light in pairwise(family))
+    markers = [(legend(ax)[name].get_marker(), name[:2]) for name in names]
+    assert len(set(markers)) == len(markers) if count <= 6 else True
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_scan_can_be_drawn_while_it_grows(toy, split, ax):
+    drawn = []
+
+    def draw(progress):
+        if progress.images:
+            axes = Figure(layout="constrained").subplots()
+            plots.sensitivity(progress.scan(), max_drop=1, ax=axes).figure.canvas.draw()
+            drawn.append(progress.images)
+
+    sensitivity.scan(toy, split, [0.5, 0.1, 0.0], notify=draw)
+    assert drawn == [16, 32, 48, 50]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("densities", [[0.0], [1.0], [0.0, 1.0], [0.3], [1e-5, 0.9], [0.9, 0.8]])
+def test_any_levels_have_an_axis_on_which_they_can_be_read(densities, ax):
+    plots.sensitivity([point("fc1", density, 90) for density in densities], ax=ax)
+    ax.figure.canvas.draw()
+    left, right = ax.get_xlim()
+    (drawn,) = dots(ax, "fc1").values()
+    assert len(drawn) == len(densities)
+    assert all(left > x > right for x, _ in drawn)
+    ticks = dict(zip(ax.get_xticks(), (t.get_text() for t in ax.get_xticklabels()), strict=True))
+    assert 1 <= len(ticks) <= 12
+    assert ("none" in ticks.values()) == (0.0 in densities)
+    named = {tick: text for tick, text in ticks.items() if text != "none"}
+    assert all(float(text.rstrip("%")) == pytest.approx(100 * tick) for tick, text in named.items())
+    if 0.0 in densities:
+        (none,) = (tick for tick, text in ticks.items() if text == "none")
+        assert min(x for x, _ in drawn) == pytest.approx(none)
+
+
+def test_a_cumulative_scan_says_so(toy, batches, ax):
+    plots.sensitivity(sensitivity.scan(toy, batches, [0.5], cumulative=True), ax=ax)
+    assert "those before it" in ax.get_xlabel()
+
+
+def test_nothing_to_draw_and_a_drop_that_is_none_are_refused(ax):
+    with pytest.raises(ValueError, match=r"give what sensitivity\.scan returned"):
+        plots.sensitivity([], ax=ax)
+    with pytest.raises(ValueError, match="max_drop must be a finite number >= 0, got -1"):
+        plots.sensitivity([point("fc1", 0.1, 9)], max_drop=-1, ax=ax)
+    with pytest.raises(ValueError, match=r"give what sensitivity\.prior returned"):
+        plots.prior([], ax=ax)
+
+
+def test_what_is_kept_stands_beside_what_either_shape_would_keep(toy, ax):
+    rows = sensitivity.prior(toy, [0.0, 1.0, 2.0, 9.0])
+    plots.prior(rows, ax=ax)
+    for label, shape in (("if Gaussian", norm()), ("if Laplace", laplace(scale=0.5**0.5))):
+        x, y = legend(ax)[label].get_data()
+        assert y == pytest.approx(2 * shape.sf(x), rel=1e-9)
+        assert (x.min(), x.max()) == (0, 9)
+    none = dict(zip((t.get_text() for t in ax.get_yticklabels()), ax.get_yticks(), strict=True))
+    for layer in ("conv1", "fc1", "fc2"):
+        drawn = legend(ax)[layer].get_xydata().tolist()
+        mine = [row for row in rows if row.layer == layer]
+        assert drawn == [[r.quality, r.density or none["none"]] for r in mine]
+        assert mine[-1].density == 0
 
 
 # --- tables and pictures -----------------------------------------------------------------------

@@ -87,7 +87,65 @@ def steps() -> str:
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
-TABLES = {"lenets": lenets, "epochs": epochs, "steps": steps}
+def scan() -> str:
+    """A scan of all layers, and how many times as long the others take for the same answers."""
+    speed = files.load_json(SCAN_SPEED)
+
+    def times(ratio: float | None) -> str:
+        return "-" if ratio is None else f"{ratio:.1f}"
+
+    rows = [
+        (
+            row["network"],
+            f"{row['images']:,}",
+            row["layers x levels"],
+            f"{row['ours, s']:.1f}",
+            times(row["usual / ours"]),
+            times(row["plain / ours"]),
+            times(row["plain / bound"]),
+        )
+        for row in speed["rows"]
+    ]
+    headers = (
+        *("network", "images", "layers x levels", "seconds", "usual loop, times ours"),
+        *("plain tensors, times ours", "plain tensors, times the bound"),
+    )
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def choosing() -> str:
+    """What a network loses to the same number of weights, chosen layer by layer or jointly."""
+    rows = files.load_json(ROOT / "results" / "choosing.json")["rows"]
+    pairs = [
+        [row for row in rows if (row["network"], round(row["density"], 3)) == key]
+        for key in dict.fromkeys((row["network"], round(row["density"], 3)) for row in rows)
+    ]
+
+    def points(row: dict) -> str:
+        low, high = 100 * row["test low"], 100 * row["test high"]
+        return f"{100 * row['test drop']:+.2f} ({low:+.2f} to {high:+.2f})"
+
+    table = [
+        (
+            single["network"],
+            f"{single['density']:.0%}",
+            f"{100 * single['sum of single drops']:+.2f}",
+            points(single),
+            points(joint),
+        )
+        for single, joint in pairs
+    ]
+    headers = (
+        *("network", "weights kept", "sum of single drops"),
+        *("measured, single (points)", "measured, joint (points)"),
+    )
+    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
+
+
+SCAN_SPEED = ROOT / "results" / "scan-speed.json"
+TABLES = {"lenets": lenets, "epochs": epochs, "steps": steps, "choosing": choosing}
+if SCAN_SPEED.exists():  # benchmarks/scan.py --save writes it
+    TABLES["scan"] = scan
 
 
 def filled(text: str) -> str:

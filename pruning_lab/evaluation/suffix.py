@@ -202,7 +202,8 @@ class Chain(Whole):
         if not self.stacks[layer]:
             return super().answers(layer, state, weights, changes)
         changed, place, levels = self._by_parameter(changes), self.place[layer], len(weights)
-        images = max(_CACHED_BYTES // max(1, self.bytes[place]), _TOGETHER) // levels
+        room = _CACHED_BYTES if state.device.type == "cpu" else _GPU_BYTES
+        images = max(room // max(1, self.bytes[place]), _TOGETHER) // levels
         answers = []
         for x in state.split(max(1, images)):
             behind, x = self._stacked(place, x, weights)
@@ -275,6 +276,7 @@ _TRIAL_SECONDS = 0.03
 
 # What the steps behind a stacked layer may fill: a core's cache, so that they find it there.
 _CACHED_BYTES = 2**23
+_GPU_BYTES = 2**30  # which would rather have much to do at once
 _TOGETHER = 64  # images at least, levels counted, for a convolution to be worth it
 
 _CHANNEL_BY_CHANNEL = {nn.MaxPool2d, nn.AvgPool2d, nn.ReLU, nn.Identity, nn.Dropout}
@@ -289,7 +291,7 @@ def _one_by_one(step: nn.Module) -> bool:
     """Whether a step is known to treat images one by one, and nobody listens to it."""
     if step._forward_hooks or step._forward_pre_hooks:
         return False
-    if isinstance(step, nn.BatchNorm1d | nn.BatchNorm2d):
+    if type(step) in (nn.BatchNorm1d, nn.BatchNorm2d):
         return step.running_mean is not None
     if type(step) is nn.Flatten:
         return step.start_dim > 0
@@ -371,11 +373,11 @@ def _line(graph: Graph) -> list[nn.Module] | None:
     first, *nodes, last = graph.nodes
     steps, before = [], first
     for node in nodes:
-        if node.args[:1] != (before,) or node.kwargs or len(before.users) > 1:
+        if node.args[:1] != (before,) or len(before.users) > 1:
             return None
-        if node.op == "call_module" and len(node.args) == 1:
+        if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
             steps.append(graph.interpreter.fetch_attr(node.target))
-        elif node.target in (torch.flatten, "flatten") and node.args[1:] == (1,):
+        elif node.target in (torch.flatten, "flatten") and [*node.args[1:], *node.kwargs] == [1]:
             steps.append(nn.Flatten())
         elif node.target in (torch.relu, F.relu, "relu"):
             steps.append(nn.ReLU())
@@ -410,9 +412,7 @@ def _paces(alone: bool) -> list[Pace]:
 def _quickest(work: Callable[[], object], paces: list[Pace], device: torch.device) -> Pace:
     """The pace at which every worker doing `work` once takes least time for each."""
     if device.type != "cpu":
-        paces = [Pace(1, torch.get_num_threads())]
-    if len(paces) == 1:
-        return paces[0]
+        return Pace(1, torch.get_num_threads())
     timed = []
     for pace in paces:
         with Team(pace) as team:

@@ -333,7 +333,10 @@ class _Search:
             counts = self._counts({curve.layer: curve.density(middle) for curve in curves})
             low, high = (middle, high) if self._drop(counts) <= max_drop else (low, middle)
         self.single = {curve.layer: curve.density(low) for curve in curves}
-        best = self._exchange(self._counts(self.single), self.SHARES)
+        start = self._counts(self.single)
+        best = self._exchange(start, self.SHARES)
+        if self._drop(best) > max_drop:  # a lower loss is not always a higher accuracy
+            best = start
         for step in (0.8, 0.9, 0.95):  # ever smaller steps down, each as often as it holds
             while True:
                 fewer = {name: max(1, round(step * count)) for name, count in best.items()}

@@ -38,6 +38,9 @@ class Scan(tuple[ScanPoint, ...]):
         scan.dense, scan.about = dense, dict(about)
         return scan
 
+    def __getnewargs__(self) -> tuple:
+        return tuple(self), self.dense, self.about  # for copies and pickles
+
     @property
     def layers(self) -> list[str]:
         return list(self.about["layers"])
@@ -65,10 +68,14 @@ class Scan(tuple[ScanPoint, ...]):
             raise ValueError(f"{_beside(path)} is not of a scan; expected what Scan.save wrote")
         try:
             dense = Accuracy(**about.pop("dense"))
-            sizes = about["layers"]
-        except (KeyError, TypeError) as error:
+            sizes = dict(about["layers"])
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{_beside(path)} is broken: {error!r}") from None
-        lines = list(csv.reader(files.read_text(path).splitlines()))
+        table = csv.reader(files.read_text(path).splitlines())
+        try:
+            lines = list(table)
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {table.line_num} is broken: {error}") from None
         if not lines or lines[0] != _COLUMNS:
             raise ValueError(f"{path}, line 1: expected the columns {','.join(_COLUMNS)}")
         points = []

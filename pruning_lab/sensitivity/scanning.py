@@ -1,5 +1,6 @@
 """How much each layer minds: prune one layer at a time, the others dense, and look at accuracy."""
 
+import glob
 import json
 import os
 import time
@@ -65,6 +66,7 @@ def scan(
     kind, levels = ("density", densities) if qualities is None else ("quality", qualities)
     for level in levels:
         criteria.check_amount(kind, level)
+    levels = [float(level) for level in levels]  # numpy's are no JSON
     if out is not None and resume and not isinstance(images, Split):
         raise ValueError("a scan goes on over the same images: give a Split, such as splits.val")
     everything = Mask.dense(model)
@@ -96,9 +98,9 @@ def scan(
             "levels": list(levels),
             "cumulative": cumulative,
             "stop_at_chance": stop_at_chance,
-            "layers": {row.name: {"weights": row.size, "sigma": row.sigma} for row in table},
+            "layers": {row.name: row.about for row in table},
         }
-        journal = _Journal(out, about, table, resume) if out is not None else None
+        journal = _Journal(out, about, images, table, resume) if out is not None else None
         tally = _Tally(table, about)
         total = _length(images)
         estimate = _seconds_per_image(way, pace, sample, table)
@@ -173,6 +175,10 @@ class _Layer:
         self.densities = [int(kept.count_nonzero()) / self.size for kept in self.kept]
         self.stopped: dict[int, str] = {}  # level -> why it is not measured any further
         self._stack()
+
+    @property
+    def about(self) -> dict:
+        return {"weights": self.size, "shape": list(self.weight.shape), "sigma": self.sigma}
 
     def stop(self, levels: dict[int, str]) -> None:
         self.stopped |= levels
@@ -345,28 +351,38 @@ class _Journal:
     A line that an interrupt tore is no line: its batch is done again.
     """
 
-    def __init__(self, out: str | Path, about: dict, table: list[_Layer], resume: bool):
+    def __init__(
+        self, out: str | Path, about: dict, images: Images, table: list[_Layer], resume: bool
+    ):
         out = Path(out)
         self.path = out.with_name(f"{out.name}.part{processes.rank()}")
-        self.parts = sorted(out.parent.glob(f"{out.name}.part*"))
+        self.parts = sorted(out.parent.glob(f"{glob.escape(out.name)}.part*"))
         if self.parts and not resume:
             raise FileExistsError(
                 f"{self.parts[0]} is left of an interrupted scan; go on with it by --resume "
                 f"(resume=True), or delete it"
             )
-        bits = (kept.cpu().numpy() for layer in table for kept in layer.kept)
-        header = json.dumps({**about, "kept_sha256": files.sha256(*bits)})
+        bits = (kept.cpu().contiguous().numpy() for layer in table for kept in layer.kept)
+        batches = repr(images) if isinstance(images, Split) else None  # mean, std, batch size
+        header = json.dumps({**about, "batches": batches, "kept_sha256": files.sha256(*bits)})
+        cells = 1 + sum(len(layer.kept) for layer in table)
         self.done: dict[int, Tensor] = {}
         for part in self.parts:
             first, *lines = files.read_text(part).split("\n")
             if first != header:
                 raise ValueError(
-                    f"{part} is of another scan: other weights, images, levels or versions; "
-                    f"scan as it did, or delete it"
+                    f"{part} is of another scan: other weights, images, batches, levels or "
+                    f"versions; scan as it did, or delete it"
                 )
-            for line in lines[:-1]:  # behind the last line break is nothing, or a torn line
-                index, counts = json.loads(line)
-                self.done[index] = torch.tensor(counts)
+            # Behind the last line break is nothing, or a torn line.
+            for number, line in enumerate(lines[:-1], start=2):
+                try:
+                    index, counts = json.loads(line)
+                    self.done[index] = torch.tensor(counts).reshape(cells, 4)
+                except (ValueError, TypeError, RuntimeError):
+                    raise ValueError(
+                        f"{part}, line {number} is broken; delete the file, and scan anew"
+                    ) from None
         processes.wait()  # all have read before anyone writes
         mine = [self._line(index, counts) for index, counts in self.done.items()]
         files.write(self.path, "".join([header + "\n", *mine]))
@@ -393,12 +409,11 @@ class _Journal:
 def _length(images: Images) -> int | None:
     if isinstance(images, Split):
         return len(images)
-    dataset = getattr(images, "dataset", images)
-    if dataset is images and isinstance(images, list | tuple):
+    if isinstance(images, list | tuple):
         return sum(len(y) for _, y in images)
     try:
-        return len(dataset)
-    except TypeError:
+        return len(images.dataset)  # of a DataLoader; its own length, as any other's, is of batches
+    except (AttributeError, TypeError):
         return None
 
 
