@@ -1,12 +1,14 @@
 """Images as tensors on the device: decoded once, split in three, augmented in batches.
 
 Looked for in the folder of the environment variable PRUNING_LAB_DATA, else in `data/`. Nothing is
-downloaded unless asked; `digits` needs no file at all.
+downloaded unless asked; `digits` needs no file at all, and `folder:PATH` reads images of your own.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,17 +95,21 @@ def load(
     device: str | torch.device = "cpu",
     download: bool = False,
 ) -> Splits:
-    """The splits of `mnist` or `digits`; `auto` takes mnist where it is, else digits.
+    """The splits of `mnist`, `digits` or `folder:PATH`.
 
+    `auto` takes mnist where it is, else digits. A folder of one's own holds PATH/train/CLASS/IMAGE,
+    and PATH/val, PATH/test or both likewise.
     Raises FileNotFoundError where the files are not there, ValueError for an unknown name.
     """
+    if name.startswith("folder:"):
+        return _load_folder(name, torch.device(device))
     root = Path(root if root is not None else os.environ.get("PRUNING_LAB_DATA", "data"))
     if name == "auto":
         name = "mnist" if download or _mnist_folder(root).is_dir() else "digits"
         if name == "digits":
             return _digits(device, f"scikit-learn's, since {_mnist_folder(root)} is not there")
     if name not in LOADERS:
-        raise ValueError(f"no data set {name!r}; there are auto, {', '.join(LOADERS)}")
+        raise ValueError(f"no data set {name!r}; there are auto, {', '.join(LOADERS)}, folder:PATH")
     return LOADERS[name](root, torch.device(device), download)
 
 
@@ -130,7 +136,7 @@ def _load_mnist(root: Path, device: torch.device, download: bool) -> Splits:
             ) from None
         if part.data.shape != (len(part.targets), 28, 28):
             raise broken(f"{tuple(part.data.shape)} pixels and {len(part.targets)} labels")
-        return part.data, part.targets
+        return part.data[:, None], part.targets
 
     def broken(why: str) -> ValueError:
         return ValueError(
@@ -167,7 +173,7 @@ def _digits(device: str | torch.device, origin: str) -> Splits:
     digits = load_digits()
     small = torch.from_numpy(digits.images.astype(np.float32))[:, None]  # (N, 1, 8, 8), 0 ... 16
     large = F.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
-    images = (large * (255 / 16)).round().clamp(0, 255).to(torch.uint8)[:, 0]
+    images = (large * (255 / 16)).round().clamp(0, 255).to(torch.uint8)
     labels = torch.from_numpy(digits.target.astype(np.int64))
     test, val = round(0.8 * len(images)), round(0.72 * len(images))
     return _splits(
@@ -178,6 +184,160 @@ def _digits(device: str | torch.device, origin: str) -> Splits:
         val=(images[val:test], labels[val:test]),
         test=(images[test:], labels[test:]),
     )
+
+
+# ------------------------------------------------------------------------------ folders of images
+
+_Sample = tuple[str, int]  # a file and its label
+
+
+def _load_folder(name: str, device: torch.device) -> Splits:
+    """Images of one size as torchvision's ImageFolder lays them out, labelled in its order.
+
+    With both val and test in the folder, each is what it is called. With one of them, that one is
+    test, and val is every tenth image of each training class. Grey where every image is grey, else
+    RGB. All is decoded at once and held in memory, so this is for sets that fit there.
+    """
+    root = Path(name.removeprefix("folder:")).expanduser()
+    if name == "folder:" or not root.is_dir():
+        raise FileNotFoundError(
+            f"no folder {str(root)!r} for the data {name!r}; type folder:PATH, where PATH/train "
+            f"holds a folder of images for each class"
+        )
+    samples, origin = _split_samples(root)
+    shape = _common_shape([path for part in samples.values() for path, _ in part], root)
+    parts = {part: _decode_all(some, shape) for part, some in samples.items()}
+    return _splits(name, origin, device, **parts)
+
+
+def _split_samples(root: Path) -> tuple[dict[str, list[_Sample]], str]:
+    """The files of train, val and test, and a line about where they come from."""
+    held_out = [part for part in ("val", "test") if (root / part).is_dir()]
+    if not (root / "train").is_dir() or not held_out:
+        raise FileNotFoundError(
+            f"{root} needs the folder train and one or both of val and test, each with a folder "
+            f"of images for each class (train/CLASS/IMAGE)"
+        )
+    classes, train = _list_images(root / "train")
+    samples = {"train": train}
+    for part in held_out:
+        theirs, samples[part] = _list_images(root / part)
+        if odd := sorted({*classes} ^ {*theirs}):
+            raise ValueError(
+                f"{root / 'train'} and {root / part} must hold the same classes, but only one of "
+                f"them has {_some(odd)}"
+            )
+    if len(held_out) == 2:
+        return samples, f"from {root}"
+    (only,) = held_out
+    kept, val = _every_tenth(train, classes, root)
+    return (
+        {"train": kept, "val": val, "test": samples[only]},
+        f"from {root}, where {only} is test; val is every tenth of train",
+    )
+
+
+def _list_images(folder: Path) -> tuple[list[str], list[_Sample]]:
+    """The classes of a folder, and its files with their labels, in torchvision's order."""
+    from torchvision import datasets  # slow to import
+
+    try:
+        listed = datasets.ImageFolder(str(folder), allow_empty=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"no classes in {folder}; it needs a folder of images for each class"
+        ) from None
+    full = {label for _, label in listed.samples}
+    if empty := [name for label, name in enumerate(listed.classes) if label not in full]:
+        raise FileNotFoundError(
+            f"no images in {folder} for the classes {_some(empty)}; put some there, or delete "
+            f"these folders (images are files named {', '.join(datasets.folder.IMG_EXTENSIONS)})"
+        )
+    return listed.classes, listed.samples
+
+
+def _every_tenth(
+    samples: Sequence[_Sample], classes: Sequence[str], root: Path
+) -> tuple[list[_Sample], list[_Sample]]:
+    """What stays and what goes: of each class every tenth, the first included."""
+    kept, taken = [], []
+    for label, name in enumerate(classes):
+        own = [sample for sample in samples if sample[1] == label]
+        if len(own) == 1:
+            raise ValueError(
+                f"{root / 'train' / name} holds a single image, and val takes one of each class; "
+                f"put more there, or make both {root / 'val'} and {root / 'test'}"
+            )
+        taken += own[::10]
+        kept += [sample for place, sample in enumerate(own) if place % 10]
+    return kept, taken
+
+
+def _common_shape(paths: Sequence[str], root: Path) -> tuple[int, int, int]:
+    """(C, H, W) of all images, read off their headers."""
+    modes, sizes = zip(*map(_header, paths), strict=True)
+    first = sizes[0]
+    for path, size in zip(paths, sizes, strict=True):
+        if size != first:
+            raise ValueError(
+                f"all images must have one size, but {paths[0]} has {_by(first)} pixels and {path} "
+                f"{_by(size)}; resize a copy of them all first, with ImageMagick: "
+                f"mogrify -resize '{_by(first, 'x')}!' {root}/*/*/*"
+            )
+    width, height = first
+    return 1 if set(modes) <= {"1", "L", "LA"} else 3, height, width
+
+
+def _by(size: tuple[int, int], by: str = " x ") -> str:
+    return by.join(map(str, size))
+
+
+def _header(path: str) -> tuple[str, tuple[int, int]]:
+    """Mode and (width, height) of an image that is not decoded yet."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            mode, size = image.mode, image.size
+    except Exception:  # PIL raises what its many readers raise
+        raise _broken_image(path) from None
+    if mode.startswith(("I", "F")):
+        raise ValueError(
+            f"{path} has more than 8 bits for each pixel (mode {mode}); save it with 8 bits"
+        )
+    return mode, size
+
+
+def _decode_all(samples: Sequence[_Sample], shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """uint8 (N, C, H, W) and labels."""
+    images = np.empty((len(samples), *shape), np.uint8)
+    decode = partial(_decode, mode="L" if shape[0] == 1 else "RGB")
+    with ThreadPoolExecutor() as pool:  # PIL decodes without holding up Python's other threads
+        for place, image in enumerate(pool.map(decode, [path for path, _ in samples])):
+            images[place] = image
+    return torch.from_numpy(images), torch.tensor([label for _, label in samples])
+
+
+def _decode(path: str, mode: str) -> np.ndarray:
+    """uint8 (C, H, W); transparency is left out, as torchvision does."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert(mode))
+    except Exception:
+        raise _broken_image(path) from None
+    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
+
+
+def _broken_image(path: str) -> ValueError:
+    return ValueError(f"{path} cannot be read as an image; replace it, or delete it")
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few of many names."""
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 LOADERS: dict[str, Callable[[Path, torch.device, bool], Splits]] = {
@@ -195,19 +355,23 @@ def _shifted(images: Tensor, offsets: Tensor, shift: int) -> Tensor:
     return windows[torch.arange(len(images), device=images.device), :, down, right]
 
 
+_BATCH_VALUES = 2**22  # of images in one batch of a split, at most: 16 MB as floats
+
+
 def _mnist_folder(root: Path) -> Path:
     return root / "MNIST" / "raw"
 
 
 def _splits(name: str, origin: str, device: torch.device, **parts: tuple[Tensor, Tensor]) -> Splits:
-    """Three splits from (N, H, W) uint8 images and labels, all normalised as the training ones."""
+    """Three splits of uint8 (N, C, H, W) and labels, all normalised as the training ones."""
     pixels = parts["train"][0]
     levels = torch.arange(256, dtype=torch.float64)
     share = torch.bincount(pixels.reshape(-1), minlength=256) / pixels.numel()
     mean = float((share * levels).sum())
     std = float((share * (levels - mean) ** 2).sum().sqrt())
+    batch = max(1, min(500, _BATCH_VALUES // pixels[0].numel()))
     made = {
-        part: Split(part, images[:, None].to(device), labels.long().to(device), mean, std)
+        part: Split(part, images.to(device), labels.long().to(device), mean, std, batch)
         for part, (images, labels) in parts.items()
     }
     return Splits(name, made["train"], made["val"], made["test"], origin)

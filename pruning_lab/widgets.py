@@ -10,27 +10,209 @@ import copy
 import html
 import io
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import ipywidgets
+import numpy as np
 import torch
 import traitlets
+from IPython import display
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import nn
 
-from pruning_lab import criteria, masks, plots
+from pruning_lab import criteria, masks, plots, sensitivity
 from pruning_lab.data import Split
-from pruning_lab.evaluation import Accuracy, Drop, Images, device_of, drop, measuring
+from pruning_lab.evaluation import Accuracy, Changes, Drop, Images, device_of, drop, measuring
 from pruning_lab.models import is_chain
 
 FIRST_LOOK = 500  # images on which accuracy is estimated before all of them are asked
-WIDTH, HEIGHT = 680, 270  # of the picture, in the page's pixels
+WIDTH = 720  # of a picture, in the page's pixels
 _NAME = '<td style="padding: 0 1em; opacity: 0.65; text-align: right">'
+_LINE, _OTHERS = 23, 5  # pixels of a layer's line in the legend, and how much else needs room
+_NUMBER = '<td style="padding: 0 1em; text-align: right">'
 
 
-class ThresholdSlider(ipywidgets.VBox):
+class _Panel(ipywidgets.VBox):
+    """A slider for one number; the text and the picture below it follow.
+
+    A subclass names the number, a trait, and says for a value of it which weights stand in for the
+    network's own (`_changes`), what is written (`_words`) and what is painted (`_paint`). It sets
+    what these need before it calls this `__init__`.
+
+    The panel looks at the network as it is now: it works on a copy, and leaves `model` alone.
+    """
+
+    follows: str  # the trait
+    limited_by: str  # the argument that says how far it goes
+    css: str
+    height: int  # of the picture
+    _worker = None  # what a refused panel, which is closed too, never got
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Images,
+        value: float,
+        *,
+        first: str,
+        limit: float,
+        step: float,
+        description: str,
+    ):
+        """`first` is the first layer that the slider changes."""
+        if isinstance(images, Split) and images.name == "test":
+            raise ValueError(
+                "a slider chooses, and the test split is not for choosing; give splits.val"
+            )
+        self._limit, self._step = limit, step
+        # The copy's parameters need no gradient, and nobody else changes them or its mode.
+        self._model = copy.deepcopy(model).requires_grad_(False).eval()
+        self._behind, self._batches, self.dense = _cached(self._model, first, images)
+        self._measured: tuple[float, Accuracy] | None = None
+        self._lending = threading.Lock()  # functional_call lends the copy other weights meanwhile
+        self._writing = threading.Lock()
+        self._worker = _NewestFirst(self._follow)
+
+        self.slider = ipywidgets.FloatSlider(
+            min=0,
+            max=limit,
+            step=step,
+            description=description,
+            readout_format=".2f",
+            style={"description_width": "initial"},
+            layout=ipywidgets.Layout(width=f"{WIDTH}px"),
+        )
+        self.picture = ipywidgets.Image(
+            format="png", layout=ipywidgets.Layout(width=f"{WIDTH}px", height=f"{self.height}px")
+        )
+        self.text = ipywidgets.HTML()
+        super().__init__([self.slider, self.picture, self.text])
+        for part, name in (
+            (self, "panel"), (self.slider, "slider"), (self.picture, "picture"), (self.text, "text")
+        ):  # fmt: skip
+            part.add_class(f"{self.css}-{name}")
+
+        setattr(self, self.follows, value)
+        traitlets.link((self, self.follows), (self.slider, "value"))
+        self._show()
+        self.observe(lambda change: self._show(), self.follows)
+
+    def _on_the_grid(self, value: float) -> float:
+        """A value between two steps would come back rounded from the browser, over a later one."""
+        criteria.check_amount(self.follows, value)
+        if value > self._limit:
+            raise ValueError(
+                f"{self.follows} must lie in [0, {self._limit:g}] here, got {value:g}; "
+                f"for more, make the slider with {self.limited_by}="
+            )
+        return round(round(value / self._step) * self._step, 10)
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """On all images where the slider stands; None until it has been measured."""
+        return self._accuracy_at(getattr(self, self.follows))
+
+    def settle(self, timeout: float | None = None):
+        """Wait until the newest state is evaluated and drawn; raises what went wrong on the way."""
+        self._worker.settle(timeout)
+        return self
+
+    def close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+        for part in self.children:
+            part.close()
+        super().close()
+
+    def _changes(self, state: float) -> Changes:
+        raise NotImplementedError
+
+    def _words(self, state: float, accuracy: str, lost: str) -> str:
+        raise NotImplementedError
+
+    def _paint(self, state: float, figure: Figure) -> None:
+        raise NotImplementedError
+
+    def _accuracy_at(self, state: float) -> Accuracy | None:
+        measured = self._measured
+        return measured[1] if measured and measured[0] == state else None
+
+    def _drop_at(self, state: float) -> Drop | None:
+        """Accuracy lost against the network as it came; None until it has been measured."""
+        accuracy = self._accuracy_at(state)
+        return drop(self.dense, accuracy) if accuracy else None
+
+    def _show(self) -> None:
+        """What takes no time, at once; the rest when the worker comes to it."""
+        state = getattr(self, self.follows)
+        self._write(state, "measuring …")
+        self._worker.submit(state)
+
+    def _follow(self, state: float, stale: Callable[[], bool]) -> None:
+        """The worker's task: draw, estimate, measure; leave as soon as the state is an old one."""
+        try:
+            with torch.inference_mode():
+                self._draw(state)
+                for accuracy in self._looks(state, stale):
+                    self._report(state, accuracy)
+        except Exception as error:
+            self._write(state, f"not measured: {html.escape(str(error))}")
+            raise
+
+    def _looks(self, state: float, stale: Callable[[], bool]) -> Iterator[Accuracy]:
+        """Accuracy on the first images, then on all of them."""
+        if stale():
+            return
+        changes = self._changes(state)
+        hits, seen, looked = [], 0, False
+        for x, y in self._batches:
+            if stale():
+                return
+            hits.append((self._answer(changes, x).argmax(1) == y).cpu())
+            seen += len(y)
+            if FIRST_LOOK <= seen < self.dense.n and not looked:
+                yield Accuracy.of(torch.cat(hits))
+                looked = True
+        yield Accuracy.of(torch.cat(hits))
+
+    def _answer(self, changes: Changes, x: torch.Tensor) -> torch.Tensor:
+        lent = {f"{layer}.weight": weight for layer, weight in changes.items()}
+        with self._lending:
+            return torch.func.functional_call(self._behind, lent, (x,))
+
+    def _report(self, state: float, accuracy: Accuracy) -> None:
+        if accuracy.n == self.dense.n:
+            self._measured = (state, accuracy)
+        dense = Accuracy.of(self.dense.hits[: accuracy.n])
+        value, details = str(accuracy).split(" ", 1)
+        self._write(state, f"<b>{value}</b> {details}", str(drop(dense, accuracy)))
+
+    def _write(self, state: float, accuracy: str, lost: str = "…") -> None:
+        """The text, unless the slider has moved on: two threads write it."""
+        with self._writing:
+            if state == getattr(self, self.follows):
+                self.text.value = self._words(state, accuracy, lost)
+
+    def _draw(self, state: float) -> None:
+        figure = Figure(figsize=(WIDTH / 100, self.height / 100))
+        self._paint(state, figure)
+        self.picture.value = _png(figure)
+
+    def _repr_mimebundle_(self, **options) -> dict:
+        """With the picture as it stands, for pages that show no widgets."""
+        bundle = super()._repr_mimebundle_(**options)
+        data = bundle[0] if isinstance(bundle, tuple) else bundle
+        if data and self.picture.value:
+            data["image/png"] = base64.b64encode(self.picture.value).decode()
+        return bundle
+
+
+class ThresholdSlider(_Panel):
     """One layer's threshold under a slider; histogram, densities and accuracy follow.
 
     `images` is what accuracy is measured on: splits.val, a DataLoader, any re-iterable of (x, y).
@@ -43,7 +225,7 @@ class ThresholdSlider(ipywidgets.VBox):
     """
 
     quality = traitlets.Float(help="threshold / sigma; rounded to a step of the slider")
-    _worker = None  # what a refused panel, which is closed too, never got
+    follows, limited_by, css, height = "quality", "max_quality", "threshold", 270
 
     def __init__(
         self,
@@ -55,60 +237,27 @@ class ThresholdSlider(ipywidgets.VBox):
         max_quality: float = 3.0,
         step: float = 0.05,
     ):
-        if isinstance(images, Split) and images.name == "test":
-            raise ValueError(
-                "a slider chooses, and the test split is not for choosing; give splits.val"
-            )
         layers = masks.prunable(model)
         if layer not in layers:
             raise KeyError(masks.unknown_layer(layer, layers))
         self.layer = layer
-        self._step, self._max_quality = step, max_quality
-        # The copy's parameters need no gradient, and nobody else changes them or its mode.
-        self._model = copy.deepcopy(model).requires_grad_(False).eval()
-        self._weight = masks.prunable(self._model)[layer].weight
+        self._weight = layers[layer].weight.detach().clone()
         self._sorted = criteria.magnitude(self._weight).reshape(-1).sort().values
         self._others = sum(m.weight.numel() for n, m in layers.items() if n != layer)
         self.sigma = criteria.sigma(self._weight)
-        self._behind, self._batches, self.dense = _cached(self._model, layer, images)
-        self._measured: tuple[float, Accuracy] | None = None
-        self._lending = threading.Lock()  # functional_call lends the copy another weight meanwhile
-        self._writing = threading.Lock()
-        self._worker = _NewestFirst(self._follow)
-
-        self.slider = ipywidgets.FloatSlider(
-            min=0,
-            max=max_quality,
+        super().__init__(
+            model,
+            images,
+            quality,
+            first=layer,
+            limit=max_quality,
             step=step,
             description="quality",
-            readout_format=".2f",
-            layout=ipywidgets.Layout(width=f"{WIDTH}px"),
         )
-        self.picture = ipywidgets.Image(
-            format="png", layout=ipywidgets.Layout(width=f"{WIDTH}px", height=f"{HEIGHT}px")
-        )
-        self.text = ipywidgets.HTML()
-        super().__init__([self.slider, self.picture, self.text])
-        for part, name in (
-            (self, "panel"), (self.slider, "slider"), (self.picture, "picture"), (self.text, "text")
-        ):  # fmt: skip
-            part.add_class(f"threshold-{name}")
-
-        self.quality = quality
-        traitlets.link((self, "quality"), (self.slider, "value"))
-        self._show()
-        self.observe(lambda change: self._show(), "quality")
 
     @traitlets.validate("quality")
-    def _on_the_grid(self, proposal) -> float:
-        """A value between two steps would come back rounded from the browser, over a later one."""
-        criteria.check_amount("quality", proposal["value"])
-        if proposal["value"] > self._max_quality:
-            raise ValueError(
-                f"quality must lie in [0, {self._max_quality:g}] here, got {proposal['value']:g}; "
-                f"for more, make the slider with max_quality="
-            )
-        return round(round(proposal["value"] / self._step) * self._step, 10)
+    def _rounded(self, proposal) -> float:
+        return self._on_the_grid(proposal["value"])
 
     @property
     def threshold(self) -> float:
@@ -136,100 +285,31 @@ class ThresholdSlider(ipywidgets.VBox):
             return masks.prune(self._model, quality={self.layer: self.quality})
 
     @property
-    def accuracy(self) -> Accuracy | None:
-        """On all images at the current quality; None until it has been measured."""
-        measured = self._measured
-        return measured[1] if measured and measured[0] == self.quality else None
-
-    @property
     def drop(self) -> Drop | None:
         """Accuracy lost against the network as it came; None until it has been measured."""
-        return drop(self.dense, accuracy) if (accuracy := self.accuracy) else None
+        return self._drop_at(self.quality)
 
-    def settle(self, timeout: float | None = None) -> "ThresholdSlider":
-        """Wait until the newest state is evaluated and drawn; raises what went wrong on the way."""
-        self._worker.settle(timeout)
-        return self
+    def _changes(self, quality: float) -> Changes:
+        return {self.layer: self._weight * (self._weight.abs() >= quality * self.sigma)}
 
-    def close(self) -> None:
-        if self._worker is not None:
-            self._worker.close()
-        for part in self.children:
-            part.close()
-        super().close()
+    def _words(self, quality: float, accuracy: str, lost: str) -> str:
+        kept, weights = self.kept, len(self._sorted)
+        rows = {
+            "threshold": f"<b>{self.threshold:.4f}</b> ({quality:.2f} × σ of {self.sigma:.4f})",
+            f"{html.escape(self.layer)} keeps": f"<b>{kept / weights:.1%}</b> "
+            f"({kept:,} of {weights:,} weights)",
+            "network keeps": f"<b>{self.network_density:.1%}</b> (the other layers dense)",
+            "accuracy": accuracy,
+            "drop from dense": lost,
+        }
+        return _table(rows.items())
 
-    def _show(self) -> None:
-        """What takes no time, at once; the rest when the worker comes to it."""
-        self._write(self.quality, "measuring …")
-        self._worker.submit(self.quality)
-
-    def _follow(self, quality: float, stale: Callable[[], bool]) -> None:
-        """The worker's task: estimate, draw, measure; leave as soon as the state is an old one."""
-        try:
-            with torch.inference_mode():
-                self._measure(quality, stale)
-        except Exception as error:
-            self._write(quality, f"not measured: {html.escape(str(error))}")
-            raise
-
-    def _measure(self, quality: float, stale: Callable[[], bool]) -> None:
-        pruned = self._weight * (self._weight.abs() >= quality * self.sigma)
-        hits, seen, drawn = [], 0, False
-        for x, y in self._batches:
-            if stale():
-                return
-            hits.append((self._answer(pruned, x).argmax(1) == y).cpu())
-            seen += len(y)
-            if seen >= FIRST_LOOK and not drawn:
-                self._report(quality, Accuracy.of(torch.cat(hits)))
-                self._draw(quality)
-                drawn = True
-        if not drawn:
-            self._draw(quality)
-        accuracy = Accuracy.of(torch.cat(hits))
-        self._measured = (quality, accuracy)
-        self._report(quality, accuracy)
-
-    def _answer(self, pruned: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        with self._lending:
-            lent = {f"{self.layer}.weight": pruned}
-            return torch.func.functional_call(self._behind, lent, (x,))
-
-    def _report(self, quality: float, accuracy: Accuracy) -> None:
-        dense = Accuracy.of(self.dense.hits[: accuracy.n])
-        value, details = str(accuracy).split(" ", 1)
-        self._write(quality, f"<b>{value}</b> {details}", str(drop(dense, accuracy)))
-
-    def _write(self, quality: float, accuracy: str, lost: str = "…") -> None:
-        """The text, unless the slider has moved on: two threads write it."""
-        with self._writing:
-            if quality != self.quality:
-                return
-            kept, weights = self.kept, len(self._sorted)
-            rows = {
-                "threshold": f"<b>{self.threshold:.4f}</b> ({quality:.2f} × σ of {self.sigma:.4f})",
-                f"{html.escape(self.layer)} keeps": f"<b>{kept / weights:.1%}</b> "
-                f"({kept:,} of {weights:,} weights)",
-                "network keeps": f"<b>{self.network_density:.1%}</b> (the other layers dense)",
-                "accuracy": accuracy,
-                "drop from dense": lost,
-            }
-            cells = "".join(
-                f"<tr>{_NAME}{name}</td><td>{it}</td></tr>" for name, it in rows.items()
-            )
-            self.text.value = f'<table style="line-height: 1.6">{cells}</table>'
-
-    def _draw(self, quality: float) -> None:
-        figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=150)
-        FigureCanvasAgg(figure)
+    def _paint(self, quality: float, figure: Figure) -> None:
         ax = figure.add_axes((0.13, 0.19, 0.85, 0.7))  # by hand: laying out costs a drawing
         title = f"{self.layer}: pruned where |w| < {quality:.2f} × σ"
         plots.weights(self._weight, threshold=quality * self.sigma, title=title, ax=ax)
         if quality:
             ax.legend(loc="upper right", framealpha=1, edgecolor="none")  # over the moving lines
-        content = io.BytesIO()
-        figure.savefig(content, format="png", pil_kwargs={"compress_level": 1})
-        self.picture.value = content.getvalue()
 
     def __repr__(self) -> str:
         return (
@@ -237,13 +317,176 @@ class ThresholdSlider(ipywidgets.VBox):
             f"threshold={self.threshold:.4g}, density={self.density:.4g})"
         )
 
-    def _repr_mimebundle_(self, **options) -> dict:
-        """With the picture as it stands, for pages that show no widgets."""
-        bundle = super()._repr_mimebundle_(**options)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
-        if data and self.picture.value:
-            data["image/png"] = base64.b64encode(self.picture.value).decode()
-        return bundle
+
+class DropSlider(_Panel):
+    """The drop that each layer alone may cost under a slider; the densities of a scan follow.
+
+    `scan` is sensitivity.scan's, of this network. Set `panel.max_drop` (percentage points) in a
+    cell, or move the slider; read `plan` (sensitivity.choose's) and `mask` at once, and what all
+    layers pruned `together` lose on `images` when it has been measured, for which `settle()` waits.
+
+    Raises ValueError for the test split: choosing by it would spoil it. KeyError for a layer of the
+    scan that the network does not have.
+    """
+
+    max_drop = traitlets.Float(help="percentage points; rounded to a step of the slider")
+    follows, limited_by, css, height = "max_drop", "limit", "drop", 330
+
+    def __init__(
+        self,
+        scan: sensitivity.Scan,
+        model: nn.Module,
+        images: Images,
+        *,
+        max_drop: float = 0.5,
+        limit: float = 5.0,
+        step: float = 0.1,
+        criterion: masks.Criterion = criteria.magnitude,
+    ):
+        layers = masks.prunable(model)
+        for layer in scan.layers:
+            if layer not in layers:
+                raise KeyError(masks.unknown_layer(layer, layers))
+        self.scan = scan
+        self.height = max(DropSlider.height, _LINE * (len(scan.layers) + _OTHERS))
+        self._criterion = criterion
+        self._convolutions = [name for name, layer in layers.items() if layer.weight.ndim > 2]
+        self._plan_at(0.0)  # raises where the scan is none to choose by
+        super().__init__(
+            model,
+            images,
+            max_drop,
+            first=next(iter(layers)),
+            limit=limit,
+            step=step,
+            description="allowed drop, points",
+        )
+
+    @traitlets.validate("max_drop")
+    def _rounded(self, proposal) -> float:
+        return self._on_the_grid(proposal["value"])
+
+    @property
+    def plan(self) -> sensitivity.Plan:
+        """A density for each layer; with the drop of all together as soon as it is measured."""
+        max_drop = self.max_drop
+        return replace(self._plan_at(max_drop), together=self._drop_at(max_drop))
+
+    @property
+    def mask(self) -> masks.Mask:
+        """What the slider stands for, ready to apply or to train with."""
+        return self._mask_at(self.max_drop)
+
+    @property
+    def together(self) -> Drop | None:
+        """What all layers pruned at once lose; None until it has been measured."""
+        return self._drop_at(self.max_drop)
+
+    def _plan_at(self, max_drop: float) -> sensitivity.Plan:
+        return sensitivity.choose(self.scan, max_drop=max_drop, criterion=self._criterion)
+
+    def _mask_at(self, max_drop: float) -> masks.Mask:
+        with self._lending:
+            return self._plan_at(max_drop).mask(self._model, criterion=self._criterion)
+
+    def _changes(self, max_drop: float) -> Changes:
+        layers, mask = masks.prunable(self._model), self._mask_at(max_drop)
+        return {name: layers[name].weight * mask[name] for name in self.scan.layers}
+
+    def _words(self, max_drop: float, accuracy: str, lost: str) -> str:
+        plan = self._plan_at(max_drop)
+        weights = sum(row.weights for row in plan.rows)
+        rows = [("layer", "keeps", "of its weights", "quality", "drop alone, points")]
+        for row in plan.rows:
+            cells = html.escape(row.layer), *_kept(row.density, row.weights)
+            quality = "" if row.quality is None else f"{row.quality:.2f}"
+            rows.append((*cells, quality, f"{100 * row.drop:+.2f}"))
+        total = f"sum {100 * plan.predicted:+.2f}"
+        rows.append(("all", *_kept(plan.density, weights), "", total))
+        measured = [("all layers together", f"<b>{lost}</b>"), ("accuracy", accuracy)]
+        return (
+            f"{_table(rows, _NUMBER)}{_table(measured)}"
+            f'<p style="margin: 0.3em 1em; opacity: 0.65">Drops of single layers do not add: '
+            f"what one layer lost, the next cannot mend.</p>"
+        )
+
+    def _paint(self, max_drop: float, figure: Figure) -> None:
+        ax = figure.add_axes((0.095, 0.155, 0.565, 0.75))  # the legend stands beside
+        plan = self._plan_at(max_drop)
+        points = "1 point" if max_drop == 1 else f"{max_drop:g} points"
+        title = f"each layer alone may lose {points}: {plan.density:.1%} of all stay"
+        plots.sensitivity(
+            self.scan, max_drop=max_drop, convolutions=self._convolutions, title=title, ax=ax
+        )
+        chosen = [row for row in plan.rows if row.density > 0]  # nothing left has no place there
+        x = [row.density for row in chosen]
+        y = [self.scan.dense.value - row.drop for row in chosen]
+        ax.plot(x, y, "o", color=plots.LIMIT, markersize=5, zorder=5)
+
+    def __repr__(self) -> str:
+        return f"DropSlider(max_drop={self.max_drop:g}, density={self.plan.density:.4g})"
+
+
+class GrowingScan:
+    """Draws a scan in the notebook while it runs: sensitivity.scan(..., notify=GrowingScan()).
+
+    One picture, renewed in its place at most every so many `seconds`. The last one is of the whole
+    scan, and is what a notebook's file keeps; it is no widget, and needs no kernel to be seen.
+    """
+
+    def __init__(self, *, title: str = "", seconds: float = 0.5):
+        self.title, self.seconds = title, seconds
+        self._handle: display.DisplayHandle | None = None
+        self._drawn = 0.0
+
+    def __call__(self, progress: sensitivity.Progress) -> None:
+        if progress.images == 0:  # a scan begins
+            self._handle = None
+            return
+        # Where nobody knows how many images will come, each picture may be the last.
+        more = progress.total is not None and progress.images < progress.total
+        if more and self._handle and time.monotonic() - self._drawn < self.seconds:
+            return
+        scan, title = progress.scan(), self.title
+        if more:
+            left = f"{progress.seconds_left:.0f} s left"
+            title = f"{progress.images:,} of {progress.total:,} images, {left}"
+        height = max(3.6, _LINE / 100 * (len(scan.layers) + _OTHERS))
+        figure = Figure(figsize=(7.6, height), layout="constrained")
+        plots.sensitivity(scan, title=title, ax=figure.subplots())
+        picture = display.Image(_png(figure), width=760)
+        if self._handle:
+            self._handle.update(picture)
+        else:
+            self._handle = display.display(picture, display_id=True)
+        self._drawn = time.monotonic()
+
+
+def _kept(density: float, weights: int) -> tuple[str, str]:
+    return f"<b>{density:.1%}</b>", f"{round(density * weights):,} of {weights:,}"
+
+
+def _table(rows: Iterable[Sequence[str]], cell: str = "<td>") -> str:
+    """A name in front, and what belongs to it."""
+    lines = (
+        f"{_NAME}{name}</td>{''.join(f'{cell}{it}</td>' for it in its)}" for name, *its in rows
+    )
+    inside = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<table style="line-height: 1.6">{inside}</table>'
+
+
+def _png(figure: Figure) -> bytes:
+    """In 256 colours: a quarter of the bytes to send and to store, and as quick to make."""
+    figure.set_dpi(150)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    picture = picture.quantize(256, method=Image.Quantize.FASTOCTREE)
+    # It rounds a little down: white shall be the page's white.
+    picture.putpalette([255 if value == 254 else value for value in picture.getpalette()])
+    content = io.BytesIO()
+    picture.save(content, format="png")
+    return content.getvalue()
 
 
 def _cached(model: nn.Module, layer: str, images: Images):

@@ -2,16 +2,18 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from pruning_lab import cli, data, evaluation, masks, models
-from pruning_lab.cli import commands, words
+from pruning_lab import cli, criteria, data, evaluation, masks, models, sensitivity
+from pruning_lab.cli import commands, names, words
 
 
 def lab(*words, cwd, check=True, **environment):
@@ -25,6 +27,14 @@ def lab(*words, cwd, check=True, **environment):
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         timeout=300,
     )
+
+
+def here(*words):
+    """The same in this process."""
+    return cli.main(words)
+
+
+SCAN = ("scan", "dense.safetensors", "--data", "digits")
 
 
 def without_clocks(record):
@@ -76,7 +86,7 @@ def test_run_ends_in_two_tables_beside_the_papers(finished):
 def test_run_leaves_every_file_it_promises(finished):
     folder, _ = finished
     names = {path.name for path in (folder / "first").iterdir()}
-    expected = {"config.json", "run.json", "report.html"}
+    expected = {"config.json", "run.json", "report.html", "scan.csv", "scan.json"}
     expected |= {f"{name}.safetensors" for name in ("dense", "model", "mask")}
     assert names == expected
 
@@ -185,6 +195,11 @@ def test_the_same_seed_trains_the_same_network_and_another_does_not(tmp_path):
         (("prune", "dense.safetensors", "--density", "fc1=.1", "fc1=.2"), "twice"),
         (("prune", "dense.safetensors", "--quality", "fcl=1"), "did you mean fc"),
         (("prune", "dense.safetensors"), "exactly one of"),
+        (("prune", "--density", "0.1"), "name a network's file"),
+        (("prune", "dense.safetensors", "--plan", "p", "--density", ".1"), "leave --density out"),
+        (("prune", "dense.safetensors", "--plan", "p", "--within", "m"), "leave --within out"),
+        (("prune", "dense.safetensors", "--plan", "nowhere.json"), "no file nowhere.json"),
+        (("prune", "dense.safetensors", "--plan", "dense.safetensors"), "is not"),
         (("retrain", "dense.safetensors", "--mask", "dense.safetensors"), "not a mask file"),
         (("report", "dense.safetensors"), "--dense"),
         (("report", "."), "no finished run"),
@@ -193,19 +208,37 @@ def test_the_same_seed_trains_the_same_network_and_another_does_not(tmp_path):
         (("train", "--lr", "-1"), "lr must be > 0"),
         (("train", "--device", "cuda"), "--device auto"),
         (("train", "--data", "mnist", "--root", "nowhere"), "--download"),
+        (("train", "--data", "minst"), "there are auto, mnist, digits, folder:PATH"),
+        (("run", "--data", "folder:nowhere"), "type folder:PATH"),
+        (("scan",), "name a network's file"),
+        (("scan", "dense.safetensors", "--weights", "dense.safetensors"), "given twice"),
+        (("scan", "mask.safetensors"), "does not say which network it is; add --model NAME"),
+        (("scan", "dense.safetensors", "--model", "lenet"), "no network 'lenet'; there are"),
+        (("scan", "dense.safetensors", "--model", "lenet-5"), "is it of another network?"),
+        (("scan", "dense.safetensors", "--out", "."), "--out . is a folder"),
+        (("scan", "dense.safetensors", "--out", "a.json"), "the rows go to a .csv"),
+        ((*SCAN, "--densities", "50"), "divide by 100"),
+        ((*SCAN, "--densities", ".5", "--qualities", "1"), "one of the two"),
+        ((*SCAN, "--layers", "fcl"), "did you mean fc"),
+        (("choose", "nowhere.csv", "--density", ".1"), "no file nowhere.json"),
+        (("choose", "scan.csv"), "by --max-drop POINTS or by --density SHARE, one of the two"),
+        (("choose", "scan.csv", "--density", ".1", "--max-drop", "1"), "one of the two"),
+        (("choose", "scan.csv", "--density", "10"), "divide by 100"),
+        (("choose", "scan.csv", "--max-drop", "0.5", "--method", "joint"), "name the network's"),
     ],
 )
-def test_bad_input_gets_one_sentence_and_exit_code_2(words, expected, by_hand, capsys, monkeypatch):
+def test_bad_input_gets_one_sentence_and_exit_code_2(words, expected, scanned, capsys, monkeypatch):
     if "cuda" in words and torch.cuda.is_available():
         pytest.skip("this machine has what the sentence is about")
-    monkeypatch.chdir(by_hand)
+    folder, _ = scanned
+    monkeypatch.chdir(folder)
     monkeypatch.setenv("PRUNING_LAB_DATA", "nowhere")
-    before = sorted(by_hand.iterdir())
+    before = sorted(folder.iterdir())
     assert cli.main(words) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert expected in lines[0]
-    assert sorted(by_hand.iterdir()) == before  # nothing half-done
+    assert sorted(folder.iterdir()) == before  # nothing half-done
 
 
 def test_debug_shows_the_traceback(by_hand, monkeypatch):
@@ -218,7 +251,7 @@ def test_help_answers_at_once_with_an_example():
     code = "import sys; from pruning_lab import cli; cli.parser(); "
     code += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
-    for command in ("run", "train", "prune", "retrain", "report"):
+    for command in commands.COMMANDS:
         said = subprocess.run(
             [sys.executable, "-m", "pruning_lab", command, "--help"],
             check=True,
@@ -230,5 +263,435 @@ def test_help_answers_at_once_with_an_example():
 
 def test_the_names_a_person_types_are_those_the_library_knows():
     assert list(words.NETWORKS) == list(models.BUILT_IN)
-    assert list(words.DATA) == ["auto", *data.LOADERS]
-    assert list(words.CRITERIA) == list(commands.CRITERIA)
+    assert list(words.DATA) == ["auto", *data.LOADERS, "folder:PATH"]
+    assert list(words.CRITERIA) == list(names.CRITERIA)
+
+
+# --- scan, choose, prune --plan ----------------------------------------------------------------
+
+LEVELS = ("--densities", "0.5", "0.1", "0.02")
+
+
+@pytest.fixture(scope="module")
+def scanned(by_hand):
+    """The folder of `by_hand` with a scan in it, and what the scan printed."""
+    return by_hand, lab(*SCAN, *LEVELS, cwd=by_hand)
+
+
+@pytest.fixture
+def dense(by_hand):
+    model = models.lenet_300_100()
+    models.load_(model, by_hand / "dense.safetensors")
+    return model.eval()
+
+
+@pytest.fixture
+def inside(scanned, monkeypatch):
+    """The folder of the scan, entered; what is imported there is forgotten again."""
+    folder, _ = scanned
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    yield folder
+    for name in [name for name in sys.modules if name.startswith("own_")]:
+        del sys.modules[name]
+
+
+def by_pruning(model, density, images):
+    """Accuracy and drop of masks.prune at these densities, by two plain evaluations."""
+    before = evaluation.evaluate(model, images)
+    with masks.masked(model, masks.prune(model, density=density)):
+        after = evaluation.evaluate(model, images)
+    return after, evaluation.drop(before, after)
+
+
+def test_scan_writes_what_pruning_each_layer_gives_on_val(scanned, dense):
+    folder, _ = scanned
+    scan, val = sensitivity.Scan.load(folder / "scan.csv"), data.load("digits").val
+    cells = [(layer, d) for layer in ("fc1", "fc2", "fc3") for d in (0.5, 0.1, 0.02)]
+    assert [(p.layer, p.asked) for p in scan] == [(n, f"density {d:g}") for n, d in cells]
+    for point, (layer, density) in zip(scan, cells, strict=True):
+        assert (point.accuracy, point.drop) == by_pruning(dense, {layer: density}, val)
+    assert scan.about["images_sha256"] == val.fingerprint()
+
+
+def test_scan_says_how_and_how_long_before_and_shows_a_table_for_each_layer(scanned):
+    folder, said = scanned
+    data_line, how, *_ = lines = said.stdout.splitlines()
+    assert data_line.startswith("digits: ")
+    assert how == "chain, 1 x 1 threads: 9 points on 144 images, about 1 s"
+    assert lines[-1] == "wrote scan.csv and scan.json"
+    assert said.stderr == ""  # no bar where nobody watches
+    scan = sensitivity.Scan.load(folder / "scan.csv")
+    for layer in scan.layers:
+        heading = f"{layer}: {scan.about['layers'][layer]['weights']:,} weights, sigma "
+        start = next(k for k, line in enumerate(lines) if line.startswith(heading))
+        for point, line in zip(scan.of(layer), lines[start + 3 :], strict=False):
+            accuracy = point.accuracy
+            for text in (
+                point.asked,
+                f"{point.density:.2%}",
+                f"{point.quality:.2f}",
+                f"{accuracy.value:.2%} ({accuracy.low:.2%} to {accuracy.high:.2%})",
+                str(point.drop),
+            ):
+                assert text in line
+
+
+def test_scan_in_json_is_all_that_is_printed(inside, capsys):
+    assert here(*SCAN, *LEVELS, "--out", "again.csv", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    scan = sensitivity.Scan.load("scan.csv")
+    assert [(p["layer"], p["accuracy"]["value"], p["drop"]["low"]) for p in said["points"]] == [
+        (p.layer, p.accuracy.value, p.drop.low) for p in scan
+    ]
+    assert said["dense"]["value"] == scan.dense.value
+    assert (inside / "again.csv").read_bytes() == (inside / "scan.csv").read_bytes()
+
+
+def test_scan_without_levels_takes_nine_densities(inside, capsys):
+    assert here(*SCAN, "--layers", "fc3", "fc2", "--out", "default.csv") == 0
+    assert ": 18 points on 144 images" in capsys.readouterr().out
+    scan = sensitivity.Scan.load("default.csv")
+    assert [p.asked for p in scan if p.layer == "fc2"] == [
+        f"density {level}" for level in (0.9, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02)
+    ]
+    assert scan.layers == ["fc2", "fc3"]
+
+
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        (("--qualities", "0.5", "1.5"), {"qualities": [0.5, 1.5]}),
+        ((*LEVELS, "--cumulative"), {"cumulative": True}),
+        ((*LEVELS, "--no-stop"), {"stop_at_chance": False}),
+        ((*LEVELS, "--criterion", "random", "--seed", "4"), {"criterion": criteria.random}),
+    ],
+)
+def test_what_is_typed_reaches_the_scan(words, settings, inside, dense, tmp_path):
+    assert here(*SCAN, *words, "--out", f"{tmp_path}/typed.csv") == 0
+    torch.manual_seed(4)
+    densities = None if "qualities" in settings else [0.5, 0.1, 0.02]
+    expected = sensitivity.scan(dense, data.load("digits").val, densities, **settings)
+    expected.save(tmp_path / "expected.csv")
+    assert same_bytes(tmp_path / "typed", tmp_path / "expected")
+    assert not same_bytes(tmp_path / "typed", inside / "scan")  # so the word did something
+
+
+@pytest.fixture
+def on_mnist(mnist_root, tmp_path, monkeypatch):
+    """The words of a scan in ten batches, in a folder with the network that comes with us."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRUNING_LAB_DATA", str(mnist_root))
+    model = models.lenet_300_100(trained="mnist")
+    models.save("dense.safetensors", model, about={"network": "lenet-300-100"})
+    return ("scan", "dense.safetensors", "--densities", "0.3", "0.1", "0.0001", "0")
+
+
+def same_bytes(name, other):
+    return all(
+        Path(f"{name}.{suffix}").read_bytes() == Path(f"{other}.{suffix}").read_bytes()
+        for suffix in ("csv", "json")
+    )
+
+
+def test_two_processes_write_the_bytes_of_one(on_mnist, capsys):
+    assert here(*on_mnist, "--out", "one.csv") == 0
+    one = capsys.readouterr().out.splitlines()
+    launch = ("torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m")
+    words = [sys.executable, "-m", *launch, "pruning_lab", *on_mnist, "--out", "two.csv"]
+    said = subprocess.run(words, check=True, capture_output=True, text=True, timeout=300)
+    two = said.stdout.replace("two.", "one.").splitlines()
+    assert same_bytes("one", "two")
+    assert "left after 1,000 images" in Path("two.csv").read_text()
+    # Said by the first process alone, in the same words but for the line of the estimate.
+    assert two[1].startswith("chain, 1 x 1 threads by 2 processes: 12 points on 5,000 images")
+    assert [two[0], *two[2:]] == [one[0], *one[2:]]
+    assert not list(Path().glob("*.part*"))
+
+
+def test_an_interrupted_scan_resumed_ends_as_an_uninterrupted_one(on_mnist, capsys, monkeypatch):
+    def interrupt(bar, images):
+        bar.n += images
+        if bar.n >= 1500:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commands.tqdm, "update", interrupt)
+        assert here(*on_mnist) == 130
+    said = capsys.readouterr().err
+    assert "interrupted; the same command with --resume goes on behind the last finished " in said
+    assert "batch" in said
+    assert len(Path("scan.csv.part0").read_text().splitlines()) == 1 + 3  # what it is, and batches
+    assert not Path("scan.csv").exists()
+    assert here(*on_mnist) == 2
+    assert "go on with it by --resume" in capsys.readouterr().err
+    assert here(*on_mnist, "--resume") == 0
+    assert here(*on_mnist, "--out", "whole.csv") == 0
+    assert same_bytes("scan", "whole")
+    assert not list(Path().glob("*.part*"))
+
+
+def test_on_a_terminal_a_bar_says_how_much_is_left_and_vanishes(on_mnist, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("LINES", "30")
+    assert here(*on_mnist) == 0
+    bars = capsys.readouterr().err.split("\r")
+    assert bars[-1].strip() == ""
+    assert any(re.search(r"^scan: +\d+%\|.*\| \d+/5000 images, \d+ s left$", bar) for bar in bars)
+
+
+@pytest.mark.parametrize("amount", [("--max-drop", "2"), ("--density", "0.2")])
+def test_choose_writes_a_plan_and_says_how_to_measure_it(amount, inside, capsys):
+    assert here("choose", "scan.csv", *amount) == 0
+    said = capsys.readouterr().out
+    kind, number = amount[0].removeprefix("--").replace("-", "_"), float(amount[1])
+    expected = sensitivity.choose(sensitivity.Scan.load("scan.csv"), **{kind: number})
+    assert sensitivity.Plan.load("plan.json") == expected
+    assert said.startswith(str(expected))
+    assert f"pruning-lab choose scan.csv NETWORK.safetensors {' '.join(amount)}" in said
+    assert "wrote plan.json" in said
+
+
+@pytest.mark.parametrize("method", ["single", "joint"])
+def test_choose_with_the_network_measures_all_layers_together(method, inside, dense, capsys):
+    words = ("choose", "scan.csv", "dense.safetensors", "--data", "digits", "--density", "0.1")
+    assert here(*words, "--method", method, "--out", "measured.json", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    plan = sensitivity.Plan.load("measured.json")
+    assert (plan.method, plan.densities) == (
+        method,
+        {row["layer"]: row["density"] for row in said["rows"]},
+    )
+    _, drop = by_pruning(dense, plan.densities, data.load("digits").val)
+    assert plan.together == drop
+    assert said["together"]["value"] == drop.value
+    assert plan.density == pytest.approx(0.1, abs=1e-4)
+
+
+def test_choose_names_the_prune_that_comes_next_and_it_follows_the_plan(inside, dense, capsys):
+    words = ("choose", "scan.csv", "dense.safetensors", "--data", "digits", "--max-drop", "3")
+    assert here(*words, "--out", "next.json") == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    typed = last.partition("next: pruning-lab ")[2].split()
+    assert typed == ["prune", "dense.safetensors", "--plan", "next.json"]
+    assert here(*typed, "--out", "planned.safetensors") == 0
+    mask = masks.Mask.load("planned.safetensors")
+    rows = json.loads((inside / "next.json").read_text())["rows"]
+    assert 0 < sum(row["density"] for row in rows) < 3
+    for row in rows:
+        weight, kept = dense.get_submodule(row["layer"]).weight.detach(), mask[row["layer"]]
+        assert int(kept.sum()) == round(row["density"] * weight.numel())
+        assert weight[kept].abs().min() >= weight[~kept].abs().max()
+
+
+def test_a_plan_of_random_choices_is_carried_out_at_random(inside, dense):
+    assert here(*SCAN, *LEVELS, "--criterion", "random", "--out", "random.csv") == 0
+    assert here("choose", "random.csv", "--density", "0.5", "--out", "random.json") == 0
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        words = ("prune", "dense.safetensors", "--plan", "random.json", "--seed", seed)
+        assert here(*words, "--out", f"{name}.safetensors") == 0
+    a, b, c = (masks.Mask.load(f"{name}.safetensors").fingerprint() for name in "abc")
+    assert a == b != c
+    torch.manual_seed(2)
+    again = masks.prune(
+        dense,
+        density=sensitivity.Plan.load("random.json").densities,
+        criterion=criteria.random,
+    )
+    assert c == again.fingerprint()
+
+
+def test_choose_on_other_images_than_the_scans_is_refused(inside, mnist_root, capsys):
+    words = ("choose", "scan.csv", "dense.safetensors", "--max-drop", "1", "--out", "other.json")
+    assert here(*words, "--data", "mnist", "--root", str(mnist_root)) == 2
+    assert "other images than these; name the same --data" in capsys.readouterr().err
+    assert not (inside / "other.json").exists()
+
+
+def test_a_scan_by_a_criterion_without_a_name_is_gone_on_with_in_python(inside, dense, capsys):
+    def by_age(weight):
+        return criteria.magnitude(weight)
+
+    val = data.load("digits").val
+    sensitivity.scan(dense, val, [0.5], criterion=by_age).save("aged.csv")
+    assert here("choose", "aged.csv", "--density", "0.9") == 2
+    assert "criterion 'by_age', and here there are magnitude, random" in capsys.readouterr().err
+
+
+# --- networks of one's own ---------------------------------------------------------------------
+
+OWN = """
+import torch
+from torch import nn
+
+print("loaded")
+
+
+class Net(nn.Module):  # a shortcut, so no chain; and batch norm
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.mix = nn.Conv2d(6, 6, 1)
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x)).relu()
+        return self.head((x + self.mix(x)).mean((2, 3)))
+
+
+CLASSES = 3
+
+
+def make():
+    return Net()
+
+
+def text():
+    return "a network"
+
+
+def fails():
+    raise RuntimeError("no luck\\nat all")
+
+
+ready = Net()
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder with a module, weights for its network, and photos in three classes."""
+    from PIL import Image
+
+    (tmp_path / "own_nets.py").write_text(OWN)
+    (tmp_path / "own_broken.py").write_text("import nothing_like_this\n")
+    (tmp_path / "own_exits.py").write_text("import sys\nsys.exit('usage: ...')\n")
+    draw = torch.Generator().manual_seed(0)
+    for part, count in (("train", 30), ("val", 40), ("test", 2)):
+        for label, name in enumerate("abc"):
+            folder = tmp_path / "photos" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(256, (9, 7, 3), generator=draw, dtype=torch.uint8)
+                pixels[..., label] //= 2
+                Image.fromarray(pixels.numpy()).save(folder / f"{number:02}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    torch.manual_seed(3)
+    import own_nets
+
+    yield tmp_path, own_nets.make()
+    for name in [name for name in sys.modules if name.startswith("own_")]:
+        del sys.modules[name]
+
+
+def test_a_network_of_ones_own_is_scanned_chosen_for_and_pruned(own, capsys):
+    _, model = own
+    models.save("own.safetensors", model.eval())
+    network = ("--model", "own_nets:make", "--weights", "own.safetensors")
+    photos = ("--data", "folder:photos")
+    assert here("scan", *network, *photos, *LEVELS, "--json") == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["split"] == "val"  # what the module prints goes elsewhere
+    scan, val = sensitivity.Scan.load("scan.csv"), data.load("folder:photos").val
+    assert scan.layers == ["conv", "mix", "head"]
+    for point in scan:
+        density = {point.layer: float(point.asked.split()[1])}
+        assert (point.accuracy, point.drop) == by_pruning(model, density, val)
+    assert len({point.accuracy for point in scan}) > 3
+
+    assert here("choose", "scan.csv", *network, *photos, "--density", "0.4") == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    file = "own.safetensors --model own_nets:make"
+    assert last == f"next: pruning-lab prune {file} --plan plan.json"
+    words = ("prune", *last.split()[3:], "--save-model", "pruned.safetensors")
+    assert here(*words) == 0
+    plan = sensitivity.Plan.load("plan.json")
+    mask = masks.prune(model, density=plan.densities)
+    assert masks.Mask.load("mask.safetensors").fingerprint() == mask.fingerprint()
+    mask.apply_(model)
+    pruned = sys.modules["own_nets"].make()
+    assert models.load_(pruned, "pruned.safetensors") == {"network": "own_nets:make"}
+    assert all(
+        torch.equal(a, b) for a, b in zip(pruned.parameters(), model.parameters(), strict=True)
+    )
+
+
+def test_a_network_without_weights_is_as_its_function_and_the_seed_make_it(own):
+    folder, _ = own
+    words = ("scan", "--model", "own_nets:make", "--data", "folder:photos", *LEVELS)
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        assert here(*words, "--seed", seed, "--out", f"{name}.csv") == 0
+    a, b, c = ((folder / f"{name}.json").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_a_file_never_has_code_imported_that_was_not_typed(own, capsys):
+    _, model = own
+    models.save("sly.safetensors", model, about={"network": "own_broken:make"})
+    assert here("scan", "sly.safetensors", "--data", "folder:photos") == 2
+    expected = "code that is not run unasked; if you trust it, add --model own_broken:make"
+    assert expected in capsys.readouterr().err
+    assert "own_broken" not in sys.modules
+    assert here("retrain", "sly.safetensors", "--mask", "mask.safetensors") == 2
+    assert "retrain takes only lenet-300-100 or lenet-5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("own_nets:mak",), "no function 'mak' in own_nets; did you mean make?"),
+        (("own_nets:",), "type package.module:function, such as nets:make"),
+        ((":make",), "type package.module:function, such as nets:make"),
+        (("own_nest:make",), "no module 'own_nest' in "),
+        (("own_nets.py:make",), "no module 'own_nets.py' in "),
+        (("own_broken:make",), "ModuleNotFoundError: No module named 'nothing_like_this'; --debug"),
+        (("own_exits:make",), "importing 'own_exits' failed with SystemExit: usage: ..."),
+        (("own_nets:text",), "text() gave a str, expected a torch.nn.Module"),
+        (("own_nets:fails",), "failed with RuntimeError: no luck; --debug shows where"),
+        (("own_nets:number",), "'int' object is not callable"),
+        (("own_nets:ready",), "calling ready(), without arguments, failed with TypeError"),
+        (("own_nets:make", "--weights", "other.safetensors"), "other.safetensors lacks conv.bias"),
+        (("own_nets:make", "--data", "digits"), "cannot take the images of digits"),
+        (("own_nets:Net",), "tells 2 classes apart, and folder:photos has 3"),
+        (("own_nets:make", "--data", "folder:photo"), "no folder 'photo'"),
+    ],
+)
+def test_a_mistake_about_a_network_of_ones_own_gets_one_sentence(words, expected, own, capsys):
+    if "classes apart" in expected:
+        sys.modules["own_nets"].CLASSES = 2
+    models.save("other.safetensors", models.lenet_300_100())
+    data = () if "--data" in words else ("--data", "folder:photos")
+    assert here("scan", "--model", *words, *data) == 2
+    (line,) = (text for text in capsys.readouterr().err.splitlines() if text != "loaded")
+    assert expected in line
+    assert not Path("scan.csv").exists()
+
+
+def test_what_went_wrong_in_ones_own_code_is_shown_with_debug(own):
+    with pytest.raises(ValueError, match="no luck") as caught:
+        here("scan", "--model", "own_nets:fails", "--debug")
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_a_module_is_found_in_the_current_folder_by_a_python_that_would_not_look(own):
+    words = ("scan", "--model", "own_nets:make", "--data", "folder:photos", "--json")
+    said = subprocess.run(
+        [sys.executable, "-P", "-m", "pruning_lab", *words],  # as lab.py calls it
+        cwd=own[0],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert json.loads(said.stdout)["points"]
+
+
+def test_images_that_do_not_fit_a_built_in_network_are_refused_before_training(own, capsys):
+    assert here("train", "--data", "folder:photos", "--epochs", "1") == 2
+    said = capsys.readouterr().err
+    assert "cannot take the images of folder:photos, which are 3 x 9 x 7" in said
+    assert here("run", "--data", "folder:photos", "--out", "runs/photos") == 2
+    assert not Path("runs").exists()

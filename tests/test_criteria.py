@@ -64,6 +64,52 @@ def test_layers_ranked_together_keep_what_sorting_all_of_them_keeps(layers, dens
     assert together == first_by_sorting(flat, round(density * len(flat)), alive)
 
 
+@given(weight=weights, levels=st.lists(densities | st.sampled_from([0, 0.5, 1]), max_size=6))
+def test_several_densities_keep_what_each_of_them_keeps(weight, levels):
+    saliency = torch.tensor(weight).abs()
+    before = saliency.clone()
+    chosen = criteria.by_densities(saliency, levels)
+    assert len(chosen) == len(levels)
+    for (kept, threshold), density in zip(chosen, levels, strict=True):
+        count = round(density * len(weight))
+        assert kept.tolist() == first_by_sorting(saliency.tolist(), count, [True] * len(weight))
+        assert threshold == (min(saliency[kept].tolist()) if count else None)
+    assert torch.equal(saliency, before)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.bool]
+)
+def test_several_densities_rank_every_precision_and_layout(dtype):
+    generator = torch.Generator().manual_seed(0)
+    saliency = torch.randint(50, (6, 5, 3, 3), generator=generator).to(dtype)
+    levels = [0.3, 0, 1, 0.3, 0.01, 0.999]
+    flat = saliency.flatten().tolist()
+    for view in (saliency, saliency.to(memory_format=torch.channels_last)):
+        for (kept, threshold), density in zip(
+            criteria.by_densities(view, levels), levels, strict=True
+        ):
+            count = round(density * len(flat))
+            expected = first_by_sorting(flat, count, [True] * len(flat))
+            assert kept.flatten().tolist() == expected
+            assert (kept.shape, kept.dtype) == (saliency.shape, torch.bool)
+            assert threshold == (min(saliency[kept].tolist()) if count else None)
+
+
+def test_several_densities_are_each_a_density_and_of_numbers():
+    with pytest.raises(ValueError, match="for a percentage, divide by 100"):
+        criteria.by_densities(torch.ones(3), [0.5, 50])
+    with pytest.raises(ValueError, match="a weight is not a number"):
+        criteria.by_densities(torch.tensor([1.0, math.nan]), [0.5])
+    assert criteria.by_densities(torch.ones(3), []) == []
+
+
+def test_masks_of_several_densities_share_nothing():
+    (first, _), (again, _) = criteria.by_densities(torch.rand(9), [0.5, 0.5])
+    first.zero_()
+    assert again.sum() == 4
+
+
 def test_layers_keep_their_shapes_when_ranked_together():
     saliencies = {"conv1": torch.rand(4, 1, 3, 3), "fc1": torch.rand(5, 6)}
     chosen = criteria.across_layers(saliencies, 0.5)

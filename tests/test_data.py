@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from pruning_lab import data
 
@@ -163,8 +164,178 @@ def test_digits_show_what_they_showed_before_they_were_scaled(digits):
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"no data set 'minst'; there are auto, mnist, digits"):
+    with pytest.raises(
+        ValueError, match=r"no data set 'minst'; there are auto, mnist, digits, folder:PATH"
+    ):
         data.load("minst")
+
+
+# --- folders of images -------------------------------------------------------------------------
+
+
+def noise(height=6, width=5, channels=3, seed=0) -> Image.Image:
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A function: a folder with so many images of each part and class, no two alike."""
+
+    def make(parts: dict[str, dict[str, int]], channels=3, suffix=".png"):
+        seed = 0
+        for part, classes in parts.items():
+            for name, count in classes.items():
+                folder = tmp_path / part / name
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    seed += 1
+                    noise(channels=channels, seed=seed).save(folder / f"{number + 1}{suffix}")
+        return tmp_path
+
+    return make
+
+
+def as_torchvision_reads(folder) -> tuple[list[np.ndarray], list[int]]:
+    """(C, H, W) of each image, and labels, by torchvision's own loader."""
+    from torchvision import datasets
+
+    found = datasets.ImageFolder(folder)
+    return [np.asarray(image).transpose(2, 0, 1) for image, _ in found], found.targets
+
+
+def check_same(split, expected):
+    images, labels = expected
+    assert split.images.dtype == torch.uint8
+    assert np.array_equal(split.images.numpy(), np.stack(images))
+    assert split.labels.tolist() == labels
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_folder_is_what_torchvision_reads_of_it(photos, suffix):
+    sizes = {"train": {"dog": 3, "cat": 12}, "val": {"dog": 2, "cat": 1}}
+    root = photos(sizes | {"test": {"cat": 2, "dog": 2}}, suffix=suffix)
+    splits = data.load(f"folder:{root}")
+    for split in (splits.train, splits.val, splits.test):
+        check_same(split, as_torchvision_reads(root / split.name))
+    assert splits.val.labels.tolist() == [0, 1, 1]  # cat, dog: by name
+    assert str(splits).startswith(
+        f"folder:{root}: 15 train / 3 val / 4 test images of 3 x 6 x 5, from {root}"
+    )
+    pixels = np.stack(as_torchvision_reads(root / "train")[0])
+    assert splits.val.mean == pytest.approx(pixels.mean(), rel=1e-7)
+    assert splits.test.std == pytest.approx(pixels.std(), rel=1e-6)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_single_held_out_folder_is_test_and_every_tenth_of_train_val(photos, part):
+    root = photos({"train": {"a": 23, "b": 2, "c": 10}, part: {"a": 1, "b": 2, "c": 1}})
+    splits = data.load(f"folder:{root}")
+    check_same(splits.test, as_torchvision_reads(root / part))
+    images, labels = as_torchvision_reads(root / "train")
+    taken = [0, 10, 20, 23, 25]  # of 23, 2 and 10 images
+    check_same(splits.val, ([images[k] for k in taken], [labels[k] for k in taken]))
+    left = [k for k in range(35) if k not in taken]
+    check_same(splits.train, ([images[k] for k in left], [labels[k] for k in left]))
+    assert f"where {part} is test; val is every tenth of train" in str(splits)
+
+
+def test_grey_images_have_one_channel_and_a_coloured_one_makes_it_three(photos):
+    root = photos({"train": {"a": 3, "b": 3}, "test": {"a": 1, "b": 1}}, channels=1)
+    noise(channels=2).save(root / "test" / "a" / "1.png")  # grey and transparent
+    splits = data.load(f"folder:{root}")
+    grey = as_torchvision_reads(root / "test")[0]
+    assert np.array_equal(splits.test.images.numpy(), np.stack(grey)[:, :1])
+    noise(channels=4).save(root / "test" / "b" / "1.png")
+    splits = data.load(f"folder:{root}")
+    check_same(splits.test, as_torchvision_reads(root / "test"))
+    assert splits.val.images.shape == (2, 3, 6, 5)
+
+
+def test_a_folder_is_found_from_here_and_from_home(photos, monkeypatch):
+    root = photos({"train": {"a": 2}, "test": {"a": 1}})
+    expected = data.load(f"folder:{root}").train.fingerprint()
+    monkeypatch.chdir(root.parent)
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert data.load(f"folder:{root.name}").train.fingerprint() == expected
+    assert data.load(f"folder:~/{root.name}").train.fingerprint() == expected
+
+
+def test_images_of_two_sizes_are_named_with_what_to_type(photos):
+    root = photos({"train": {"a": 3}, "test": {"a": 2}})
+    noise(height=7, width=9).save(root / "test" / "a" / "2.png")
+    with pytest.raises(ValueError, match="all images must have one size") as caught:
+        data.load(f"folder:{root}")
+    said = str(caught.value)
+    assert f"{root}/train/a/2.png has 5 x 6 pixels" in said  # 1.png has gone to val
+    assert f"{root}/test/a/2.png 9 x 7" in said
+    assert f"mogrify -resize '5x6!' {root}/*/*/*" in said
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b"hello", lambda b: b[: len(b) // 2]])
+def test_a_broken_image_is_named(photos, damage):
+    root = photos({"train": {"a": 3, "b": 3}, "val": {"a": 2, "b": 2}})
+    path = root / "val" / "b" / "2.png"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=rf"^{path} cannot be read as an image; replace it"):
+        data.load(f"folder:{root}")
+
+
+def test_images_of_16_bits_are_refused_and_not_cut_to_8(photos):
+    root = photos({"train": {"a": 3}, "test": {"a": 1}}, channels=1)
+    deep = Image.fromarray(np.full((6, 5), 40_000, np.uint16))
+    deep.save(root / "test" / "a" / "1.png")
+    with pytest.raises(ValueError, match=r"a/1\.png has more than 8 bits .*; save it with 8 bits"):
+        data.load(f"folder:{root}")
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ({}, "needs the folder train and one or both of val and test"),
+        ({"train": {"a": 2}}, "needs the folder train and one or both of val and test"),
+        ({"test": {"a": 2}}, "needs the folder train and one or both of val and test"),
+        ({"train": {"a": 2, "b": 0}, "val": {"a": 1}}, "no images in .*train for the classes b;"),
+        ({"train": {"a": 2}, "val": {"a": 0}}, "no images in .*val for the classes a;"),
+        ({"train": {"a": 2, "b": 2}, "val": {"a": 2}}, "same classes, but only one .* has b$"),
+        ({"train": {"a": 2}, "test": {"a": 1, "c": 2}}, "same classes, but only one .* has c$"),
+        ({"train": {"a": 2, "b": 1}, "test": {"a": 1, "b": 1}}, "train/b holds a single image"),
+        (
+            {"train": {str(k): 0 for k in range(9)}, "val": {"0": 1}},
+            "classes 0, 1, 2, 3, 4 and 4 more;",
+        ),
+    ],
+)
+def test_a_folder_that_lacks_something_is_answered_in_one_sentence(photos, parts, says):
+    root = photos(parts)
+    with pytest.raises((ValueError, FileNotFoundError), match=says):
+        data.load(f"folder:{root}")
+
+
+def test_a_folder_without_classes_says_so(photos):
+    root = photos({"train": {"a": 2}})
+    (root / "val").mkdir()
+    noise().save(root / "val" / "1.png")  # beside the classes, not in one
+    with pytest.raises(FileNotFoundError, match=r"no classes in .*val; it needs a folder of"):
+        data.load(f"folder:{root}")
+
+
+@pytest.mark.parametrize("name", ["folder:", "folder:nowhere", "folder:setup.cfg"])
+def test_a_folder_that_is_none_is_answered_with_what_to_type(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "setup.cfg").write_text("")
+    with pytest.raises(FileNotFoundError, match="type folder:PATH, where PATH/train holds"):
+        data.load(name)
+
+
+def test_large_images_come_in_smaller_batches(tmp_path):
+    for part in ("train", "val", "test"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        for number in range(3):
+            noise(600, 1000).save(tmp_path / part / "a" / f"{number}.bmp")
+    splits = data.load(f"folder:{tmp_path}")
+    assert [len(y) for _, y in splits.val] == [2, 1]  # 14 MB of floats
 
 
 # --- splits ------------------------------------------------------------------------------------

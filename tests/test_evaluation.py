@@ -92,14 +92,37 @@ def test_a_drop_lies_in_its_interval_and_turns_its_sign_with_its_direction(cells
     assert (gain.value, gain.low, gain.high) == pytest.approx((-drop.value, -drop.high, -drop.low))
 
 
-@pytest.mark.parametrize("cells", [(0.9, 0.05, 0.02, 0.03), (0.97, 0.01, 0.01, 0.01)])
-def test_the_paired_interval_covers_the_truth_about_95_times_in_100(cells):
-    truth, drawn = cells[1] - cells[2], np.random.default_rng(0).multinomial(400, cells, 1000)
-    covered = 0
-    for counts in drawn:
-        drop = evaluation.drop(*accuracies(*counts))
-        covered += drop.low <= truth <= drop.high
-    assert 0.93 <= covered / 1000 <= 0.985
+@pytest.mark.parametrize(
+    ("cells", "n"),
+    [
+        ((0.9, 0.05, 0.02, 0.03), 400),
+        ((0.95, 0.02, 0.01, 0.02), 2000),
+        ((0.55, 0.2, 0.05, 0.2), 1000),
+        ((0.2, 0.7, 0.02, 0.08), 500),  # a layer that breaks
+    ],
+)
+def test_the_paired_interval_covers_the_truth_95_times_in_100(cells, n):
+    truth, drawn = cells[1] - cells[2], np.random.default_rng(0).multinomial(n, cells, 2000)
+    drops = [evaluation.Drop.counted(int(lost), int(won), n) for _, lost, won, _ in drawn]
+    assert 0.93 <= np.mean([drop.low <= truth <= drop.high for drop in drops]) <= 0.97
+    assert np.mean([drop.value for drop in drops]) == pytest.approx(truth, abs=0.002)
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.98, 500), (0.9, 400), (0.6, 2000), (0.1, 1000)])
+def test_wilsons_interval_covers_the_truth_95_times_in_100(share, n):
+    drawn = np.random.default_rng(0).binomial(n, share, 2000)
+    accuracies = [evaluation.Accuracy.counted(int(right), n) for right in drawn]
+    assert 0.93 <= np.mean([a.low <= share <= a.high for a in accuracies]) <= 0.97
+
+
+@given(cells=st.tuples(*[st.integers(0, 30)] * 4).filter(any))
+def test_counts_say_what_the_images_one_by_one_say(cells):
+    both, lost, won, _ = cells
+    before, after = accuracies(*cells)
+    n = sum(cells)
+    assert evaluation.Drop.counted(lost, won, n) == evaluation.drop(before, after)
+    assert evaluation.Accuracy.counted(both + lost, n) == before
+    assert evaluation.Accuracy.counted(both + won, n) == after
 
 
 def test_the_paired_interval_is_narrower_than_two_unpaired_ones():

@@ -1,17 +1,31 @@
 """A scan says what pruning one layer for real would have said, and leaves no trace."""
 
 import copy
+import csv
+import json
+import pickle
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
+import test_suffix as zoo
 import torch
-from conftest import lively
+from conftest import CLASSES, lively
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from test_processes import FINE, files_in, many, network
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from pruning_lab import criteria, evaluation, sensitivity
+from pruning_lab import criteria, data, evaluation, models, sensitivity
+from pruning_lab.data import Split
+from pruning_lab.evaluation import Accuracy, Drop
+from pruning_lab.sensitivity import Scan, ScanPoint, scanning
 
 LEVELS = [0.0, 0.1, 0.3, 0.6, 1.0]
+spread = zoo.spread  # a fixture: two threads of torch, or two workers
 
 
 def pruned_for_real(model, layer, kept, batches):
@@ -166,3 +180,633 @@ def test_an_interrupt_in_the_middle_of_a_scan_leaves_no_trace(name, request, spl
         sensitivity.scan(model, split, LEVELS)
     assert everything_of(model) == before
     handle.remove()
+
+
+# --- networks of every kind --------------------------------------------------------------------
+
+
+def rows_by_brute_force(model, batches, choose, levels, *, layers=None, order, cumulative=False):
+    """(layer, accuracy, drop) of every cell, from a copy that answers every image."""
+    copied = copy.deepcopy(model).eval()
+
+    @torch.no_grad()
+    def hits(changed):
+        for layer, level in changed.items():
+            weight = copied.get_submodule(layer).weight
+            weight.mul_(choose(weight.detach(), level))
+        right = torch.cat([copied(x.clone()).argmax(1) == y for x, y in batches])
+        for layer in changed:
+            copied.get_submodule(layer).weight.copy_(model.get_submodule(layer).weight)
+        return Accuracy.of(right)
+
+    dense = hits({})
+    for place, layer in enumerate(order):
+        for level in levels if layers is None or layer in layers else ():
+            before = order[:place] if cumulative else []
+            accuracy = hits(dict.fromkeys([*before, layer], level))
+            yield layer, accuracy, evaluation.drop(dense, accuracy)
+
+
+def largest_share(weight, density):
+    """By numpy's own sorting."""
+    flat = weight.abs().flatten().numpy()
+    kept = np.zeros(len(flat), dtype=bool)
+    kept[np.argsort(-flat, kind="stable")[: round(density * len(flat))]] = True
+    return torch.from_numpy(kept).reshape(weight.shape)
+
+
+def above_quality(weight, quality):
+    return weight.abs() >= quality * weight.numpy().std()
+
+
+def rows(points):
+    return [(point.layer, point.accuracy, point.drop) for point in points]
+
+
+@pytest.fixture
+def doubles(batches):
+    return [(x.double(), y) for x, y in batches]
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_every_cell_is_right_for_networks_of_every_kind(name, doubles, everything_of):
+    model, levels = zoo.make(name).train(), [0.0, 0.3, 1.0]
+    before = everything_of(model)
+    points = sensitivity.scan(model, doubles, levels)
+    assert everything_of(model) == before
+    assert len(points) == len(levels) * len(scanning.prunable(model))
+    order = list(dict.fromkeys(point.layer for point in points))
+    assert rows(points) == list(
+        rows_by_brute_force(model, doubles, largest_share, levels, order=order)
+    )
+
+
+@pytest.mark.parametrize("cumulative", [False, True])
+@pytest.mark.parametrize("name", [*zoo.EASY, "one never and a skip", "transformer", "computed"])
+def test_every_cell_is_right_however_the_work_is_spread(
+    name, cumulative, doubles, spread, everything_of
+):
+    model, levels = zoo.make(name).train(), [0.05, 0.3, 1.0]
+    before = everything_of(model)
+    told = []
+    points = sensitivity.scan(model, doubles, levels, cumulative=cumulative, notify=told.append)
+    assert everything_of(model) == before
+    assert told[0].how.startswith(zoo.ZOO[name][0])
+    assert told[0].how.endswith("2 threads" if "1 x 2" in spread else "1 threads")
+    expected = rows_by_brute_force(
+        model, doubles, largest_share, levels, order=points.layers, cumulative=cumulative
+    )
+    assert rows(points) == list(expected)
+
+
+@pytest.mark.parametrize("cumulative", [False, True])
+@pytest.mark.parametrize("make", [models.lenet_300_100, models.lenet_5])
+def test_every_cell_is_right_for_trained_networks_on_real_digits(make, cumulative, spread):
+    model, levels = make(trained="mnist"), [0.02, 0.1, 0.4]
+    val = replace(data.load("digits").val.head(70), batch_size=40)
+    points = sensitivity.scan(model, val, levels, cumulative=cumulative)
+    expected = rows_by_brute_force(
+        model, val, largest_share, levels, order=points.layers, cumulative=cumulative
+    )
+    assert rows(points) == list(expected)
+    assert len({point.accuracy for point in points}) > 4
+
+
+def test_every_cell_is_right_for_a_residual_network_of_torchvision():
+    from torchvision.models import resnet18  # slow to import
+
+    torch.manual_seed(0)
+    model, levels = resnet18(num_classes=5), [0.3]
+    batches = [(torch.randn(n, 3, 32, 32), torch.randint(5, (n,))) for n in (3, 1)]
+    points = sensitivity.scan(model, batches, levels)
+    assert len(points.layers) == 21
+    expected = rows_by_brute_force(model, batches, largest_share, levels, order=points.layers)
+    assert rows(points) == list(expected)
+    some = sensitivity.scan(
+        model, batches, levels, cumulative=True, layers=["conv1", "layer2.0.conv1", "fc"]
+    )
+    assert some.layers == ["conv1", "layer2.0.conv1", "fc"]
+    expected = rows_by_brute_force(
+        model, batches, largest_share, levels, order=some.layers, cumulative=True
+    )
+    assert rows(some) == list(expected)
+
+
+@pytest.mark.parametrize("name", ["grouped", "like vgg", "deciding"])
+def test_qualities_and_a_part_of_the_layers(name, doubles):
+    model, levels = zoo.make(name), [0.5, 1.0, 1.5]
+    everything = sensitivity.scan(model, doubles, qualities=levels)
+    order = everything.layers
+    expected = rows_by_brute_force(model, doubles, above_quality, levels, order=order)
+    assert rows(everything) == list(expected)
+    for layers in ([order[-1], order[0]], order[1:]):
+        part = sensitivity.scan(model, doubles, qualities=levels, layers=layers)
+        assert part.layers == sorted(layers, key=order.index)
+        assert list(part) == [point for point in everything if point.layer in layers]
+
+
+def test_levels_more_than_fit_at_once_are_measured_in_parts(toy, split, monkeypatch):
+    expected = sensitivity.scan(toy, split, LEVELS)
+    monkeypatch.setattr(scanning, "_STACKED_BYTES", 2 * toy.fc1.weight.nbytes)
+    assert sensitivity.scan(toy, split, LEVELS) == expected
+    monkeypatch.setattr(scanning, "_STACKED_BYTES", 0)
+    assert sensitivity.scan(toy, split, LEVELS) == expected
+
+
+def test_a_criterion_is_asked_once_for_each_layer_so_that_levels_are_nested(toy, split):
+    drawn = []
+
+    def at_random(weight):
+        drawn.append((weight, criteria.random(weight)))
+        return drawn[-1][1]
+
+    points = sensitivity.scan(toy, split, LEVELS, criterion=at_random)
+    assert [len(weight) for weight, _ in drawn] == [4, 12, CLASSES]
+    saliencies = {tuple(weight.shape): saliency for weight, saliency in drawn}
+
+    def choose(weight, density):
+        return largest_share(saliencies[tuple(weight.shape)], density)
+
+    assert rows(points) == list(
+        rows_by_brute_force(toy, list(split), choose, LEVELS, order=points.layers)
+    )
+    assert {point.quality for point in points} == {None}
+    assert points.about["criterion"] == "at_random"
+
+
+def test_rows_say_what_came_out_of_what_was_asked(toy, split):
+    points = sensitivity.scan(toy, split, [0.0, 0.1, 1.0])
+    for point in points:
+        magnitudes = toy.get_submodule(point.layer).weight.detach().abs()
+        kept = magnitudes[largest_share(magnitudes, point.density)]
+        sigma = toy.get_submodule(point.layer).weight.detach().numpy().std()
+        assert point.threshold == (kept.min().item() if len(kept) else None)
+        if len(kept):
+            assert point.quality == pytest.approx(kept.min().item() / sigma)
+        else:
+            assert point.quality is None
+        sizes = points.about["layers"][point.layer]
+        assert sizes == {
+            "weights": magnitudes.numel(),
+            "shape": list(magnitudes.shape),
+            "sigma": pytest.approx(sigma),
+        }
+    assert [p.asked for p in points.of("fc1")] == ["density 1", "density 0.1", "density 0"]
+    assert points.dense == evaluation.evaluate(toy, split)
+
+
+# --- images ------------------------------------------------------------------------------------
+
+
+def test_images_come_as_a_split_a_list_a_loader_or_once_and_in_any_batches(toy, split, batches):
+    expected = sensitivity.scan(toy, split, LEVELS)
+    images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
+    dataset = TensorDataset(images, labels)
+    for other in (batches, iter(batches), DataLoader(dataset, 7), DataLoader(dataset, 1)):
+        assert sensitivity.scan(toy, other, LEVELS) == expected
+
+
+@pytest.mark.parametrize("name", ["grouped", "like vgg", "deciding"])
+def test_a_single_image_is_enough(name, doubles, spread):
+    model, ((x, y), *_) = zoo.make(name), doubles
+    points = sensitivity.scan(model, [(x[:1], y[:1])], [0.0, 1.0])
+    assert {point.accuracy.n for point in points} == {1}
+    order = points.layers
+    expected = rows_by_brute_force(model, [(x[:1], y[:1])], largest_share, [0.0, 1.0], order=order)
+    assert rows(points) == list(expected)
+
+
+def test_no_images_no_levels_and_no_layers_are_said_to_be_missing(toy, split):
+    with pytest.raises(ValueError, match="no images to measure"):
+        sensitivity.scan(toy, [], LEVELS)
+    for missing in ({"densities": []}, {"densities": LEVELS, "layers": []}):
+        with pytest.raises(ValueError, match="nothing to scan"):
+            sensitivity.scan(toy, split, **missing)
+    with pytest.raises(KeyError, match=r"no layer 'fc3' to prune; did you mean"):
+        sensitivity.scan(toy, split, LEVELS, layers=["fc3"])
+
+
+def test_levels_may_be_numpys(toy, split, tmp_path):
+    levels = np.linspace(0, 1, 3, dtype=np.float32)
+    points = sensitivity.scan(toy, split, levels, out=tmp_path / "scan.csv")
+    assert points == sensitivity.scan(toy, split, [0, 0.5, 1])
+    assert Scan.load(tmp_path / "scan.csv") == points
+
+
+def test_progress_tells_images_ways_and_the_scan_so_far(toy, split, batches):
+    told = []
+    points = sensitivity.scan(
+        toy, split, LEVELS, notify=lambda p: told.append((p, p.images and p.scan()))
+    )
+    assert [progress.images for progress, _ in told] == [0, 16, 32, 48, 50]
+    assert {progress.total for progress, _ in told} == {50}
+    assert {progress.how for progress, _ in told} == {"chain, 1 x 1 threads"}
+    left = [progress.seconds_left for progress, _ in told]
+    assert left[0] > 0
+    assert left[-1] == 0
+    assert told[2][1] == sensitivity.scan(toy, split.head(32), LEVELS)
+    assert told[-1][1] == points
+
+
+class Reading:
+    """Batches that can be counted, and say no more."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+    def __len__(self):
+        return len(self.batches)
+
+
+def test_a_total_is_told_where_the_images_say_their_number(toy, batches):
+    images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
+    loader = DataLoader(TensorDataset(images, labels), batch_size=20)
+    for given_, total in [
+        (batches, 50),
+        (loader, 50),
+        (iter(batches), None),
+        (Reading(batches), None),
+    ]:
+        told = []
+        sensitivity.scan(toy, given_, [0.5], notify=told.append)
+        assert {progress.total for progress in told} == {total}
+        assert (told[0].seconds_left is None) == (total is None)
+
+
+# --- levels at chance --------------------------------------------------------------------------
+
+
+def test_a_level_at_chance_is_left_after_the_first_thousand_images():
+    split, model = many(), network()
+    full = sensitivity.scan(model, split, FINE, stop_at_chance=False)
+    head = sensitivity.scan(model, split.head(1200), FINE, stop_at_chance=False)
+    assert {point.note for point in (*full, *head)} == {""}
+    assert {point.accuracy.n for point in full} == {1500}
+    chance = split.labels[:1200].bincount().max().item() / 1200
+    points = sensitivity.scan(model, split, FINE)
+    left = 0
+    for layer in points.layers:
+        level = [p for p in head if p.layer == layer]
+        right = [round(p.accuracy.value * 1200) for p in level]
+        lowest = [binomtest(k, 1200).proportion_ci(0.95, "wilson").low for k in right]
+        lost = [p.density for p, low in zip(level, lowest, strict=True) if low <= chance]
+        for point, early, late in zip(
+            *([p for p in s if p.layer == layer] for s in (points, head, full)), strict=True
+        ):
+            if lost and point.density < max(lost):
+                left += 1
+                assert replace(point, note="") == early
+                assert (
+                    point.note
+                    == f"at chance from density {max(lost):.3g} on; left after 1,200 images"
+                )
+            else:
+                assert point == late
+    assert 2 <= left <= 8
+    assert points.dense == full.dense
+    assert points.dense.n == 1500
+
+
+def test_levels_are_left_in_a_cumulative_scan_too():
+    split, model = many(), network()
+    full = sensitivity.scan(model, split, FINE, stop_at_chance=False, cumulative=True)
+    head = sensitivity.scan(model, split.head(1200), FINE, stop_at_chance=False, cumulative=True)
+    points = sensitivity.scan(model, split, FINE, cumulative=True)
+    assert {point.accuracy.n for point in points} == {1200, 1500}
+    for point, early, late in zip(points, head, full, strict=True):
+        assert replace(point, note="") == (early if point.note else late)
+
+
+def two_classes(pixels, weight):
+    """A scan of one layer over 1,100 images, half of each class, columns pruned from the right."""
+    split = Split("val", pixels, torch.arange(1100) % 2, 127.5, 127.5, batch_size=100)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(len(weight[0]), 2, bias=False))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor(weight))
+
+    def by_column(weight):
+        return -torch.arange(weight.shape[1]).expand_as(weight)
+
+    columns = weight[0]
+    levels = [k / len(columns) for k in range(len(columns) + 1)]
+    points = sensitivity.scan(model, split, levels, criterion=by_column)
+    return [(round(p.accuracy.value * p.accuracy.n), p.accuracy.n) for p in points]
+
+
+def test_a_level_that_answers_again_is_measured_behind_one_that_does_not():
+    """The second weight drowns the answer that the first gives, and the third holds it in check."""
+    pixels = torch.full((1100, 1, 1, 3), 255, dtype=torch.uint8)
+    pixels[::2, :, :, 0] = 0
+    counted = two_classes(pixels, [[-1.0, 9.0, -9.0], [1.0, 0.0, 0.0]])
+    assert counted == [(500, 1000), (1100, 1100), (550, 1100), (1100, 1100)]
+
+
+def test_a_few_answers_more_than_chance_gives_may_be_chance():
+    """The first weight tells ten images, the second all."""
+    pixels = torch.full((1100, 1, 1, 2), 255, dtype=torch.uint8)
+    pixels[1:20:2, :, :, 0] = 0
+    pixels[::2, :, :, 1] = 0
+    counted = two_classes(pixels, [[0.1, -1.0], [-0.1, 1.0]])
+    assert counted == [(500, 1000), (560, 1100), (1100, 1100)]
+
+
+def test_few_images_say_nothing_about_chance():
+    points = sensitivity.scan(network(), many().head(999), FINE)
+    assert {(point.accuracy.n, point.note) for point in points} == {(999, "")}
+
+
+# --- interrupted and resumed -------------------------------------------------------------------
+
+
+class Stop:
+    """Interrupts a scan as soon as so many images are done and noted."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __call__(self, progress):
+        if progress.images >= self.images:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    points = sensitivity.scan(network(), many(), FINE, out=folder / "scan.csv")
+    assert Scan.load(folder / "scan.csv") == points
+    assert sorted(files_in(folder)) == ["scan.csv", "scan.json"]
+    return files_in(folder)
+
+
+@pytest.mark.parametrize("images", [0, 300, 900, 1200, 1500])
+@pytest.mark.parametrize("spread_over_workers", [False, True])
+def test_a_scan_goes_on_where_it_was_interrupted(
+    images, spread_over_workers, tmp_path, uninterrupted
+):
+    out = tmp_path / "scan.csv"
+    scan = partial(sensitivity.scan, network(), many(), FINE, out=out)
+    with zoo.threads(1 + spread_over_workers):
+        with pytest.raises(KeyboardInterrupt):
+            scan(notify=Stop(images))
+        assert list(files_in(tmp_path)) == ["scan.csv.part0"]
+        if images < 1500:
+            with pytest.raises(KeyboardInterrupt):
+                scan(notify=Stop(images + 1), resume=True)
+            noted = (tmp_path / "scan.csv.part0").read_text().splitlines()[1:]
+            assert [json.loads(line)[0] for line in noted] == [*range(images // 300 + 1)]
+        with (tmp_path / "scan.csv.part0").open("a") as torn:
+            torn.write("[4, [[300, 27")
+        done = []
+        scan(resume=True, notify=lambda progress: done.append(progress.images))
+    assert files_in(tmp_path) == uninterrupted
+    assert done[-1] == 1500
+
+
+def test_what_is_noted_is_not_computed_again(tmp_path):
+    split, out = many(), tmp_path / "scan.csv"
+    with pytest.raises(KeyboardInterrupt):
+        sensitivity.scan(network(), split, FINE, out=out, notify=Stop(900))
+    (part,) = tmp_path.iterdir()
+    *others, last = part.read_text().splitlines()
+    index, counts = json.loads(last)
+    counts[0][1] = 0  # no dense answer of that batch was right
+    part.write_text("\n".join([*others, json.dumps([index, counts]), ""]))
+    points = sensitivity.scan(network(), split, FINE, out=out, resume=True)
+    whole = evaluation.hits(network(), split)
+    assert round(points.dense.value * 1500) == whole[:600].sum() + whole[900:].sum()
+    assert index == 2
+
+
+def test_a_network_that_differs_in_a_bias_alone_is_another(toy, split, tmp_path):
+    scan = partial(sensitivity.scan, toy, split, [0.5], out=tmp_path / "scan.csv")
+    with pytest.raises(KeyboardInterrupt):
+        scan(notify=Stop(16))
+    with torch.no_grad():
+        toy.fc2.bias[0] += 1
+    with pytest.raises(ValueError, match="is of another scan"):
+        scan(resume=True)
+
+
+def test_a_scan_at_random_goes_on_with_the_masks_it_drew_and_no_others(tmp_path):
+    split, out = many(40, 10), tmp_path / "scan.csv"
+    scan = partial(sensitivity.scan, network(), split, [0.5], criterion=criteria.random)
+    torch.manual_seed(1)
+    with pytest.raises(KeyboardInterrupt):
+        scan(out=out, notify=Stop(20))
+    torch.manual_seed(2)
+    with pytest.raises(ValueError, match="is of another scan"):
+        scan(out=out, resume=True)
+    torch.manual_seed(1)
+    assert scan(out=out, resume=True) == scan()
+
+
+def test_a_scan_with_levels_by_quality_of_a_network_in_channels_last_is_noted_too(tmp_path):
+    val = replace(data.load("digits").val.head(6), batch_size=3)
+    model, out = models.lenet_5(trained="mnist"), tmp_path / "scan.csv"
+    with pytest.raises(KeyboardInterrupt):
+        sensitivity.scan(model, val, qualities=[1.0], out=out, notify=Stop(3))
+    points = sensitivity.scan(model, val, qualities=[1.0], out=out, resume=True)
+    assert points == sensitivity.scan(model, val, qualities=[1.0])
+
+
+@pytest.mark.parametrize("name", ["scan.csv", "scan [1] *.csv", "no suffix"])
+def test_what_is_left_of_a_scan_is_neither_overwritten_nor_mixed_up(name, tmp_path):
+    split, out = many(count=40, batch_size=10), tmp_path / "new folder" / name
+    scan = partial(sensitivity.scan, network(), split, [0.5], out=out)
+    with pytest.raises(KeyboardInterrupt):
+        scan(notify=Stop(10))
+    before = files_in(out.parent)
+    with pytest.raises(FileExistsError, match=r"is left of an interrupted scan; go on with it by"):
+        scan()
+    others = {
+        "weights": {"model": nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))},
+        "images": {"images": replace(split, labels=split.labels.flip(0))},
+        "batches": {"images": replace(split, batch_size=20)},
+        "mean": {"images": replace(split, mean=100.0)},
+        "levels": {"densities": [0.6]},
+        "layers": {"layers": ["1"]},
+        "cumulative": {"cumulative": True},
+        "chance": {"stop_at_chance": False},
+        "masks": {"criterion": criteria.random},
+    }
+    for other in others.values():
+        given_ = {"model": network(), "images": split, "densities": [0.5], **other}
+        with pytest.raises(ValueError, match=r"\.part0 is of another scan: other weights, images"):
+            sensitivity.scan(**given_, out=out, resume=True)
+    assert files_in(out.parent) == before
+    assert scan(resume=True) == sensitivity.scan(network(), split, [0.5])
+    assert not list(out.parent.glob("*.part*"))
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", "[0]", "[0, 1]", '[0, [["a"]]]', "[0, [[1, 2, 3]]]", "\x00", "null", ""]
+)
+def test_a_broken_line_in_the_middle_is_named(line, tmp_path):
+    scan = partial(sensitivity.scan, network(), many(40, 10), [0.5], out=tmp_path / "scan.csv")
+    with pytest.raises(KeyboardInterrupt):
+        scan(notify=Stop(20))
+    (part,) = tmp_path.iterdir()
+    header, first, second = part.read_text().splitlines()
+    part.write_text("\n".join([header, first, line, second, ""]))
+    with pytest.raises(ValueError, match=r"scan\.csv\.part0, line 3 is broken; delete") as caught:
+        scan(resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_a_split_is_gone_on_with(toy, batches, tmp_path):
+    with pytest.raises(ValueError, match=r"give a Split, such as splits\.val"):
+        sensitivity.scan(toy, batches, LEVELS, out=tmp_path / "scan.csv", resume=True)
+
+
+def test_resuming_what_never_began_begins(tmp_path, uninterrupted):
+    sensitivity.scan(network(), many(), FINE, out=tmp_path / "scan.csv", resume=True)
+    assert files_in(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("name", ["grouped", "like vgg", "deciding"])
+@pytest.mark.parametrize("cumulative", [False, True])
+def test_an_interrupt_leaves_no_trace_however_the_work_is_spread(
+    name, cumulative, doubles, spread, everything_of
+):
+    model = zoo.make(name).train()
+    inside = next((m for m in model.modules() if isinstance(m, nn.BatchNorm2d)), None) or model.fc1
+    images = iter(doubles)
+    armed = False
+
+    def interrupt(*_):
+        if armed:
+            raise KeyboardInterrupt
+
+    def arm(progress):
+        nonlocal armed
+        armed = progress.images > 0
+
+    inside.register_forward_hook(interrupt)
+    before = everything_of(model)
+    with pytest.raises(KeyboardInterrupt):
+        sensitivity.scan(model, images, [0.2, 0.7], cumulative=cumulative, notify=arm)
+    assert everything_of(model) == before
+    assert len(list(images)) == 2  # in the second batch
+
+
+# --- rows on disk ------------------------------------------------------------------------------
+
+shares = st.floats(0, 1)
+numbers = st.floats(-1e6, 1e6)
+names = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Zl", "Zp"]), max_size=9)
+accuracies = st.builds(Accuracy, shares, shares, shares, st.integers(1, 10**9))
+
+
+@st.composite
+def scans(draw):
+    layers = draw(st.lists(names, min_size=1, max_size=3, unique=True))
+    points = []
+    for _ in range(draw(st.integers(0, 5))):
+        accuracy = draw(accuracies)
+        points.append(
+            ScanPoint(
+                layer=draw(st.sampled_from(layers)),
+                asked=draw(names),
+                density=draw(shares),
+                quality=draw(st.none() | numbers),
+                threshold=draw(st.none() | numbers),
+                accuracy=accuracy,
+                drop=Drop(draw(numbers), draw(numbers), draw(numbers), accuracy.n),
+                note=draw(names),
+            )
+        )
+    about = {"layers": {layer: {"weights": 3, "sigma": 0.1} for layer in layers}, "asked": "x"}
+    return Scan(points, draw(accuracies), about)
+
+
+@settings(max_examples=20)  # every file is synced
+@given(scan=scans())
+def test_a_scan_comes_back_as_it_was_saved(scan, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "round trip.csv"
+    assert scan.save(path) == path
+    loaded = Scan.load(path)
+    assert (loaded, loaded.dense, loaded.about) == (scan, scan.dense, scan.about)
+    assert loaded.layers == scan.layers
+    written = path.read_bytes(), path.with_suffix(".json").read_bytes()
+    loaded.save(path)
+    assert (path.read_bytes(), path.with_suffix(".json").read_bytes()) == written
+
+
+@pytest.fixture
+def saved(toy, split, tmp_path):
+    path = tmp_path / "scan.csv"
+    sensitivity.scan(toy, split, [0.5, 1.0]).save(path)
+    return path
+
+
+def test_rows_are_plain_csv_with_names_on_top(saved):
+    table = list(csv.DictReader(saved.open()))
+    points = Scan.load(saved)
+    assert [(row["layer"], float(row["accuracy"])) for row in table] == [
+        (point.layer, point.accuracy.value) for point in points
+    ]
+    assert {row["images"] for row in table} == {"50"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("layer,asked", "name,asked", r"scan\.csv, line 1: expected the columns layer,asked,"),
+        ("density 1,1.0,", "density 1,one,", r"scan\.csv, line 3 is broken: could not convert"),
+        ("density 1,1.0,", "density 1,,", r"scan\.csv, line 3 is broken: a number is missing"),
+        (",50,\n", ",half,\n", r"scan\.csv, line 2 is broken: invalid literal"),
+        (",50,\n", "\n", r"scan\.csv, line 2 is broken: 11 cells, expected 13"),
+        ("fc2,", "fc9,", r"scan\.csv, line 6 is broken: no layer 'fc9' in scan\.json"),
+        ("conv1", "x" * 200_000, r"scan\.csv, line 2 is broken: "),
+    ],
+)
+def test_a_broken_table_is_named_with_its_line(old, new, says, saved):
+    text = saved.read_text()
+    assert old in text
+    saved.write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=says) as caught:
+        Scan.load(saved)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("about", "says"),
+    [
+        ("{", r"scan\.json is not JSON"),
+        ("[]", r"scan\.json is not of a scan; expected what Scan\.save wrote"),
+        ('{"format": "another"}', r"scan\.json is not of a scan"),
+        ('{"format": "pruning_lab scan 1"}', r"scan\.json is broken: KeyError\('dense'\)"),
+        ('{"format": "pruning_lab scan 1", "dense": {}}', r"scan\.json is broken: TypeError"),
+        ('{"format": "pruning_lab scan 1", "dense": 1}', r"scan\.json is broken: TypeError"),
+        (
+            '{"format": "pruning_lab scan 1", "layers": 3, "dense": '
+            '{"value": 1, "low": 1, "high": 1, "n": 1}}',
+            r"scan\.json is broken: ",
+        ),
+    ],
+)
+def test_a_broken_description_is_named(about, says, saved):
+    saved.with_suffix(".json").write_text(about)
+    with pytest.raises(ValueError, match=says) as caught:
+        Scan.load(saved)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_and_wrong_endings_are_named(saved):
+    with pytest.raises(ValueError, match=r"the rows go to a \.csv"):
+        Scan.load(saved.with_suffix(".json"))
+    saved.unlink()
+    with pytest.raises(FileNotFoundError, match=r"scan\.csv"):
+        Scan.load(saved)
+    saved.with_suffix(".json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"scan\.json"):
+        Scan.load(saved)
+
+
+def test_a_scan_is_copied_and_sent_elsewhere_whole(toy, split):
+    scan = sensitivity.scan(toy, split, [0.5])
+    for other in (copy.deepcopy(scan), pickle.loads(pickle.dumps(scan))):
+        assert (other, other.about, other.dense) == (scan, scan.about, scan.dense)

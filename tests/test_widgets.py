@@ -1,9 +1,10 @@
-"""The slider without a browser: its state is set and read here as a cell would."""
+"""The sliders without a browser: their state is set and read here as a cell would."""
 
 import base64
 import copy
 import dataclasses
 import gc
+import io
 import math
 import re
 import subprocess
@@ -11,13 +12,17 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pruning_lab import masks, widgets
-from pruning_lab.widgets import ThresholdSlider
+from pruning_lab import criteria, masks, sensitivity, widgets
+from pruning_lab.widgets import DropSlider, GrowingScan, ThresholdSlider
 
 
 def cut_by_hand(model: nn.Module, layer: str, quality: float) -> nn.Module:
@@ -46,17 +51,35 @@ def taught(model: nn.Module, batches) -> list:
 
 
 @pytest.fixture
-def panels():
-    """A function that makes a panel and closes it in the end."""
+def closed():
+    """A list of panels that are closed in the end."""
     made = []
-
-    def make(*args, **kwargs):
-        made.append(ThresholdSlider(*args, **kwargs))
-        return made[-1]
-
-    yield make
+    yield made
     for panel in made:
         panel.close()
+
+
+@pytest.fixture
+def panels(closed):
+    """A function that makes a panel."""
+
+    def make(*args, **kwargs):
+        closed.append(ThresholdSlider(*args, **kwargs))
+        return closed[-1]
+
+    return make
+
+
+@pytest.fixture
+def drops(closed):
+    """A function that scans a model, and makes a panel to choose from the scan."""
+
+    def make(model, images, *, densities=(0.7, 0.5, 0.3, 0.2, 0.1, 0.05), **options):
+        scan = sensitivity.scan(model, images, densities, stop_at_chance=False)
+        closed.append(DropSlider(scan, model, images, **options))
+        return closed[-1]
+
+    return make
 
 
 # What it says is so
@@ -292,10 +315,10 @@ def test_closing_ends_the_work(toy, split):
     panel = ThresholdSlider(toy, [*split] * 500, "fc1").settle()
     answer, began = panel._answer, threading.Event()
 
-    def slow(pruned, x):
+    def slow(changes, x):
         began.set()
         time.sleep(0.01)
-        return answer(pruned, x)
+        return answer(changes, x)
 
     panel._answer = slow
     panel.quality = 2.0
@@ -321,6 +344,258 @@ print(len(panel.picture.value) > 1000, "matplotlib.pyplot" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.split() == ["False", "True", "True", "False"], done.stderr
+
+
+# The slider on the allowed drop
+
+
+def together_by_hand(model: nn.Module, densities: dict, batches) -> float:
+    """The share of images lost when every layer keeps its largest weights, counted one by one."""
+    cut = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, density in densities.items():
+            flat = cut.get_submodule(name).weight.view(-1)
+            order = sorted(range(len(flat)), key=lambda place: -abs(flat[place].item()))
+            for place in order[round(density * len(flat)) :]:
+                flat[place] = 0
+    images = sum(len(y) for _, y in batches)
+    return (right_by_hand(model, batches) - right_by_hand(cut, batches)) / images
+
+
+@pytest.mark.parametrize("max_drop", [0.0, 2.0, 10.0, 30.0])
+@pytest.mark.parametrize("network", ["toy", "branching"])
+def test_together_is_what_a_network_cut_by_hand_loses(drops, batches, request, network, max_drop):
+    model = request.getfixturevalue(network)
+    images = taught(model, batches)
+    panel = drops(model, images, max_drop=max_drop, limit=30).settle()
+    expected = together_by_hand(model, panel.plan.densities, images)
+    assert panel.together.value == pytest.approx(expected)
+    assert panel.together.n == 50
+    assert panel.plan.together == panel.together
+    assert panel.together.low < panel.together.value < panel.together.high or expected == 0
+
+
+def test_the_allowed_drop_matters_here(toy, batches):
+    """Else the test above could not fail; and single drops do not add."""
+    images = taught(toy, batches)
+    scan = sensitivity.scan(toy, images, [0.7, 0.5, 0.3, 0.2, 0.1, 0.05])
+    plans = [sensitivity.choose(scan, max_drop=allowed) for allowed in (0, 2, 10, 30)]
+    together = [together_by_hand(toy, plan.densities, images) for plan in plans]
+    assert len(set(together)) >= 3
+    assert any(plan.predicted != pytest.approx(t) for plan, t in zip(plans, together, strict=True))
+
+
+def test_its_plan_is_what_choose_says(drops, toy, batches):
+    images = taught(toy, batches)
+    panel = drops(toy, images, max_drop=2.0)
+    for max_drop in (0.0, 2.0, 5.0):
+        panel.max_drop = max_drop
+        expected = sensitivity.choose(panel.scan, max_drop=max_drop)
+        assert dataclasses.replace(panel.plan, together=None) == expected
+        assert panel.slider.value == max_drop
+        for name, kept in expected.mask(toy).items():
+            assert torch.equal(panel.mask[name], kept)
+    panel.slider.value = 2.0  # as the browser does
+    assert panel.plan.asked == "max_drop 2"
+
+
+def test_layers_that_were_not_scanned_stay_dense(closed, toy, batches):
+    images = taught(toy, batches)
+    scan = sensitivity.scan(toy, images, [0.5, 0.1], layers=["fc1"])
+    closed.append(panel := DropSlider(scan, toy, images, max_drop=5.0).settle())
+    assert panel.mask["conv1"].all()
+    expected = together_by_hand(toy, {"fc1": panel.plan.densities["fc1"]}, images)
+    assert panel.together.value == pytest.approx(expected)
+
+
+def test_another_criterion_serves(closed, toy, batches):
+    images = taught(toy, batches)
+    torch.manual_seed(0)
+    scores = {
+        tuple(m.weight.shape): torch.rand_like(m.weight) for m in masks.prunable(toy).values()
+    }
+
+    def lottery(weight):
+        return scores[tuple(weight.shape)]
+
+    scan = sensitivity.scan(toy, images, [0.5, 0.1], criterion=lottery)
+    closed.append(panel := DropSlider(scan, toy, images, criterion=lottery).settle())
+    kept = criteria.by_density(scores[12, 36], panel.plan.densities["fc1"])
+    assert torch.equal(panel.mask["fc1"], kept)
+    with pytest.raises(ValueError, match="lottery"):
+        DropSlider(scan, toy, images)
+
+
+def test_an_allowed_drop_between_two_steps_is_rounded_to_one(drops, toy, batches):
+    panel = drops(toy, taught(toy, batches), max_drop=0.333)
+    assert (panel.max_drop, panel.slider.value) == (0.3, 0.3)
+    for bad in (-0.1, math.nan, 5.1):
+        with pytest.raises(ValueError, match="max_drop must"):
+            panel.max_drop = bad
+    assert panel.max_drop == 0.3
+
+
+def test_what_is_not_measured_together_yet_is_none(drops, toy, batches):
+    held = threading.Event()
+    panel = drops(toy, taught(toy, batches), max_drop=1.0).settle()
+    assert panel.together is not None
+    panel._draw = lambda max_drop: held.wait(10)
+    panel.max_drop = 5.0
+    assert panel.together is panel.accuracy is panel.plan.together is None
+    assert "measuring" in panel.text.value
+    held.set()
+    assert panel.settle().together.n == 50
+
+
+def test_a_drop_slider_refuses_what_it_cannot_choose_by(toy, split, batches):
+    scan = sensitivity.scan(toy, split, [0.5, 0.1])
+    with pytest.raises(ValueError, match=r"not for choosing; give splits\.val"):
+        DropSlider(scan, toy, dataclasses.replace(split, name="test"))
+    with pytest.raises(KeyError, match="no layer 'conv1'"):
+        DropSlider(scan, nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), split)
+    with pytest.raises(ValueError, match="cumulative"):
+        DropSlider(sensitivity.scan(toy, split, [0.5], cumulative=True), toy, split)
+    with pytest.raises(ValueError, match="no images"):
+        DropSlider(scan, toy, [])
+
+
+def test_a_drop_slider_leaves_no_trace(drops, toy, split, everything_of):
+    toy.train()
+    before = everything_of(toy)
+    panel = drops(toy, split, max_drop=1.0).settle()
+    panel.max_drop = 5.0
+    panel.settle()
+    assert everything_of(toy) == before
+    assert "newest-first" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_training_meanwhile_disturbs_no_drop_slider(drops, toy, batches):
+    """The worker draws no random number, and sets no generator back."""
+    images = taught(toy, batches)
+    panel = drops(toy, images, max_drop=1.0).settle()
+    torch.manual_seed(3)
+    drawn = []
+    for step in range(40):
+        panel.max_drop = 0.1 * (step % 20)
+        drawn.append(torch.rand(100))
+    panel.settle()
+    torch.manual_seed(3)
+    assert all(torch.equal(numbers, torch.rand(100)) for numbers in drawn)
+
+
+def test_the_text_says_the_plan_and_that_drops_do_not_add(drops, toy, batches):
+    panel = drops(toy, taught(toy, batches), max_drop=5.0).settle()
+    text = re.sub("<[^>]*>", " ", panel.text.value)
+    plan = panel.plan
+    for row in plan.rows:
+        kept = f"{round(row.density * row.weights):,} of {row.weights:,}"
+        for part in (row.layer, f"{row.density:.1%}", kept, f"{row.quality:.2f}"):
+            assert part in text
+        assert f"{100 * row.drop:+.2f}" in text
+    for part in (
+        f"{plan.density:.1%}",
+        f"{panel.mask.kept} of {36 + 432 + 48}",
+        f"sum {100 * plan.predicted:+.2f}",
+        str(panel.together),
+        f"{panel.accuracy.value:.2%}",
+        "50 images",
+        "Drops of single layers do not add",
+    ):
+        assert part in text
+
+
+def test_the_picture_of_the_drop_slider_follows(drops, toy, batches):
+    panel = drops(toy, taught(toy, batches), max_drop=1.0).settle()
+    first = bytes(panel.picture.value)
+    assert first.startswith(b"\x89PNG")
+    panel.max_drop = 5.0
+    assert bytes(panel.settle().picture.value) != first
+    bundle = panel._repr_mimebundle_()
+    assert base64.b64decode(bundle["image/png"]) == panel.picture.value
+    assert bundle["text/plain"].startswith("DropSlider(max_drop=5, density=0.")
+    found = [part._dom_classes[-1] for part in (panel, *panel.children)]
+    assert found == ["drop-panel", "drop-slider", "drop-picture", "drop-text"]
+
+
+def marked(panel) -> list:
+    """The points that the picture marks as chosen."""
+    panel._paint(panel.max_drop, figure := Figure())
+    return figure.axes[0].lines[-1].get_xydata().tolist()
+
+
+def test_the_picture_marks_what_was_chosen(drops, toy, batches):
+    panel = drops(toy, taught(toy, batches), max_drop=5.0)
+    rows = [[row.density, 1 - row.drop] for row in panel.plan.rows]
+    assert np.array(marked(panel)) == pytest.approx(np.array(rows))
+
+
+def test_a_network_of_many_layers_gets_a_higher_picture(drops, shown):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), *(nn.Linear(9, 9) for _ in range(16)))
+    images = taught(model, [(torch.randn(20, 9), torch.zeros(20, dtype=int))])
+    panel = drops(model, images, densities=[0.5])
+    panel._paint(1.0, figure := Figure(figsize=(widgets.WIDTH / 100, panel.height / 100)))
+    FigureCanvasAgg(figure).draw()
+    assert figure.axes[0].get_legend().get_window_extent().ymin >= 0
+    sensitivity.scan(model, images, [0.5], notify=GrowingScan())
+    width, height = Image.open(io.BytesIO(shown[0][1])).size
+    assert height / width > 3.6 / 7.6
+
+
+def test_a_layer_of_which_nothing_is_left_has_no_place_in_the_picture(drops, toy, batches):
+    panel = drops(toy, taught(toy, batches), densities=[0.5, 0.0], max_drop=100, limit=100)
+    assert set(panel.settle().plan.densities.values()) == {0.0}
+    assert marked(panel) == []
+    assert panel.together.n == 50
+
+
+# A scan that grows in the notebook
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What is displayed, and what renews it: pairs of (place, picture)."""
+    pictures = []
+
+    class Handle:
+        def __init__(self, place):
+            self.update = lambda picture: pictures.append((place, picture.data))
+
+    def show(picture, display_id):
+        assert display_id is True
+        place = len(pictures)
+        pictures.append((place, picture.data))
+        return Handle(place)
+
+    monkeypatch.setattr(widgets.display, "display", show)
+    return pictures
+
+
+def test_a_scan_grows_in_one_place(shown, toy, split):
+    plain = sensitivity.scan(toy, split, [0.5, 0.1])
+    watched = sensitivity.scan(toy, split, [0.5, 0.1], notify=GrowingScan(seconds=0))
+    assert watched == plain
+    assert [place for place, _ in shown] == [0] * 4  # after each of four batches
+    assert all(picture.startswith(b"\x89PNG") for _, picture in shown)
+    assert len({picture for _, picture in shown}) == 4
+
+
+def test_the_first_and_the_last_picture_are_never_left_out(shown, toy, split):
+    growing = GrowingScan(seconds=1000)
+    sensitivity.scan(toy, split, [0.5], notify=growing)
+    assert len(shown) == 2
+    sensitivity.scan(toy, split, [0.5], notify=growing)
+    assert [place for place, _ in shown] == [0, 0, 2, 2]  # the next scan has a place of its own
+    assert shown[1] == (0, shown[3][1])
+
+
+def test_images_of_which_nobody_knows_the_number_are_drawn_as_they_come(shown, toy, batches):
+    class Stream:
+        def __iter__(self):
+            return iter(batches)
+
+    sensitivity.scan(toy, Stream(), [0.5], notify=GrowingScan(seconds=1000))
+    assert len(shown) == len(batches)
 
 
 # The newest state wins
@@ -358,10 +633,10 @@ def test_an_old_state_is_left_between_two_batches(panels, toy, split):
     panel = panels(toy, [*split] * 500, "fc1").settle()
     answer = panel._answer
 
-    def slow(pruned, x):
-        asked.append(int(pruned.count_nonzero()))
+    def slow(changes, x):
+        asked.append(int(changes["fc1"].count_nonzero()))
         time.sleep(0.002)
-        return answer(pruned, x)
+        return answer(changes, x)
 
     panel._answer = slow
     panel.quality = 2.0

@@ -341,3 +341,6 @@ plt.show()
 # small a task; what the interval above says, counts. Try it at lower densities: change
 # `reported` and run the notebook again. The paper's quality parameters and its number of rounds
 # are not in the paper, so nobody can repeat it to the digit.
+#
+# So far the densities were the paper's. Next, [04_sensitivity](04_sensitivity.ipynb): how to
+# choose them.

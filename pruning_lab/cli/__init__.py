@@ -38,4 +38,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _how_to_go_on(options: argparse.Namespace) -> str:
     if not hasattr(options, "resume"):
         return "; nothing was written"
-    return "; the same command with --resume goes on behind the last finished epoch"
+    unit = "batch" if options.command == "scan" else "epoch"
+    return f"; the same command with --resume goes on behind the last finished {unit}"

@@ -1,4 +1,4 @@
-"""What the commands do. Names typed by a person become objects here and nowhere else."""
+"""What the commands do."""
 
 import argparse
 import json
@@ -9,21 +9,24 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from tabulate import tabulate
 from tqdm import tqdm
 
 from pruning_lab import (
-    criteria,
     data,
     evaluation,
     experiments,
     files,
     masks,
     models,
+    processes,
     reports,
     retraining,
+    sensitivity,
     training,
 )
-from pruning_lab.cli.words import NETWORKS
+from pruning_lab.cli import names
+from pruning_lab.cli.words import CRITERIA, DENSITIES, NETWORKS
 
 
 def run(options: argparse.Namespace) -> None:
@@ -42,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
         result = experiments.Run.load(folder)
         _say(options, f"{folder} is finished already")
     else:
-        splits = _load_data(options, data_name)
+        splits = _load_data(options, models.BUILT_IN[network](), data_name)
         _set_threads(options, network)
         if options.resume:
             recipe = experiments.Recipe.from_json(settings["recipe"])
@@ -61,10 +64,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    splits = _load_data(options)
-    _set_threads(options, options.model)
     _seed(options)
-    model = models.BUILT_IN[options.model]().to(splits.train.images.device)
+    model = models.BUILT_IN[options.model]()
+    splits = _load_data(options, model)
+    _set_threads(options, options.model)
     config = _train_config(options, options.model, splits.name)
     rows, accuracy = _train(options, model, splits, config)
     about = {"network": options.model, "data": splits.name, "seed": options.seed or 0}
@@ -73,17 +76,78 @@ def train(options: argparse.Namespace) -> None:
     _done(options, {"out": options.out, "epochs": rows, "val": accuracy})
 
 
-def prune(options: argparse.Namespace) -> None:
-    model, about = _load_model(options)
+def scan(options: argparse.Namespace) -> None:
+    with processes.joined():
+        _check_rows_file(options.out)
+        _seed(options)  # before the network: an own one may come with random weights
+        model, _ = names.network(options)
+        splits = _load_data(options, model)
+        _set_threads(options)
+        levels = {"densities": options.densities, "qualities": options.qualities}
+        if not any(levels.values()):
+            levels["densities"] = DENSITIES
+        _seed(options)
+        with _scan_progress(options, model, splits.val) as notify:
+            result = sensitivity.scan(
+                model,
+                splits.val,
+                **levels,
+                criterion=names.CRITERIA[options.criterion],
+                layers=options.layers,
+                cumulative=options.cumulative,
+                stop_at_chance=not options.no_stop,
+                out=options.out,
+                resume=options.resume,
+                notify=notify,
+            )
+        _say(options, _scan_text(result))
+        rows = {"dense": experiments.plain(result.dense), "points": list(map(_plain, result))}
+        _done(options, {"out": options.out, **result.about, **rows}, _beside(options.out))
+
+
+def choose(options: argparse.Namespace) -> None:
+    if (options.max_drop is None) == (options.density is None):
+        raise ValueError("choose by --max-drop POINTS or by --density SHARE, one of the two")
+    scanned = sensitivity.Scan.load(options.scan)
+    criterion = names.criterion(scanned.about.get("criterion"), options.scan)
+    model = val = None
     _seed(options)
-    given = {kind: getattr(options, kind) for kind in ("quality", "density", "threshold")}
-    mask = masks.prune(
-        model,
-        **{kind: _amounts(kind, texts) for kind, texts in given.items() if texts},
-        criterion=CRITERIA[options.criterion],
-        within=masks.Mask.load(options.within) if options.within else None,
-        across_layers=options.across_layers,
+    if options.file or options.weights or options.model:
+        model, _ = names.network(options)
+        val = _load_data(options, model).val
+        _set_threads(options)
+        _check_same_images(options.scan, scanned, val)
+    elif options.method == "joint":
+        raise ValueError(
+            f"--method joint measures all layers together; "
+            f"name the network's file: pruning-lab choose {options.scan} NETWORK.safetensors ..."
+        )
+    plan = sensitivity.choose(
+        scanned,
+        max_drop=options.max_drop,
+        density=options.density,
+        method=options.method,
+        model=model,
+        images=val,
+        criterion=criterion,
     )
+    plan.save(options.out)
+    _say(options, str(plan))
+    if model is None:
+        _say(
+            options,
+            f"To measure them: pruning-lab choose {options.scan} NETWORK.safetensors "
+            f"{_amount(options)}, with the --data of the scan",
+        )
+    _done(options, {"out": options.out, "density": plan.density, **_plain(plan)})
+    _say(options, f"next: pruning-lab prune {_network_words(options)} --plan {options.out}")
+
+
+def prune(options: argparse.Namespace) -> None:
+    _seed(options)
+    model, about = names.network(options)
+    _seed(options)
+    mask = _planned_mask(options, model) if options.plan else _asked_mask(options, model)
     mask.save(options.out)
     if options.save_model:
         mask.apply_(model)
@@ -94,11 +158,10 @@ def prune(options: argparse.Namespace) -> None:
 
 
 def retrain(options: argparse.Namespace) -> None:
-    model, about = _load_model(options)
-    splits = _load_data(options)
+    model, about = names.network(options)
+    splits = _load_data(options, model)
     _set_threads(options, about["network"])
     mask = masks.Mask.load(options.mask)
-    model.to(splits.train.images.device)
     mask.apply_(model)
     config = _train_config(options, about["network"], splits.name)
     with retraining.dropout_adjusted(model, mask), retraining.frozen(model, options.freeze):
@@ -118,9 +181,9 @@ def report(options: argparse.Namespace) -> None:
                 f"{options.file} is one network; name the one before pruning with --dense FILE, "
                 f"or give the folder of a run"
             )
-        model, about = _load_model(options)
-        dense, _ = _load_model(options, options.dense)
-        splits = _load_data(options)
+        model, about = names.network(options)
+        dense, _ = names.network(options, options.dense)
+        splits = _load_data(options, model)
         _set_threads(options, about["network"])
         record = {
             "recipe": {"network": about["network"]},
@@ -133,7 +196,125 @@ def report(options: argparse.Namespace) -> None:
     _say(options, f"\nOpen {out} for the plots")
 
 
+# ------------------------------------------------------------------------- of scan and choose
+
+
+def _check_rows_file(path: str) -> None:
+    """Said before the work, not after it."""
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"--out {path} is a folder; name a file in it, such as scan.csv")
+    if Path(path).suffix == ".json":
+        raise ValueError(f"--out {path}: the rows go to a .csv, and a .json is written beside it")
+
+
+def _check_same_images(path: str, scanned: sensitivity.Scan, val: data.Split) -> None:
+    if scanned.about.get("images_sha256") not in (None, val.fingerprint()):
+        raise ValueError(
+            f"{path} was made on other images than these; name the same --data as for the scan"
+        )
+
+
+def _amount(options: argparse.Namespace) -> str:
+    if options.max_drop is not None:
+        return f"--max-drop {options.max_drop:g}"
+    return f"--density {options.density:g}"
+
+
+def _network_words(options: argparse.Namespace) -> str:
+    """The network as it was typed, to be typed again."""
+    file = options.file or options.weights
+    words = [*([file] if file else []), *(["--model", options.model] if options.model else [])]
+    return " ".join(words) or "NETWORK.safetensors"
+
+
+@contextmanager
+def _scan_progress(options: argparse.Namespace, model, val: data.Split) -> Iterator[Callable]:
+    """Gives a function to notify: what it will take in one line, then a bar with the time left."""
+    layers = set(options.layers or masks.prunable(model))
+    points = len(layers) * len(options.densities or options.qualities or DENSITIES)
+    shared = f" by {processes.world()} processes" if processes.world() > 1 else ""
+    layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} images{postfix}"
+    off = True if _quiet(options) else None  # None: off where stderr is not a terminal
+    with tqdm(total=len(val), desc="scan", leave=False, disable=off, bar_format=layout) as bar:
+
+        def notify(progress: sensitivity.Progress) -> None:
+            left = _duration(progress.seconds_left)
+            if progress.images == 0 and not _quiet(options):
+                line = f"{progress.how}{shared}: {points} points on {len(val):,} images"
+                bar.write(f"{line}, about {left}", file=sys.stdout)
+            bar.set_postfix_str(f"{left} left", refresh=progress.images == 0)
+            bar.update(progress.images - bar.n)
+
+        yield notify
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{max(1, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _scan_text(result: sensitivity.Scan) -> str:
+    """A table for each layer, the densest level first."""
+    headers = ("asked", "density", "quality", "accuracy", "drop", "note")
+    align = ("left", "right", "right", "left", "left", "left")
+    blocks = [f"dense: {result.dense}"]
+    for layer, about in result.about["layers"].items():
+        rows = [
+            (
+                point.asked,
+                f"{point.density:.2%}",
+                "" if point.quality is None else f"{point.quality:.2f}",
+                "{:.2%} ({:.2%} to {:.2%})".format(*_interval(point.accuracy)),
+                str(point.drop),
+                point.note,
+            )
+            for point in result.of(layer)
+        ]
+        table = tabulate(rows, headers, colalign=align, disable_numparse=True)
+        blocks.append(f"{layer}: {about['weights']:,} weights, sigma {about['sigma']:.4g}\n{table}")
+    return "\n" + "\n\n".join(blocks) + "\n"
+
+
+def _interval(accuracy: evaluation.Accuracy) -> tuple[float, float, float]:
+    return accuracy.value, accuracy.low, accuracy.high
+
+
+def _beside(path: str) -> str:
+    return f" and {Path(path).with_suffix('.json')}"
+
+
+def _plain(row) -> dict:
+    """A dataclass with others inside, in tuples too, as a dict fit for JSON."""
+    return {
+        name: [_plain(part) for part in value] if isinstance(value, tuple) else value
+        for name, value in experiments.plain(row).items()
+    }
+
+
 # --------------------------------------------------------------------------------- their parts
+
+
+def _asked_mask(options: argparse.Namespace, model) -> masks.Mask:
+    given = {kind: getattr(options, kind) for kind in ("quality", "density", "threshold")}
+    return masks.prune(
+        model,
+        **{kind: names.amounts(kind, texts) for kind, texts in given.items() if texts},
+        criterion=names.CRITERIA[options.criterion or CRITERIA[0]],
+        within=masks.Mask.load(options.within) if options.within else None,
+        across_layers=options.across_layers,
+    )
+
+
+def _planned_mask(options: argparse.Namespace, model) -> masks.Mask:
+    words = ("quality", "density", "threshold", "criterion", "within", "across_layers")
+    for word in words:
+        if getattr(options, word):
+            raise ValueError(
+                f"--plan says what to keep of each layer; leave --{word.replace('_', '-')} out"
+            )
+    plan = sensitivity.Plan.load(options.plan)
+    return plan.mask(model, criterion=names.criterion(plan.criterion, options.plan))
 
 
 def _train(options, model, splits, config, mask=None):
@@ -157,8 +338,8 @@ def _train(options, model, splits, config, mask=None):
 def _train_config(options: argparse.Namespace, network: str, data_name: str):
     """The network's recipe, with what was typed in place of what it says."""
     config = experiments.paper_recipe(network, data_name).dense
-    names = ("epochs", "lr", "batch_size", "weight_decay", "shift", "seed")
-    typed = {name: getattr(options, name) for name in names}
+    words = ("epochs", "lr", "batch_size", "weight_decay", "shift", "seed")
+    typed = {word: getattr(options, word) for word in words}
     typed = {name: value for name, value in typed.items() if value is not None}
     return replace(config, **typed, bf16=options.bf16)
 
@@ -167,41 +348,15 @@ def _checkpoint(options: argparse.Namespace) -> str:
     return f"{options.out}.checkpoint"
 
 
-def _load_model(options: argparse.Namespace, path: str | None = None):
-    """A network from its file, which says itself which one it is."""
-    path = path or options.file
-    _, about = files.load_tensors(path)
-    network = getattr(options, "model", None) or (about or {}).get("network")
-    if network is None:
-        raise ValueError(f"{path} does not say which network it is; add --model NAME")
-    if network not in models.BUILT_IN:
-        raise ValueError(f"{path}: no network {network!r}; there are {', '.join(NETWORKS)}")
-    model = models.BUILT_IN[network]()
-    models.load_(model, path)
-    return model, {**(about or {}), "network": network}
-
-
-def _load_data(options: argparse.Namespace, name: str | None = None):
-    device = _device(options.device)
-    splits = data.load(
-        name or options.data or "auto", root=options.root, device=device, download=options.download
-    )
+def _load_data(options: argparse.Namespace, model, name: str | None = None) -> data.Splits:
+    """The splits, said in one line; the model goes where they are, and has to fit them."""
+    splits = names.splits(options, name)
     _say(options, str(splits))
+    names.check_fit(model.to(splits.val.images.device), splits)
     return splits
 
 
-def _device(name: str) -> str:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-        return "mps" if name == "cpu" and torch.backends.mps.is_available() else name
-    available = {"cpu": True, "cuda": torch.cuda.is_available()}
-    available["mps"] = torch.backends.mps.is_available()
-    if not available[name]:
-        raise ValueError(f"--device {name}: this machine's torch has none; use --device auto")
-    return name
-
-
-def _set_threads(options: argparse.Namespace, network: str) -> None:
+def _set_threads(options: argparse.Namespace, network: str | None = None) -> None:
     """One thread for the small matrices of LeNet-300-100, where more cost more than they win."""
     threads = options.threads or (1 if network == "lenet-300-100" else None)
     if threads:
@@ -210,23 +365,6 @@ def _set_threads(options: argparse.Namespace, network: str) -> None:
 
 def _seed(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed or 0)
-
-
-def _amounts(kind: str, texts: list[str]) -> float | dict[str, float]:
-    """`0.08`, or `fc1=0.08 fc2=0.1`, as masks.prune takes it."""
-    pairs = [text.rpartition("=") for text in texts]
-    try:
-        values = {layer: float(number) for layer, _, number in pairs}
-    except ValueError:
-        raise ValueError(
-            f"--{kind} takes a number (0.08) or LAYER=NUMBER pairs (fc1=0.08 fc2=0.1), "
-            f"got {' '.join(texts)}"
-        ) from None
-    if len(values) < len(texts):
-        raise ValueError(f"--{kind} names a layer twice: {' '.join(texts)}")
-    if "" in values and len(values) > 1:
-        raise ValueError(f"--{kind} takes one number or LAYER=NUMBER pairs, not both")
-    return values.get("", values)
 
 
 @contextmanager
@@ -285,8 +423,12 @@ def _newest_unfinished() -> Path:
     return max(waiting, key=lambda config: config.stat().st_mtime).parent
 
 
+def _quiet(options: argparse.Namespace) -> bool:
+    return options.json or processes.rank() > 0
+
+
 def _say(options: argparse.Namespace, line: str) -> None:
-    if not options.json:
+    if not _quiet(options):
         print(line, flush=True)
 
 
@@ -297,12 +439,12 @@ def _show(options: argparse.Namespace, record: dict) -> None:
         print(f"\n{reports.text(record)}")
 
 
-def _done(options: argparse.Namespace, result: dict) -> None:
-    if options.json:
+def _done(options: argparse.Namespace, result: dict, more: str = "") -> None:
+    if options.json and processes.rank() == 0:
         print(json.dumps(result, ensure_ascii=False))
-    else:
-        print(f"wrote {result['out']}")
+    _say(options, f"wrote {result['out']}{more}")
 
 
-COMMANDS = {"run": run, "train": train, "prune": prune, "retrain": retrain, "report": report}
-CRITERIA = {"magnitude": criteria.magnitude, "random": criteria.random}
+COMMANDS = {
+    command.__name__: command for command in (run, train, scan, choose, prune, retrain, report)
+}

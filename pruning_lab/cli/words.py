@@ -5,8 +5,10 @@ import argparse
 from pruning_lab import __version__
 
 NETWORKS = ("lenet-300-100", "lenet-5")
-DATA = ("auto", "mnist", "digits")
+DATA = ("auto", "mnist", "digits", "folder:PATH")
 CRITERIA = ("magnitude", "random")
+METHODS = ("single", "joint")
+DENSITIES = (0.9, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02)  # of a scan that is not told any
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     seeded.add_argument("--seed", type=_whole, help="of everything random (0)")
 
     images = argparse.ArgumentParser(add_help=False)
-    images.add_argument("--data", choices=DATA, help="auto (the default): mnist where it is")
+    images.add_argument("--data", metavar="NAME", help=f"{', '.join(DATA)} (auto: mnist if there)")
     images.add_argument("--root", help="folder of the data ($PRUNING_LAB_DATA, else data)")
     images.add_argument("--download", action="store_true", help="fetch the data if missing")
     images.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
@@ -45,6 +47,15 @@ def parser() -> argparse.ArgumentParser:
 
     stored = argparse.ArgumentParser(add_help=False)
     stored.add_argument("--model", choices=NETWORKS, help="what the file holds, if it does not say")
+
+    network = argparse.ArgumentParser(add_help=False)
+    network.add_argument(
+        "--model",
+        metavar="NAME",
+        help=f"what the file holds, if it does not say: {', '.join(NETWORKS)}, or a function of "
+        "yours as package.module:function, which is called and gives the network",
+    )
+    network.add_argument("--weights", metavar="FILE", help="the same as the network's file")
 
     def command(name: str, summary: str, example: str, *parents) -> argparse.ArgumentParser:
         return commands.add_parser(
@@ -80,18 +91,63 @@ def parser() -> argparse.ArgumentParser:
     add("--out", default="dense.safetensors", help="file for the network (dense.safetensors)")
 
     add = command(
-        "prune",
-        "choose which weights stay, and print the receipt",
-        "prune dense.safetensors --quality fc1=1.4 fc2=1.1 --out mask.safetensors",
-        stored,
+        "scan",
+        "prune one layer at a time, and see how much accuracy goes (uses the val images)",
+        "scan dense.safetensors --densities 0.5 0.2 0.1 0.05 --out scan.csv\n"
+        "  pruning-lab scan --model nets:make --weights mine.safetensors --data folder:photos\n"
+        "with several processes:\n"
+        "  python -m torch.distributed.run --nproc-per-node=2 -m pruning_lab scan ...",
+        network,
+        images,
         seeded,
     ).add_argument
-    add("file", help="a network's file")
+    add("file", nargs="?", help="a network's file")
+    levels = " ".join(map(str, DENSITIES))
+    add("--densities", nargs="+", type=float, metavar="D", help=f"shares to keep ({levels})")
+    add("--qualities", nargs="+", type=float, metavar="Q", help="thresholds / sigma, instead")
+    add("--criterion", choices=CRITERIA, default=CRITERIA[0])
+    add("--layers", nargs="+", metavar="LAYER", help="only these")
+    add("--cumulative", action="store_true", help="each layer with all before it")
+    add("--no-stop", action="store_true", help="measure levels at chance to the end too")
+    add("--resume", action="store_true", help="go on behind the last finished batch")
+    add("--out", default="scan.csv", help="file for the rows (scan.csv); a .json goes beside it")
+
+    add = command(
+        "choose",
+        "choose from a scan what to keep of each layer (measures on the val images)",
+        "choose scan.csv dense.safetensors --max-drop 0.5 --out plan.json\n"
+        "  pruning-lab choose scan.csv dense.safetensors --density 0.1 --method joint",
+        network,
+        images,
+        seeded,
+    ).add_argument
+    add("scan", help="the rows of a scan (scan.csv)")
+    add("file", nargs="?", help="the network's file, to measure all layers pruned together")
+    add("--max-drop", type=float, metavar="POINTS", help="percentage points that may be lost")
+    add("--density", type=float, metavar="D", help="share of all weights to keep, 0 to 1")
+    add(
+        "--method",
+        choices=METHODS,
+        default=METHODS[0],
+        help="single: what each layer loses alone (the default); joint: searched for all together",
+    )
+    add("--out", default="plan.json", help="file for the plan (plan.json)")
+
+    add = command(
+        "prune",
+        "choose which weights stay, and print the receipt",
+        "prune dense.safetensors --quality fc1=1.4 fc2=1.1 --out mask.safetensors\n"
+        "  pruning-lab prune dense.safetensors --plan plan.json",
+        network,
+        seeded,
+    ).add_argument
+    add("file", nargs="?", help="a network's file")
     amounts = "one number, or LAYER=NUMBER ..."
     add("--quality", nargs="+", metavar="Q", help=f"threshold / sigma of the layer: {amounts}")
     add("--density", nargs="+", metavar="D", help=f"share to keep, 0 to 1: {amounts}")
     add("--threshold", nargs="+", metavar="T", help=f"smallest |w| to keep: {amounts}")
-    add("--criterion", choices=CRITERIA, default="magnitude")
+    add("--plan", metavar="FILE", help="what `choose` wrote, instead of these three")
+    add("--criterion", choices=CRITERIA, help=f"what a weight is judged by ({CRITERIA[0]})")
     add("--within", metavar="MASK", help="keep only what this mask keeps")
     add("--across-layers", action="store_true", help="rank all layers together (with --density)")
     add("--out", default="mask.safetensors", help="file for the mask (mask.safetensors)")

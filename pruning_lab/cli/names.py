@@ -1,0 +1,183 @@
+"""Names typed by a person become objects: here and nowhere else."""
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+
+import torch
+from torch import nn
+
+from pruning_lab import criteria, data, evaluation, files, models
+from pruning_lab.cli.words import NETWORKS
+
+CRITERIA = {"magnitude": criteria.magnitude, "random": criteria.random}
+
+
+def criterion(name: str, path: str) -> Callable:
+    """The criterion that a scan or a plan was made with."""
+    if name not in CRITERIA:
+        raise ValueError(
+            f"{path} was made with the criterion {name!r}, and here there are "
+            f"{', '.join(CRITERIA)}; go on with it in Python"
+        )
+    return CRITERIA[name]
+
+
+# ------------------------------------------------------------------------------------- networks
+
+
+def network(options: argparse.Namespace, path: str | None = None) -> tuple[nn.Module, dict]:
+    """The network that was named, filled from its file, and what the file says about it."""
+    path, name = path or _file(options), options.model
+    if name and ":" in name:
+        model = _own(name)
+        about = models.load_(model, path) if path else None
+        return model, {**(about or {}), "network": name}
+    if path is None:
+        raise ValueError(
+            "name a network's file (dense.safetensors), or a network of your own with "
+            "--model package.module:function"
+        )
+    about = files.load_tensors(path)[1] or {}
+    name = name or about.get("network")
+    if name not in models.BUILT_IN:
+        raise ValueError(_unknown(name, path, options))
+    model = models.BUILT_IN[name]()
+    models.load_(model, path)
+    return model, {**about, "network": name}
+
+
+def check_fit(model: nn.Module, splits: data.Splits) -> None:
+    """Raise ValueError where the network cannot take these images, or has too few answers."""
+    images = splits.val.head(1)
+    shape = " x ".join(map(str, images.images.shape[1:]))
+    try:
+        with evaluation.measuring(model):
+            (answer,) = (model(x.to(evaluation.device_of(model))) for x, _ in images)
+            outputs = answer.shape[1]
+    except Exception as error:  # whatever a network raises
+        raise ValueError(
+            f"this network cannot take the images of {splits.name}, which are {shape}: "
+            f"{_first_line(error)}"
+        ) from error
+    classes = 1 + max(int(s.labels.max()) for s in (splits.train, splits.val, splits.test))
+    if classes > outputs:
+        raise ValueError(
+            f"this network tells {outputs} classes apart, and {splits.name} has {classes}"
+        )
+
+
+def _file(options: argparse.Namespace) -> str | None:
+    weights = getattr(options, "weights", None)
+    if options.file and weights:
+        raise ValueError(
+            f"the network's file was given twice, {options.file} and --weights {weights}; "
+            f"leave one out"
+        )
+    return options.file or weights
+
+
+def _unknown(name: str | None, path: str, options: argparse.Namespace) -> str:
+    """The sentence for a file that is of none of the built-in networks."""
+    known = " or ".join(NETWORKS)
+    if name is None:
+        return f"{path} does not say which network it is; add --model NAME ({known})"
+    if not hasattr(options, "weights"):
+        return f"{path} is of the network {name!r}; {options.command} takes only {known}"
+    if ":" in name:
+        return f"{path} is of code that is not run unasked; if you trust it, add --model {name}"
+    return f"no network {name!r}; there are {known}, or your own as package.module:function"
+
+
+def _own(name: str) -> nn.Module:
+    """What `package.module:function` gives; modules are looked for in the current folder too."""
+    module, _, function = name.partition(":")
+    if not (module and function):
+        raise ValueError(f"--model {name}: type package.module:function, such as nets:make")
+    sys.path.insert(0, os.getcwd())
+    with redirect_stdout(sys.stderr):  # what it prints is none of our answer
+        made = _call(name, lambda: importlib.import_module(module), f"importing {module!r}")
+        if not hasattr(made, function):
+            near = difflib.get_close_matches(function, dir(made))
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise ValueError(f"--model {name}: no function {function!r} in {module}{hint}")
+        model = _call(name, getattr(made, function), f"calling {function}(), without arguments,")
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"--model {name}: {function}() gave a {type(model).__name__}, "
+            f"expected a torch.nn.Module"
+        )
+    return model
+
+
+def _call(name: str, function: Callable, doing: str):
+    try:
+        return function()
+    except (Exception, SystemExit) as error:  # whatever a person's own code raises
+        if isinstance(error, ModuleNotFoundError) and _misses(name, error):
+            raise ValueError(
+                f"--model {name}: no module {error.name!r} in {os.getcwd()} or installed; "
+                f"name it as Python imports it, package.module:function"
+            ) from error
+        raise ValueError(
+            f"--model {name}: {doing} failed with {type(error).__name__}: {_first_line(error)}; "
+            f"--debug shows where"
+        ) from error
+
+
+def _misses(name: str, error: ModuleNotFoundError) -> bool:
+    """Whether it is the named module that is not there, and not one that it imports."""
+    return bool(error.name) and f"{name.partition(':')[0]}.".startswith(f"{error.name}.")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+# ------------------------------------------------------------------------------- data and device
+
+
+def splits(options: argparse.Namespace, name: str | None = None) -> data.Splits:
+    return data.load(
+        name or options.data or "auto",
+        root=options.root,
+        device=device(options.device),
+        download=options.download,
+    )
+
+
+def device(name: str) -> str:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "mps" if name == "cpu" and torch.backends.mps.is_available() else name
+    available = {"cpu": True, "cuda": torch.cuda.is_available()}
+    available["mps"] = torch.backends.mps.is_available()
+    if not available[name]:
+        raise ValueError(f"--device {name}: this machine's torch has none; use --device auto")
+    if name == "cuda":  # of several processes, each takes the next one
+        return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+    return name
+
+
+# --------------------------------------------------------------------------------------- amounts
+
+
+def amounts(kind: str, texts: list[str]) -> float | dict[str, float]:
+    """`0.08`, or `fc1=0.08 fc2=0.1`, as masks.prune takes it."""
+    pairs = [text.rpartition("=") for text in texts]
+    try:
+        values = {layer: float(number) for layer, _, number in pairs}
+    except ValueError:
+        raise ValueError(
+            f"--{kind} takes a number (0.08) or LAYER=NUMBER pairs (fc1=0.08 fc2=0.1), "
+            f"got {' '.join(texts)}"
+        ) from None
+    if len(values) < len(texts):
+        raise ValueError(f"--{kind} names a layer twice: {' '.join(texts)}")
+    if "" in values and len(values) > 1:
+        raise ValueError(f"--{kind} takes one number or LAYER=NUMBER pairs, not both")
+    return values.get("", values)

@@ -1,0 +1,51 @@
+"""The slider of 04_sensitivity in JupyterLab, in a real browser: keys move text and picture."""
+
+import re
+
+MEASURED = r"all layers together\s*[+-][\d.]+ points \(.*\)\s*accuracy\s*[\d.]+% \(.*images\)"
+
+
+def test_an_arrow_key_moves_the_allowed_drop_and_all_that_follows(run_all, page, tmp_path):
+    settled = run_all("04_sensitivity", "drop", MEASURED)
+    panel, picture = page.locator(".drop-panel"), page.locator(".drop-picture")
+    readout, handle = (
+        page.locator(".drop-slider .widget-readout"),
+        page.locator(".drop-slider .noUi-handle"),
+    )
+    assert readout.inner_text() == "0.20"  # where a cell of the notebook has put it
+    before = settled(MEASURED)
+    panel.scroll_into_view_if_needed()
+    drawn = picture.screenshot(path=tmp_path / "picture-before.png")
+    panel.screenshot(path=tmp_path / "panel-before.png")
+    page.screenshot(path=tmp_path / "page.png")
+    assert picture.evaluate("image => image.naturalWidth") > 600
+
+    handle.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "before => document.querySelector('.drop-text').innerText != before", arg=before
+    )
+    after = settled(MEASURED)
+    assert readout.inner_text() == "0.30"
+    assert picture.screenshot(path=tmp_path / "picture-after.png") != drawn
+    assert _kept(after) < _kept(before)
+
+    for _ in range(20):  # a fast hand: what stays is the last state
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "() => document.querySelector('.drop-slider .widget-readout').innerText == '2.30'"
+    )
+    page.wait_for_function(
+        "after => document.querySelector('.drop-text').innerText != after", arg=after
+    )
+    last = settled(MEASURED)
+    panel.screenshot(path=tmp_path / "panel-after.png")
+    assert _kept(last) < _kept(after)
+    assert "Drops of single layers do not add" in last
+    assert page.get_by_text("Error displaying widget").count() == 0
+    assert page.locator(".jp-OutputArea-output[data-mime-type*='error']").count() == 0
+
+
+def _kept(text: str) -> int:
+    """How many weights of all layers the panel says are kept."""
+    return int(re.search(r"all\s+[\d.]+%\s+([\d,]+) of [\d,]+", text)[1].replace(",", ""))
