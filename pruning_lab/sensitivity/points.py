@@ -18,7 +18,7 @@ class ScanPoint:
     asked: str = ""  # "density 0.1", "quality 1.2"
     density: float  # what came out
     quality: float | None  # threshold / sigma, where the criterion is magnitude
-    threshold: float | None  # the smallest saliency that stayed
+    threshold: float | None  # saliencies from here on stay
     accuracy: Accuracy
     drop: Drop  # against the network as it came, on the same images
     note: str = ""

@@ -2,6 +2,7 @@
 
 import glob
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -100,6 +101,7 @@ def scan(
             "stop_at_chance": stop_at_chance,
             "layers": {row.name: row.about for row in table},
         }
+        _check_alike(table)
         journal = _Journal(out, about, images, table, resume) if out is not None else None
         tally = _Tally(table, about)
         total = _length(images)
@@ -125,16 +127,17 @@ def scan(
                         if journal:
                             journal.note(index, counts)
                     tally.add(counts)
-                done += len(y)
-                if stop_at_chance and done - len(y) < _HEAD:
+                if stop_at_chance and done < _HEAD:
                     labels.append(y.cpu())
-                    if done >= _HEAD:
-                        tally.judge(torch.cat(labels))
+                done += len(y)
                 if worked:
                     estimate = (time.perf_counter() - began) / worked / processes.world()
                 if tally.images:
                     tell()
                 index, batch = index + 1, next(batches, None)
+                if labels and done >= _HEAD and batch is not None:
+                    tally.judge(torch.cat(labels))
+                    labels = []
         tally.gather()
         result = tally.scan()
         if journal:
@@ -160,6 +163,11 @@ class _Layer:
     ):
         self.name, self.weight = name, layer.weight.detach()
         self.size, self.sigma = self.weight.numel(), criteria.sigma(self.weight)
+        if not math.isfinite(self.sigma):
+            raise ValueError(
+                f"layer {name!r} has a weight that is infinite or not a number; train again with a "
+                f"lower lr"
+            )
         self.asked = [f"{kind} {level:g}" for level in levels]
         saliency = criterion(self.weight)
         if kind == "density":
@@ -362,9 +370,8 @@ class _Journal:
                 f"{self.parts[0]} is left of an interrupted scan; go on with it by --resume "
                 f"(resume=True), or delete it"
             )
-        bits = (kept.cpu().contiguous().numpy() for layer in table for kept in layer.kept)
         batches = repr(images) if isinstance(images, Split) else None  # mean, std, batch size
-        header = json.dumps({**about, "batches": batches, "kept_sha256": files.sha256(*bits)})
+        header = json.dumps({**about, "batches": batches, "kept_sha256": _kept_sha256(table)})
         cells = 1 + sum(len(layer.kept) for layer in table)
         self.done: dict[int, Tensor] = {}
         for part in self.parts:
@@ -404,6 +411,23 @@ class _Journal:
     @staticmethod
     def _line(index: int, counts: Tensor) -> str:
         return json.dumps([index, counts.tolist()]) + "\n"
+
+
+def _kept_sha256(table: list[_Layer]) -> str:
+    return files.sha256(
+        *(kept.cpu().contiguous().numpy() for layer in table for kept in layer.kept)
+    )
+
+
+def _check_alike(table: list[_Layer]) -> None:
+    """That all processes prune the same weights: a random criterion may have drawn differently."""
+    if processes.world() > 1:
+        mine = int(_kept_sha256(table)[:8], 16)
+        if processes.summed(torch.tensor(mine)).item() != mine * processes.world():
+            raise ValueError(
+                "the processes would prune different weights; give all the same network, and call "
+                "torch.manual_seed with the same number in each"
+            )
 
 
 def _length(images: Images) -> int | None:
