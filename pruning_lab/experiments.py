@@ -93,8 +93,14 @@ def chosen_recipe(network: str, choose: dict, data: str = "mnist") -> Recipe:
     `choose` are keywords of `sensitivity.choose`: {"density": 0.08} or {"max_drop": 0.5}, and
     {"method": "joint"} with either.
     """
+    sensitivity.check_choice(**choose)  # now, not after an hour of training
     dense = _dense(network, data)
-    levels = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
+    if choose.get("density", 1) < (lowest := 0.002):
+        raise ValueError(
+            f"a run chooses among densities that keep {lowest} of the weights at least, got "
+            f"{choose['density']:g}"
+        )
+    levels = (lowest, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
     retrain = _three(dense)
     return Recipe(
         network=network, dense=dense, rounds=(), retrain=retrain, scan=levels, choose=choose

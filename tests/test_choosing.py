@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -40,12 +41,13 @@ CURVES = {"a": {0.5: 0.01, 0.25: 0.03, 0.1: 0.4}, "b": {0.5: 0.0, 0.25: 0.001, 0
 
 def test_a_layer_goes_down_to_where_its_own_curve_meets_the_allowed_drop():
     plan = sensitivity.choose(made_scan(CURVES), max_drop=2)
-    assert plan.densities["a"] == pytest.approx(0.375)  # half way from 0.5 (1 point) to 0.25 (3)
+    # Half way from 0.5 (1 point) to 0.25 (3 points), on a logarithmic axis.
+    assert plan.densities["a"] == pytest.approx(math.sqrt(0.5 * 0.25))
     assert plan.densities["b"] == 0.1  # its sparsest level costs 0.2 points
     assert [row.drop for row in plan.rows] == pytest.approx([0.02, 0.002])
     assert [row.quality for row in plan.rows] == pytest.approx([6.25, 9])
     assert plan.predicted == pytest.approx(0.022)
-    assert plan.density == pytest.approx((round(37.5) + 100) / 1100)
+    assert plan.density == pytest.approx((35 + 100) / 1100)
     assert plan.together is None
     text = str(plan)
     assert "between 0.5 (+1.00 points) and 0.25 (+3.00 points)" in text
@@ -56,7 +58,7 @@ def test_a_layer_goes_down_to_where_its_own_curve_meets_the_allowed_drop():
 
 def test_between_dense_and_the_first_level_the_curve_starts_at_no_drop():
     plan = sensitivity.choose(made_scan({"a": {0.8: 0.04}}), max_drop=1)
-    assert plan.densities == {"a": pytest.approx(0.95)}
+    assert plan.densities == {"a": pytest.approx(0.8**0.25)}
     assert plan.rows[0].why == "between all of it and 0.8 (+4.00 points)"
 
 
@@ -77,7 +79,7 @@ def test_a_gain_beyond_noise_is_not_called_noise():
 
 def test_images_won_count_as_no_drop():
     plan = sensitivity.choose(made_scan({"a": {0.5: -0.02, 0.25: 0.02}}), max_drop=1)
-    assert plan.densities["a"] == pytest.approx(0.375)
+    assert plan.densities["a"] == pytest.approx(math.sqrt(0.5 * 0.25))
 
 
 @pytest.mark.parametrize("density", [0.11, 0.2, 0.3, 0.6, 1.0])
@@ -215,6 +217,14 @@ def test_the_test_split_is_not_for_choosing(lenet, digits, scanned):
     images = replace(digits, name="test")
     with pytest.raises(ValueError, match=r"would spoil it; give splits\.val"):
         sensitivity.choose(scanned, max_drop=1, model=lenet, images=images)
+
+
+def test_another_network_than_the_one_scanned_is_refused(lenet, digits, scanned):
+    other = copy.deepcopy(lenet)
+    with torch.no_grad():
+        other.fc3.bias[0] += 1
+    with pytest.raises(ValueError, match="other weights than the one scanned"):
+        sensitivity.choose(scanned, max_drop=1, model=other, images=digits)
 
 
 @pytest.mark.parametrize("method", ["single", "joint"])

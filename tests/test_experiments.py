@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from pruning_lab import data, experiments, masks, models, paper
+from pruning_lab import data, experiments, masks, models, paper, sensitivity
 
 NETWORKS = ("lenet-300-100", "lenet-5")
 
@@ -58,10 +58,45 @@ def test_an_impossible_compression_is_refused(compression):
         experiments.compressed_recipe("lenet-300-100", compression)
 
 
+@pytest.mark.parametrize(
+    ("choose", "message"),
+    [
+        ({"density": 8}, "divide by 100"),
+        ({"density": 0.1, "max_drop": 1}, "one of the two"),
+        ({"density": 0.001}, "keep 0.002 of the weights at least"),
+    ],
+)
+def test_what_cannot_be_chosen_is_refused_before_anything_is_trained(choose, message):
+    with pytest.raises(ValueError, match=message):
+        experiments.chosen_recipe("lenet-300-100", choose)
+
+
+@pytest.mark.parametrize("method", ["single", "joint"])
+def test_a_run_goes_down_to_the_densities_of_its_own_plan(method, digits, tmp_path):
+    recipe = experiments.chosen_recipe("lenet-300-100", {"density": 0.1, "method": method})
+    epochs = tuple(replace(config, epochs=1) for config in recipe.retrain)
+    recipe = replace(recipe, dense=replace(recipe.dense, epochs=3), retrain=epochs)
+    run = experiments.run(recipe, digits, folder=tmp_path / "run")
+    assert run.mask.density == pytest.approx(0.1, abs=1e-4)
+    plan = sensitivity.Plan.load(tmp_path / "run" / "plan.json")
+    assert plan.method == method
+    assert run.record["plan"]["rows"][0]["density"] == plan.densities["fc1"]
+    for layer, kept in run.mask.items():
+        assert kept.float().mean().item() == pytest.approx(plan.densities[layer], abs=1e-3)
+    shares = [stage["kept"] / stage["weights"] for stage in run.record["stages"][::2]]
+    assert shares == sorted(shares, reverse=True)
+    scan = sensitivity.Scan.load(tmp_path / "run" / "scan.csv")
+    assert (
+        sensitivity.choose(scan, density=0.1, method=method, model=run.dense, images=digits.val)
+        == plan
+    )
+
+
 def test_a_recipe_survives_json():
     for recipe in (
         experiments.paper_recipe("lenet-5"),
         experiments.compressed_recipe("lenet-5", 9),
+        experiments.chosen_recipe("lenet-5", {"max_drop": 0.5, "method": "joint"}),
     ):
         assert experiments.Recipe.from_json(json.loads(json.dumps(asdict(recipe)))) == recipe
 

@@ -130,6 +130,26 @@ def test_an_unpruned_layer_drops_nothing(toy, split):
     assert {point.accuracy for point in points} == {evaluation.evaluate(toy, split)}
 
 
+def test_qualities_go_with_magnitude(toy, split):
+    with pytest.raises(ValueError, match="goes with magnitude; scan another criterion by densit"):
+        sensitivity.scan(toy, split, qualities=[1.0], criterion=criteria.random)
+
+
+def test_an_infinite_weight_is_named_before_anything_is_measured(toy, split):
+    with torch.no_grad():
+        toy.fc1.weight[0, 0] = float("inf")
+    with pytest.raises(ValueError, match="layer 'fc1' has a weight that is infinite"):
+        sensitivity.scan(toy, split, [0.5])
+
+
+def test_a_printed_scan_has_a_table_for_each_layer(toy, split):
+    points = sensitivity.scan(toy, split, [0.5, 0.1])
+    text = str(points)
+    assert text.startswith(f"dense: {points.dense}")
+    assert "fc1: 432 weights, sigma" in text
+    assert all(str(point.drop) in text for point in points)
+
+
 def test_the_test_split_is_not_for_choosing(toy, split):
     with pytest.raises(ValueError, match=r"not for choosing; give splits\.val"):
         sensitivity.scan(toy, replace(split, name="test"), LEVELS)

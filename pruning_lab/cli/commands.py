@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from tabulate import tabulate
 from tqdm import tqdm
 
 from pruning_lab import (
@@ -49,10 +48,8 @@ def run(options: argparse.Namespace) -> None:
         _set_threads(options, network)
         if options.resume:
             recipe = experiments.Recipe.from_json(settings["recipe"])
-        elif options.compression is None:
-            recipe = experiments.paper_recipe(network, splits.name)
         else:
-            recipe = experiments.compressed_recipe(network, options.compression, splits.name)
+            recipe = _recipe(options, network, splits.name)
         _say(
             options, f"{network}, seed {seed}, {recipe.epochs} epochs in all; files go to {folder}"
         )
@@ -100,7 +97,7 @@ def scan(options: argparse.Namespace) -> None:
                 resume=options.resume,
                 notify=notify,
             )
-        _say(options, _scan_text(result))
+        _say(options, f"\n{result}\n")
         rows = {"dense": experiments.plain(result.dense), "points": list(map(_plain, result))}
         _done(options, {"out": options.out, **result.about, **rows}, _beside(options.out))
 
@@ -196,6 +193,21 @@ def report(options: argparse.Namespace) -> None:
     _say(options, f"\nOpen {out} for the plots")
 
 
+def _recipe(options: argparse.Namespace, network: str, data_name: str) -> experiments.Recipe:
+    given = {name: getattr(options, name) for name in ("compression", "density", "max_drop")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) > 1:
+        raise ValueError("give one of --compression, --density and --max-drop")
+    if options.method and not given.keys() & {"density", "max_drop"}:
+        raise ValueError("--method goes with --density or --max-drop")
+    if not given:
+        return experiments.paper_recipe(network, data_name)
+    if "compression" in given:
+        return experiments.compressed_recipe(network, options.compression, data_name)
+    choose = {**given, "method": options.method or "joint"}
+    return experiments.chosen_recipe(network, choose, data_name)
+
+
 # ------------------------------------------------------------------------- of scan and choose
 
 
@@ -252,32 +264,6 @@ def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{max(1, seconds):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def _scan_text(result: sensitivity.Scan) -> str:
-    """A table for each layer, the densest level first."""
-    headers = ("asked", "density", "quality", "accuracy", "drop", "note")
-    align = ("left", "right", "right", "left", "left", "left")
-    blocks = [f"dense: {result.dense}"]
-    for layer, about in result.about["layers"].items():
-        rows = [
-            (
-                point.asked,
-                f"{point.density:.2%}",
-                "" if point.quality is None else f"{point.quality:.2f}",
-                "{:.2%} ({:.2%} to {:.2%})".format(*_interval(point.accuracy)),
-                str(point.drop),
-                point.note,
-            )
-            for point in result.of(layer)
-        ]
-        table = tabulate(rows, headers, colalign=align, disable_numparse=True)
-        blocks.append(f"{layer}: {about['weights']:,} weights, sigma {about['sigma']:.4g}\n{table}")
-    return "\n" + "\n\n".join(blocks) + "\n"
-
-
-def _interval(accuracy: evaluation.Accuracy) -> tuple[float, float, float]:
-    return accuracy.value, accuracy.low, accuracy.high
 
 
 def _beside(path: str) -> str:
@@ -398,8 +384,10 @@ def _settings(options: argparse.Namespace, folder: Path) -> dict:
                 f"{folder} was started with {option} {settings[name]}, not {value}; "
                 f"--resume needs no settings, it takes those of the run"
             )
-    if options.compression is not None:
-        raise ValueError("--resume takes the run's own settings; leave --compression out")
+    for name in ("compression", "density", "max_drop", "method"):
+        if getattr(options, name) is not None:
+            word = f"--{name.replace('_', '-')}"
+            raise ValueError(f"--resume takes the run's own settings; leave {word} out")
     return settings
 
 

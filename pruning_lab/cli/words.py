@@ -76,6 +76,9 @@ def parser() -> argparse.ArgumentParser:
     ).add_argument
     add("--model", choices=NETWORKS, help=f"which network ({NETWORKS[0]})")
     add("--compression", type=float, metavar="X", help="parameters, before / after (the paper's)")
+    add("--density", type=float, metavar="D", help="share of all weights to keep, by its own scan")
+    add("--max-drop", type=float, metavar="POINTS", help="what may be lost before retraining")
+    add("--method", choices=METHODS, help="how --density or --max-drop chooses (joint)")
     add("--out", help="folder for the files (runs/MODEL)")
     add("--resume", action="store_true", help="go on with the unfinished run in --out")
 

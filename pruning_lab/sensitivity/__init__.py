@@ -1,6 +1,6 @@
 """How much each layer minds being pruned, and what to keep of each."""
 
-from pruning_lab.sensitivity.choosing import Plan, PlanRow, choose
+from pruning_lab.sensitivity.choosing import Plan, PlanRow, check_choice, choose
 from pruning_lab.sensitivity.points import Scan, ScanPoint
 from pruning_lab.sensitivity.priors import PriorRow, prior
 from pruning_lab.sensitivity.scanning import Progress, scan
@@ -12,6 +12,7 @@ __all__ = [
     "Progress",
     "Scan",
     "ScanPoint",
+    "check_choice",
     "choose",
     "prior",
     "scan",

@@ -15,6 +15,7 @@ from pruning_lab.data import Split
 from pruning_lab.evaluation import Drop, Images, SuffixEvaluator, drop, evaluate
 from pruning_lab.masks import Criterion, Mask, masked, prunable, prune
 from pruning_lab.sensitivity.points import Scan, ScanPoint
+from pruning_lab.sensitivity.scanning import fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +128,8 @@ def choose(
 
     `max_drop` is in percentage points. With `method="single"` it is what each layer may lose when
     it alone is pruned, and `density` allows all layers the same drop, the one at which so many
-    weights stay. Between two levels of the scan its curve is taken as straight.
+    weights stay. Between two levels a curve goes straight over the logarithm of density, as
+    `plots.sensitivity` draws it.
 
     With `method="joint"`, which needs `model` and `images`, layers then exchange weights as long as
     the loss of the network with all of them pruned falls; there `max_drop` is of that network. With
@@ -135,16 +137,13 @@ def choose(
 
     Raises ValueError where the scan cannot answer, and for the test split.
     """
-    if (max_drop is None) == (density is None):
-        raise ValueError("give max_drop or density, one of the two")
-    if method not in ("single", "joint"):
-        raise ValueError(f"method must be single or joint, got {method!r}")
+    check_choice(max_drop=max_drop, density=density, method=method)
     if (model is None) != (images is None) or (method == "joint" and model is None):
         raise ValueError(f"method {method!r}: give both model= and images= to measure on")
     if isinstance(images, Split) and images.name == "test":
         raise ValueError("choosing by the test split would spoil it; give splits.val")
-    if max_drop is not None and not 0 <= max_drop <= 100:
-        raise ValueError(f"max_drop must be 0 to 100 percentage points, got {max_drop:g}")
+    if model is not None and scan.about.get("model_sha256") not in (None, fingerprint(model)):
+        raise ValueError("this network has other weights than the one scanned; scan it first")
     if scan.about["cumulative"]:
         raise ValueError(
             "a cumulative scan does not say what one layer alone costs; "
@@ -156,7 +155,6 @@ def choose(
         )
     curves = [_Curve(scan, layer) for layer in scan.layers]
     if density is not None:
-        criteria.check_amount("density", density)
         asked, densities = f"density {density:g}", _at_density(curves, density)
     else:
         asked = f"max_drop {max_drop:g}"
@@ -185,6 +183,20 @@ def choose(
     return plan if model is None else _measured(plan, model, images, criterion)
 
 
+def check_choice(
+    *, max_drop: float | None = None, density: float | None = None, method: str = "single"
+) -> None:
+    """Raise ValueError unless `choose` can be asked this."""
+    if (max_drop is None) == (density is None):
+        raise ValueError("give max_drop or density, one of the two")
+    if method not in ("single", "joint"):
+        raise ValueError(f"method must be single or joint, got {method!r}")
+    if density is not None:
+        criteria.check_amount("density", density)
+    elif not 0 <= max_drop <= 100:
+        raise ValueError(f"max_drop must be 0 to 100 percentage points, got {max_drop:g}")
+
+
 def _measured(plan: Plan, model: nn.Module, images: Images, criterion: Criterion) -> Plan:
     """With the drop of all layers together, and the qualities that come out."""
     mask = plan.mask(model, criterion=criterion)
@@ -209,12 +221,16 @@ def _ratio(threshold: float | None, sigma: float) -> float | None:
 
 
 class _Curve:
-    """The drop of one layer over its density, from all of it down; never falling, as drops go."""
+    """The drop of one layer from all of it down, never falling, as drops go.
+
+    Straight between levels over the logarithm of density, as `plots.sensitivity` draws it.
+    """
 
     def __init__(self, scan: Scan, layer: str):
         self.layer, self.weights = layer, scan.about["layers"][layer]["weights"]
         self.points: list[ScanPoint] = scan.of(layer)
         self.densities = np.array([1.0, *(point.density for point in self.points)])
+        self.places = self._place(self.densities)
         drops = [0.0, *(point.drop.value for point in self.points)]
         self.drops = np.maximum.accumulate(drops)
         self.qualities = [0.0, *(point.quality for point in self.points)]
@@ -226,16 +242,22 @@ class _Curve:
             return float(self.densities[-1])
         low, high = self.drops[inside : inside + 2]
         share = (allowed - low) / (high - low)
-        before, behind = self.densities[inside : inside + 2]
-        return float(before + share * (behind - before))
+        if share == 0:
+            return float(self.densities[inside])
+        before, behind = self.places[inside : inside + 2]
+        return float(np.exp(before + share * (behind - before)))
 
     def drop(self, density: float) -> float:
-        return float(np.interp(density, self.densities[::-1], self.drops[::-1]))
+        return float(np.interp(self._place(density), self.places[::-1], self.drops[::-1]))
 
     def quality(self, density: float) -> float | None:
         if None in self.qualities:
             return None
-        return float(np.interp(density, self.densities[::-1], self.qualities[::-1]))
+        return float(np.interp(self._place(density), self.places[::-1], self.qualities[::-1]))
+
+    def _place(self, density):
+        """Where a density stands on a logarithmic axis, on which none at all is half a weight."""
+        return np.log(np.maximum(density, 0.5 / self.weights))
 
 
 def _kept(curves: Sequence[_Curve], densities: Mapping[str, float]) -> float:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tabulate import tabulate
+
 from pruning_lab import files
 from pruning_lab.evaluation import Accuracy, Drop
 
@@ -49,6 +51,28 @@ class Scan(tuple[ScanPoint, ...]):
         """The points of one layer, the densest first."""
         return sorted((p for p in self if p.layer == layer), key=lambda point: -point.density)
 
+    def __str__(self) -> str:
+        headers = ("asked", "density", "quality", "accuracy", "drop", "note")
+        align = ("left", "right", "right", "left", "left", "left")
+        blocks = [f"dense: {self.dense}"]
+        for layer, about in self.about["layers"].items():
+            rows = [
+                (
+                    point.asked,
+                    f"{point.density:.2%}",
+                    "" if point.quality is None else f"{point.quality:.2f}",
+                    f"{point.accuracy.value:.2%} "
+                    f"({point.accuracy.low:.2%} to {point.accuracy.high:.2%})",
+                    str(point.drop),
+                    point.note,
+                )
+                for point in self.of(layer)
+            ]
+            table = tabulate(rows, headers, colalign=align, disable_numparse=True)
+            size = f"{about['weights']:,} weights, sigma {about['sigma']:.4g}"
+            blocks.append(f"{layer}: {size}\n{table}")
+        return "\n\n".join(blocks)
+
     def save(self, path: str | Path) -> Path:
         """Write the rows as CSV, and beside them as .json what was scanned and how."""
         files.save_json(
@@ -69,6 +93,7 @@ class Scan(tuple[ScanPoint, ...]):
         try:
             dense = Accuracy(**about.pop("dense"))
             sizes = dict(about["layers"])
+            about["criterion"], about["cumulative"]  # without which nothing can be chosen
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{_beside(path)} is broken: {error!r}") from None
         table = csv.reader(files.read_text(path).splitlines())

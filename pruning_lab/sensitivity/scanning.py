@@ -67,6 +67,11 @@ def scan(
     kind, levels = ("density", densities) if qualities is None else ("quality", qualities)
     for level in levels:
         criteria.check_amount(kind, level)
+    if kind == "quality" and criterion is not criteria.magnitude:
+        raise ValueError(
+            "quality is a multiple of the weights' own sigma, so it goes with magnitude; "
+            "scan another criterion by densities"
+        )
     levels = [float(level) for level in levels]  # numpy's are no JSON
     if out is not None and resume and not isinstance(images, Split):
         raise ValueError("a scan goes on over the same images: give a Split, such as splits.val")
@@ -93,7 +98,7 @@ def scan(
             "torch": torch.__version__,
             "split": images.name if isinstance(images, Split) else None,
             "images_sha256": images.fingerprint() if isinstance(images, Split) else None,
-            "model_sha256": _fingerprint(model),
+            "model_sha256": fingerprint(model),
             "criterion": getattr(criterion, "__name__", str(criterion)),
             "asked": kind,
             "levels": list(levels),
@@ -441,7 +446,8 @@ def _length(images: Images) -> int | None:
         return None
 
 
-def _fingerprint(model: nn.Module) -> str:
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of all that a network learned."""
     tensors = model.state_dict().values()
     return files.sha256(
         *(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy() for t in tensors)
