@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import test_suffix as zoo
 import torch
-from conftest import CLASSES, lively
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 from test_processes import FINE, files_in, many, network
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from toys import CLASSES, lively
 
 from pruning_lab import criteria, data, evaluation, models, sensitivity
 from pruning_lab.data import Split

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLASSES, Branching, lively
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from toys import CLASSES, Branching, lively
 
 from pruning_lab import criteria, data, evaluation, models
 from pruning_lab.evaluation import SuffixEvaluator, measuring, suffix
