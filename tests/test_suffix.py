@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from toys import CLASSES, Branching, lively
 
 from pruning_lab import criteria, data, evaluation, models
-from pruning_lab.evaluation import SuffixEvaluator, measuring, suffix
+from pruning_lab.evaluation import SuffixEvaluator, measuring, suffix, teams
 from pruning_lab.masks import prunable
 
 LEVELS = [0.0, 0.1, 0.3, 0.6, 1.0]
@@ -407,9 +407,9 @@ def spread(request, monkeypatch):
         calls.append(paces)
         pace = paces[0] if request.param == "1 x 2 threads" else paces[-1]
         last_wins = -len(calls) if "channels last" in request.param else len(calls)
-        return suffix.Pace(pace.workers, pace.threads, last_wins)
+        return teams.Pace(pace.workers, pace.threads, last_wins)
 
-    monkeypatch.setattr(suffix, "_quickest", chosen)
+    monkeypatch.setattr(suffix, "quickest", chosen)
     with threads(2):
         yield request.param
 
@@ -529,7 +529,7 @@ def test_workers_never_see_each_others_weights(doubles):
     """Many small jobs on the same layers, each with its own weights."""
     model, x = make("grouped").eval(), torch.cat([x for x, _ in doubles])
     before = dict(model.named_parameters())
-    with measuring(model), threads(2), suffix.Team(suffix.Pace(2, 1)) as team:
+    with measuring(model), threads(2), teams.Team(teams.Pace(2, 1)) as team:
         way = suffix.suffixes(model, x)
         way._lay_out(torch.channels_last, [model[0], model[2], model[5]])
         weights = [pruned(model, "2", k / 40) for k in range(40)]
@@ -543,14 +543,14 @@ def test_workers_never_see_each_others_weights(doubles):
 # --- the team ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pace", [suffix.Pace(1, 1), suffix.Pace(1, 2), suffix.Pace(2, 1)])
+@pytest.mark.parametrize("pace", [teams.Pace(1, 1), teams.Pace(1, 2), teams.Pace(2, 1)])
 def test_a_team_does_its_jobs_in_order_at_its_pace(pace):
     def job(number):
         assert torch.is_inference_mode_enabled()
         assert torch.get_num_threads() == pace.threads
         return number
 
-    with threads(2), torch.inference_mode(), suffix.Team(pace) as team:
+    with threads(2), torch.inference_mode(), teams.Team(pace) as team:
         assert team.do([lambda n=n: job(n) for n in range(5)]) == [0, 1, 2, 3, 4]
         with pytest.raises(ZeroDivisionError):
             team.do([lambda: 1, lambda: 1 / 0, lambda: 1])
@@ -568,7 +568,7 @@ def test_no_worker_is_left_working_after_an_interrupt():
         torch.randn(300, 300) @ torch.randn(300, 300)
         ended.append(number)
 
-    with threads(2), suffix.Team(suffix.Pace(2, 1)) as team:
+    with threads(2), teams.Team(teams.Pace(2, 1)) as team:
         with pytest.raises(KeyboardInterrupt):
             team.do([lambda n=n: job(n) for n in range(200)])
         assert sorted(begun) == sorted([*ended, 1])

@@ -13,7 +13,8 @@ from pruning_lab.evaluation.accuracy import (
     mode,
     wilson,
 )
-from pruning_lab.evaluation.suffix import Changes, SuffixEvaluator
+from pruning_lab.evaluation.session import SuffixEvaluator
+from pruning_lab.evaluation.suffix import Changes
 
 __all__ = [
     "Accuracy",

@@ -5,18 +5,15 @@ can trace goes on in the middle of its graph; any other runs whole.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from pruning_lab.evaluation.accuracy import Accuracy, Images, device_of, measuring
-from pruning_lab.masks import prunable, unknown_layer
+from pruning_lab.evaluation.teams import Pace, paces, quickest
+from pruning_lab.masks import prunable
 from pruning_lab.models import is_chain
 
 Changes = Mapping[str, Tensor]  # layer -> the weight (out, in, ...) that stands in for its own
@@ -60,17 +57,17 @@ class Whole:
                 if not _same(answer, expected):
                     return False
             for name in self.layers:
-                before = [tensor._version for tensor in _tensors(kept[name])]
+                before = [tensor._version for tensor in tensors_in(kept[name])]
                 if not _same(self.answer(name, kept[name], NOTHING), expected):
                     return False
-                if before != [tensor._version for tensor in _tensors(kept[name])]:
+                if before != [tensor._version for tensor in tensors_in(kept[name])]:
                     return False
         return True
 
-    def prepare(self, x: Tensor) -> "Pace":
+    def prepare(self, x: Tensor) -> Pace:
         """Get ready for batches like `x`, and find the number of threads that suits them."""
         x = self._trial(x)
-        return _quickest(lambda: self.start(x), _paces(alone=True), x.device)
+        return quickest(lambda: self.start(x), paces(alone=True), x.device)
 
     def _trial(self, x: Tensor) -> Tensor:
         """As many of the images as are answered in a few hundredths of a second."""
@@ -210,7 +207,7 @@ class Chain(Whole):
             answers.append(self._from(behind, x, changed).unflatten(0, (-1, levels)))
         return torch.cat(answers)
 
-    def prepare(self, x: Tensor) -> "Pace":
+    def prepare(self, x: Tensor) -> Pace:
         convolutions = [step for step in self.steps if isinstance(step, nn.Conv2d)]
         alone = not all(map(_one_by_one, self.steps))  # an unknown step may not bear two threads
         x = self._trial(x)
@@ -220,7 +217,7 @@ class Chain(Whole):
             if layout is torch.channels_last and not (convolutions and x.dim() == 4):
                 break
             self._lay_out(layout, convolutions)
-            pace = _quickest(lambda: self.start(x), _paces(alone), x.device)
+            pace = quickest(lambda: self.start(x), paces(alone), x.device)
             if best is None or pace.seconds < best[0].seconds:
                 best = pace, layout
         pace, layout = best
@@ -236,7 +233,7 @@ class Chain(Whole):
         sizes = [x.nbytes]
         for step in self.steps:
             x = step(x)
-            sizes.append(sum(tensor.nbytes for tensor in _tensors(x)))
+            sizes.append(sum(tensor.nbytes for tensor in tensors_in(x)))
         for place in reversed(range(len(self.steps))):
             self.bytes[place] = max(self.bytes[place + 1], sizes[place + 1] // len(x))
 
@@ -334,13 +331,13 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
-def _tensors(state: State) -> list[Tensor]:
+def tensors_in(state: State) -> list[Tensor]:
     """All tensors in what a way keeps, however deep."""
     if isinstance(state, Tensor):
         return [state]
     parts = state.values() if isinstance(state, dict) else state
     nested = isinstance(state, dict | list | tuple)
-    return [tensor for part in parts for tensor in _tensors(part)] if nested else []
+    return [tensor for part in parts for tensor in tensors_in(part)] if nested else []
 
 
 def suffixes(model: nn.Module, x: Tensor) -> Whole:
@@ -385,210 +382,3 @@ def _line(graph: Graph) -> list[nn.Module] | None:
             return None
         before = node
     return steps if last.args == (before,) else None
-
-
-# ------------------------------------------------------------------------------------- threads
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How work is spread: `workers` Python threads, each of `threads` threads of torch."""
-
-    workers: int
-    threads: int
-    seconds: float = float("inf")  # for the images it was tried on
-
-    def __str__(self) -> str:
-        return f"{self.workers} x {self.threads} threads"
-
-
-def _paces(alone: bool) -> list[Pace]:
-    """Torch's threads on one batch, or as many workers of one thread each."""
-    count = torch.get_num_threads()
-    other = Pace(1, 1) if alone else Pace(count, 1)
-    return [Pace(1, count), other] if count > 1 else [Pace(1, 1)]
-
-
-def _quickest(work: Callable[[], object], paces: list[Pace], device: torch.device) -> Pace:
-    """The pace at which every worker doing `work` once takes least time for each."""
-    if device.type != "cpu":
-        return Pace(1, torch.get_num_threads())
-    timed = []
-    for pace in paces:
-        with Team(pace) as team:
-            jobs = [work] * pace.workers
-            team.do(jobs)
-            seconds = []
-            for _ in range(3):
-                began = time.perf_counter()
-                team.do(jobs)
-                seconds.append((time.perf_counter() - began) / pace.workers)
-        timed.append(Pace(pace.workers, pace.threads, min(seconds)))
-    return min(timed, key=lambda pace: pace.seconds)
-
-
-class Team:
-    """Workers at a pace; torch's number of threads is as before when they are done."""
-
-    def __init__(self, pace: Pace):
-        self.pace = pace
-        self.before = torch.get_num_threads()
-        self.pool = None
-        if pace.workers > 1:
-            begin = torch.set_num_threads
-            self.pool = ThreadPoolExecutor(
-                pace.workers, initializer=begin, initargs=(pace.threads,)
-            )
-
-    def __enter__(self) -> "Team":
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(self.before)
-
-    def do(self, jobs: list[Callable[[], object]]) -> list:
-        """What the jobs give, in their order."""
-        if self.pool is None:
-            torch.set_num_threads(self.pace.threads)
-            try:
-                return [job() for job in jobs]
-            finally:
-                torch.set_num_threads(self.before)
-        running = [self.pool.submit(_measured, job) for job in jobs]
-        try:
-            return [future.result() for future in running]
-        finally:
-            for future in running:  # after an interrupt: none is left working behind our back
-                future.cancel() or future.exception()
-
-
-def _measured(job: Callable[[], object]):
-    with torch.inference_mode():  # which holds for one thread only
-        return job()
-
-
-# ------------------------------------------------------------------------------------- session
-
-
-class SuffixEvaluator:
-    """A network's answers on the same images again and again, with other weights in some layers.
-
-    What enters each layer is kept, for as many images (whole batches, from the first on) as
-    `budget` bytes hold: `n` of them, `bytes` in all. A change of one layer then computes what lies
-    behind it and nothing else; `how` says which way: chain, graph or whole. The model itself is
-    never touched, and its other weights are read as they are when a change is asked for: after
-    changing the model, make a new evaluator.
-
-    Raises ValueError where not even one batch fits.
-    """
-
-    def __init__(self, model: nn.Module, images: Images, *, budget: int = 2**30):
-        self.model, self.device = model, device_of(model)
-        self.base: Changes = {}
-        self.bytes = 0
-        self._batches: list[tuple[Tensor, Tensor]] = []
-        self._starts: list[tuple[Tensor, dict[str, State]]] = []
-        with measuring(model):
-            for x, y in images:
-                x, y = x.to(self.device), y.to(self.device)
-                if not self._batches:
-                    self._way = suffixes(model, x[:64])
-                    self.pace = self._way.prepare(x[:64])
-                (start,) = self._run([partial(self._way.start, x)])
-                size = x.nbytes + _bytes(start)
-                if self.bytes + size > budget:
-                    break
-                self.bytes += size
-                self._batches.append((x, y))
-                self._starts.append(start)
-        if not self._batches:
-            raise ValueError(
-                f"no batch of images fits into {budget:,} bytes; give smaller batches, or a larger "
-                f"budget="
-            )
-        self.labels = torch.cat([y for _, y in self._batches])
-
-    @property
-    def n(self) -> int:
-        return len(self.labels)
-
-    @property
-    def how(self) -> str:
-        return self._way.how
-
-    def __repr__(self) -> str:
-        return f"SuffixEvaluator({self.how}, {self.n:,} images, {self.bytes / 1e6:,.0f} MB)"
-
-    def logits(self, changes: Changes = NOTHING, *, first: int | None = None) -> Tensor:
-        """(n, classes): with other weights in the layers that `changes` names, on the base.
-
-        `first` asks for no more than that many images. Raises KeyError for an unknown layer,
-        ValueError for a weight of another shape.
-        """
-        self._check(changes)
-        starts = self._starts[: self._count(first)]
-        if changes:
-            layer = min(changes, key=self._way.layers.index)
-            answer = partial(self._way.answer, layer, changes={**self.base, **changes})
-            with measuring(self.model):
-                answers = self._run([partial(answer, kept[layer]) for _, kept in starts])
-        else:
-            answers = [answer for answer, _ in starts]
-        return torch.cat(answers)[:first]
-
-    def hits(self, changes: Changes = NOTHING, *, first: int | None = None) -> Tensor:
-        """bool (n,) on the CPU: which images are answered rightly."""
-        logits = self.logits(changes, first=first)
-        return (logits.argmax(1) == self.labels[: len(logits)]).cpu()
-
-    def accuracy(self, changes: Changes = NOTHING, *, first: int | None = None) -> Accuracy:
-        """With its interval; `evaluation.drop` of two of them is paired."""
-        return Accuracy.of(self.hits(changes, first=first))
-
-    def loss(self, changes: Changes = NOTHING, *, first: int | None = None) -> float:
-        """Mean cross-entropy: it moves before the accuracy does."""
-        logits = self.logits(changes, first=first)
-        return F.cross_entropy(logits, self.labels[: len(logits)]).item()
-
-    def commit(self, changes: Changes) -> None:
-        """From here on, these weights belong to the base that later changes are made on."""
-        self._check(changes)
-        base = {**self.base, **changes}
-        with measuring(self.model):
-            starts = self._run([partial(self._way.start, x, base) for x, _ in self._batches])
-        self.base, self._starts = base, starts
-
-    def _count(self, first: int | None) -> int:
-        """How many batches hold the first so many images."""
-        if first is None:
-            return len(self._batches)
-        if first < 1:
-            raise ValueError(f"first must be 1 or more, got {first}")
-        count = images = 0
-        while images < first and count < len(self._batches):
-            images += len(self._batches[count][1])
-            count += 1
-        return count
-
-    def _run(self, jobs: list[Callable[[], object]]) -> list:
-        with Team(self.pace) as team:
-            return team.do(jobs)
-
-    def _check(self, changes: Changes) -> None:
-        layers = prunable(self.model)
-        for name, weight in changes.items():
-            if name not in layers:
-                raise KeyError(unknown_layer(name, layers))
-            if weight.shape != layers[name].weight.shape:
-                raise ValueError(
-                    f"layer {name!r} has a weight of shape {tuple(layers[name].weight.shape)}, "
-                    f"got one of {tuple(weight.shape)}"
-                )
-
-
-def _bytes(start: tuple[Tensor, dict[str, State]]) -> int:
-    """Of the tensors kept of one batch, each counted once."""
-    storages = [tensor.untyped_storage() for tensor in _tensors(start)]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

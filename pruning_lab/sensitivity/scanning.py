@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from pruning_lab import __version__, criteria, files, processes
 from pruning_lab.data import Split
 from pruning_lab.evaluation import Accuracy, Drop, Images, device_of, measuring, wilson
-from pruning_lab.evaluation.suffix import Pace, Team, Whole, suffixes
+from pruning_lab.evaluation.suffix import Whole, suffixes
+from pruning_lab.evaluation.teams import Pace, Team
 from pruning_lab.masks import Criterion, Mask, prunable
 from pruning_lab.sensitivity.points import Scan, ScanPoint
 

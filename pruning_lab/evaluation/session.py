@@ -1,0 +1,135 @@
+"""A network asked again and again about the same images."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruning_lab.evaluation.accuracy import Accuracy, Images, device_of, measuring
+from pruning_lab.evaluation.suffix import NOTHING, Changes, State, suffixes, tensors_in
+from pruning_lab.evaluation.teams import Team
+from pruning_lab.masks import prunable, unknown_layer
+
+
+class SuffixEvaluator:
+    """A network's answers on the same images again and again, with other weights in some layers.
+
+    What enters each layer is kept, for as many images (whole batches, from the first on) as
+    `budget` bytes hold: `n` of them, `bytes` in all. A change of one layer then computes what lies
+    behind it and nothing else; `how` says which way: chain, graph or whole. The model itself is
+    never touched, and its other weights are read as they are when a change is asked for: after
+    changing the model, make a new evaluator.
+
+    Raises ValueError where not even one batch fits.
+    """
+
+    def __init__(self, model: nn.Module, images: Images, *, budget: int = 2**30):
+        self.model, self.device = model, device_of(model)
+        self.base: Changes = {}
+        self.bytes = 0
+        self._batches: list[tuple[Tensor, Tensor]] = []
+        self._starts: list[tuple[Tensor, dict[str, State]]] = []
+        with measuring(model):
+            for x, y in images:
+                x, y = x.to(self.device), y.to(self.device)
+                if not self._batches:
+                    self._way = suffixes(model, x[:64])
+                    self.pace = self._way.prepare(x[:64])
+                (start,) = self._run([partial(self._way.start, x)])
+                size = x.nbytes + _bytes(start)
+                if self.bytes + size > budget:
+                    break
+                self.bytes += size
+                self._batches.append((x, y))
+                self._starts.append(start)
+        if not self._batches:
+            raise ValueError(
+                f"no batch of images fits into {budget:,} bytes; give smaller batches, or a larger "
+                f"budget="
+            )
+        self.labels = torch.cat([y for _, y in self._batches])
+
+    @property
+    def n(self) -> int:
+        return len(self.labels)
+
+    @property
+    def how(self) -> str:
+        return self._way.how
+
+    def __repr__(self) -> str:
+        return f"SuffixEvaluator({self.how}, {self.n:,} images, {self.bytes / 1e6:,.0f} MB)"
+
+    def logits(self, changes: Changes = NOTHING, *, first: int | None = None) -> Tensor:
+        """(n, classes): with other weights in the layers that `changes` names, on the base.
+
+        `first` asks for no more than that many images. Raises KeyError for an unknown layer,
+        ValueError for a weight of another shape.
+        """
+        self._check(changes)
+        starts = self._starts[: self._count(first)]
+        if changes:
+            layer = min(changes, key=self._way.layers.index)
+            answer = partial(self._way.answer, layer, changes={**self.base, **changes})
+            with measuring(self.model):
+                answers = self._run([partial(answer, kept[layer]) for _, kept in starts])
+        else:
+            answers = [answer for answer, _ in starts]
+        return torch.cat(answers)[:first]
+
+    def hits(self, changes: Changes = NOTHING, *, first: int | None = None) -> Tensor:
+        """bool (n,) on the CPU: which images are answered rightly."""
+        logits = self.logits(changes, first=first)
+        return (logits.argmax(1) == self.labels[: len(logits)]).cpu()
+
+    def accuracy(self, changes: Changes = NOTHING, *, first: int | None = None) -> Accuracy:
+        """With its interval; `evaluation.drop` of two of them is paired."""
+        return Accuracy.of(self.hits(changes, first=first))
+
+    def loss(self, changes: Changes = NOTHING, *, first: int | None = None) -> float:
+        """Mean cross-entropy: it moves before the accuracy does."""
+        logits = self.logits(changes, first=first)
+        return F.cross_entropy(logits, self.labels[: len(logits)]).item()
+
+    def commit(self, changes: Changes) -> None:
+        """From here on, these weights belong to the base that later changes are made on."""
+        self._check(changes)
+        base = {**self.base, **changes}
+        with measuring(self.model):
+            starts = self._run([partial(self._way.start, x, base) for x, _ in self._batches])
+        self.base, self._starts = base, starts
+
+    def _count(self, first: int | None) -> int:
+        """How many batches hold the first so many images."""
+        if first is None:
+            return len(self._batches)
+        if first < 1:
+            raise ValueError(f"first must be 1 or more, got {first}")
+        count = images = 0
+        while images < first and count < len(self._batches):
+            images += len(self._batches[count][1])
+            count += 1
+        return count
+
+    def _run(self, jobs: list[Callable[[], object]]) -> list:
+        with Team(self.pace) as team:
+            return team.do(jobs)
+
+    def _check(self, changes: Changes) -> None:
+        layers = prunable(self.model)
+        for name, weight in changes.items():
+            if name not in layers:
+                raise KeyError(unknown_layer(name, layers))
+            if weight.shape != layers[name].weight.shape:
+                raise ValueError(
+                    f"layer {name!r} has a weight of shape {tuple(layers[name].weight.shape)}, "
+                    f"got one of {tuple(weight.shape)}"
+                )
+
+
+def _bytes(start: tuple[Tensor, dict[str, State]]) -> int:
+    """Of the tensors kept of one batch, each counted once."""
+    storages = [tensor.untyped_storage() for tensor in tensors_in(start)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
