@@ -738,7 +738,8 @@ def scans(draw):
                 note=draw(names),
             )
         )
-    about = {"layers": {layer: {"weights": 3, "sigma": 0.1} for layer in layers}, "asked": "x"}
+    sizes = {layer: {"weights": 3, "sigma": 0.1} for layer in layers}
+    about = {"layers": sizes, "criterion": draw(names), "cumulative": draw(st.booleans())}
     return Scan(points, draw(accuracies), about)
 
 
@@ -805,6 +806,11 @@ def test_a_broken_table_is_named_with_its_line(old, new, says, saved):
             '{"format": "pruning_lab scan 1", "layers": 3, "dense": '
             '{"value": 1, "low": 1, "high": 1, "n": 1}}',
             r"scan\.json is broken: ",
+        ),
+        (
+            '{"format": "pruning_lab scan 1", "layers": {}, "cumulative": false, "dense": '
+            '{"value": 1, "low": 1, "high": 1, "n": 1}}',
+            r"scan\.json is broken: KeyError\('criterion'\)",
         ),
     ],
 )
