@@ -19,8 +19,7 @@ class SuffixEvaluator:
     What enters each layer is kept, for as many images (whole batches, from the first on) as
     `budget` bytes hold: `n` of them, `bytes` in all. A change of one layer then computes what lies
     behind it and nothing else; `how` says which way: chain, graph or whole. The model itself is
-    never touched, and its other weights are read as they are when a change is asked for: after
-    changing the model, make a new evaluator.
+    never touched. Parts of it are kept too: after changing the model, make a new evaluator.
 
     Raises ValueError where not even one batch fits.
     """

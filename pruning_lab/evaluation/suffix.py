@@ -76,6 +76,9 @@ class Whole:
         self.start(x[:2])
         return x[: max(2, int(2 * _TRIAL_SECONDS / (time.perf_counter() - began)))]
 
+    def _by_parameter(self, changes: Changes) -> dict[int, Tensor]:
+        return {id(self.model.get_submodule(name).weight): w for name, w in changes.items()}
+
     def _forward(self, x: Tensor, changes: Changes) -> Tensor:
         weights = {f"{name}.weight": weight for name, weight in changes.items()}
         x = x.clone()  # a network that works in place must find it as it was
@@ -111,9 +114,6 @@ class Graph(Whole):
     def answer(self, layer: str, state: State, changes: Changes) -> Tensor:
         environment = {**dict.fromkeys(self.dead[layer]), **state}
         return self.interpreter.go(self._by_parameter(changes), environment)
-
-    def _by_parameter(self, changes: Changes) -> dict[int, Tensor]:
-        return {id(self.model.get_submodule(name).weight): w for name, w in changes.items()}
 
     def _first_use(self, layer: nn.Module) -> int:
         """The place of the first node that reads the layer's weight, behind all where none does."""
@@ -238,8 +238,7 @@ class Chain(Whole):
             self.bytes[place] = max(self.bytes[place + 1], sizes[place + 1] // len(x))
 
     def _by_parameter(self, changes: Changes) -> dict[int, Tensor]:
-        changed = {id(self.model.get_submodule(name).weight): w for name, w in changes.items()}
-        return {**self.own, **changed}
+        return {**self.own, **super()._by_parameter(changes)}
 
     def _from(self, place: int, x: Tensor, changed: dict[int, Tensor]) -> Tensor:
         for step in self.steps[place:]:

@@ -102,7 +102,7 @@ def scan(
             "model_sha256": fingerprint(model),
             "criterion": getattr(criterion, "__name__", str(criterion)),
             "asked": kind,
-            "levels": list(levels),
+            "levels": levels,
             "cumulative": cumulative,
             "stop_at_chance": stop_at_chance,
             "layers": {row.name: row.about for row in table},
