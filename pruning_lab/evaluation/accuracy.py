@@ -2,8 +2,9 @@
 
 import math
 import random
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -117,16 +118,19 @@ def device_of(model: nn.Module) -> torch.device:
 def measuring(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients inside; afterwards mode and random states as they were.
 
-    A DataLoader draws from torch's generator even when it does not shuffle, hence the states.
+    A DataLoader draws from torch's generator even when it does not shuffle, hence the states. In
+    any thread but the main one they are left alone: putting them back would undo what the main
+    thread drew in the meantime.
     """
-    states = random.getstate(), np.random.get_state()
-    devices = [device] if (device := device_of(model)).type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.inference_mode(), mode(model, training=False):
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
+    with ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():
+            device = device_of(model)
+            stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+            stack.callback(random.setstate, random.getstate())
+            stack.callback(np.random.set_state, np.random.get_state())
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(mode(model, training=False))
+        yield
 
 
 @contextmanager

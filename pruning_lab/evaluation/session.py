@@ -1,6 +1,6 @@
 """A network asked again and again about the same images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -55,6 +55,11 @@ class SuffixEvaluator:
         return len(self.labels)
 
     @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W)"""
+        return tuple(self._batches[0][0].shape[1:])
+
+    @property
     def how(self) -> str:
         return self._way.how
 
@@ -94,10 +99,28 @@ class SuffixEvaluator:
 
     def commit(self, changes: Changes) -> None:
         """From here on, these weights belong to the base that later changes are made on."""
+        for _ in self.advance(changes):
+            pass
+
+    def advance(self, changes: Changes) -> Iterator[Tensor]:
+        """`commit` batch by batch: gives the hits of each, in order, as it is done.
+
+        Whoever stops asking before the end leaves the base as it was.
+        """
         self._check(changes)
-        base = {**self.base, **changes}
-        with measuring(self.model):
-            starts = self._run([partial(self._way.start, x, base) for x, _ in self._batches])
+        base, starts = {**self.base, **changes}, []
+        if changes:
+            layer = min(changes, key=self._way.layers.index)
+            jobs = [partial(self._way.resume, layer, kept[layer], base) for _, kept in self._starts]
+        else:
+            jobs = [partial(tuple, start) for start in self._starts]
+        for place in range(0, len(jobs), self.pace.workers):
+            with measuring(self.model):
+                done = self._run(jobs[place : place + self.pace.workers])
+            for answer, kept in done:
+                y = self._batches[len(starts)][1]
+                starts.append((answer, {**self._starts[len(starts)][1], **kept}))
+                yield (answer.argmax(1) == y).cpu()
         self.base, self._starts = base, starts
 
     def _count(self, first: int | None) -> int:

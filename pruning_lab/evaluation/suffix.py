@@ -38,6 +38,10 @@ class Whole:
         """Go on from `layer`; `changes` hold for it and for all that comes behind."""
         return self._forward(state, changes)
 
+    def resume(self, layer: str, state: State, changes: Changes) -> tuple[Tensor, dict[str, State]]:
+        """`answer`, and what to keep for going on from `layer` and from each layer behind it."""
+        return self.answer(layer, state, changes), {layer: state}
+
     def answers(
         self, layer: str, state: State, weights: Tensor, changes: Changes = NOTHING
     ) -> Tensor:
@@ -115,6 +119,12 @@ class Graph(Whole):
         environment = {**dict.fromkeys(self.dead[layer]), **state}
         return self.interpreter.go(self._by_parameter(changes), environment)
 
+    def resume(self, layer: str, state: State, changes: Changes) -> tuple[Tensor, dict[str, State]]:
+        answer = self.answer(layer, state, changes)
+        seen, self.interpreter.seen = {**state, **self.interpreter.seen}, {}
+        behind = self.layers[self.layers.index(layer) :]
+        return answer, {name: {n: seen[n] for n in self.alive[name]} for name in behind}
+
     def _first_use(self, layer: nn.Module) -> int:
         """The place of the first node that reads the layer's weight, behind all where none does."""
         for place, node in enumerate(self.nodes):
@@ -182,16 +192,14 @@ class Chain(Whole):
         self.bytes = [0] * (len(self.steps) + 1)  # of one image, the most behind each step
 
     def start(self, x: Tensor, changes: Changes = NOTHING) -> tuple[Tensor, dict[str, State]]:
-        changed = self._by_parameter(changes)
-        kept = {}
         x = x.clone() if x.dim() != 4 else torch.empty_like(x, memory_format=self.layout).copy_(x)
-        for place, step in enumerate(self.steps):
-            kept |= {name: x for name, first in self.place.items() if first == place}
-            x = _call(step, (x,), {}, changed)
-        return x, kept
+        return self._keeping(0, x, self._by_parameter(changes))
 
     def answer(self, layer: str, state: State, changes: Changes) -> Tensor:
         return self._from(self.place[layer], state, self._by_parameter(changes))
+
+    def resume(self, layer: str, state: State, changes: Changes) -> tuple[Tensor, dict[str, State]]:
+        return self._keeping(self.place[layer], state, self._by_parameter(changes))
 
     def answers(
         self, layer: str, state: State, weights: Tensor, changes: Changes = NOTHING
@@ -244,6 +252,15 @@ class Chain(Whole):
         for step in self.steps[place:]:
             x = _call(step, (x,), {}, changed)
         return x
+
+    def _keeping(
+        self, place: int, x: Tensor, changed: dict[int, Tensor]
+    ) -> tuple[Tensor, dict[str, State]]:
+        kept = {}
+        for at, step in enumerate(self.steps[place:], start=place):
+            kept |= {name: x for name, first in self.place.items() if first == at}
+            x = _call(step, (x,), {}, changed)
+        return x, kept
 
     def _stacked(self, place: int, x: Tensor, weights: Tensor) -> tuple[int, Tensor]:
         """All levels of one layer: the place behind, and (N * K, out, ...), levels innermost."""

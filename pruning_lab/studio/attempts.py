@@ -1,0 +1,141 @@
+"""Attempts: what was tried in the studio, as rows that stay."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
+
+from tabulate import tabulate
+
+from pruning_lab import criteria
+from pruning_lab.evaluation import Accuracy, Drop
+
+KINDS = ("quality", "density")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one layer was asked for: a quality (threshold / sigma) or a density."""
+
+    kind: str = "quality"
+    amount: float = 0.0
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"a setting is a {' or a '.join(KINDS)}, got {self.kind!r}")
+        criteria.check_amount(self.kind, self.amount)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.amount:.4g}"
+
+
+ALL = Setting()  # every weight that is there stays
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One state of the studio. `parent` is the attempt it came from, `base` whose weights it has.
+
+    Layers that `settings` does not name keep all their weights.
+    """
+
+    number: int
+    parent: int | None
+    base: int  # 0: the network as it came; n: what the nth retraining left
+    what: str  # "fc1: quality 1.2", "retrained 2 epochs"
+    line: str = "main"
+    name: str = ""
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    density: float = 1.0
+    bytes: int = 0
+    accuracy: Accuracy | None = None  # None: it was left before it was measured
+    drop: Drop | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
+
+    def to_json(self) -> dict:
+        plain = {name: value for name, value in vars(self).items() if name != "settings"}
+        plain["settings"] = {layer: asdict(setting) for layer, setting in self.settings.items()}
+        if self.accuracy is not None:
+            names = ("value", "low", "high", "n")
+            plain["accuracy"] = {name: getattr(self.accuracy, name) for name in names}
+            plain["drop"] = asdict(self.drop)
+        return plain
+
+    @classmethod
+    def from_json(cls, value: dict) -> "Attempt":
+        value = dict(value)
+        value["settings"] = {layer: Setting(**s) for layer, s in value["settings"].items()}
+        if value["accuracy"] is not None:
+            value["accuracy"] = Accuracy(**value["accuracy"])
+            value["drop"] = Drop(**value["drop"])
+        return cls(**value)
+
+
+class Comparison(tuple[Attempt, ...]):
+    """Attempts side by side; print it, or hand `rows()` to pandas.DataFrame."""
+
+    @property
+    def pareto(self) -> "Comparison":
+        """The measured attempts that no other beats: as accurate on fewer weights, or better."""
+        best = []
+        measured = [attempt for attempt in self if attempt.accuracy is not None]
+        for attempt in sorted(measured, key=lambda a: (a.density, -a.accuracy.value, a.number)):
+            if not best or attempt.accuracy.value > best[-1].accuracy.value:
+                best.append(attempt)
+        return Comparison(best)
+
+    def rows(self) -> list[dict]:
+        best = {attempt.number for attempt in self.pareto}
+        return [_row(attempt, attempt.number in best) for attempt in self]
+
+    def __str__(self) -> str:
+        headers = ("", "attempt", "line", "name", "what", "density", "bytes", "accuracy", "drop")
+        best = {attempt.number for attempt in self.pareto}
+        rows = [
+            (
+                "*" if attempt.number in best else "",
+                attempt.number,
+                attempt.line,
+                attempt.name,
+                attempt.what,
+                f"{attempt.density:.2%}",
+                f"{attempt.bytes:,}",
+                "not measured" if attempt.accuracy is None else f"{attempt.accuracy.value:.2%}",
+                "" if attempt.drop is None else str(attempt.drop),
+            )
+            for attempt in self
+        ]
+        align = ("left", "right", "left", "left", "left", "right", "right", "right", "left")
+        table = tabulate(rows, headers, colalign=align, disable_numparse=True)
+        return f"{table}\n\n* no other attempt is as accurate with as few weights"
+
+
+def _row(attempt: Attempt, pareto: bool) -> dict:
+    accuracy, drop = attempt.accuracy, attempt.drop
+    return {
+        "attempt": attempt.number,
+        "line": attempt.line,
+        "name": attempt.name,
+        "what": attempt.what,
+        "density": attempt.density,
+        "bytes": attempt.bytes,
+        "accuracy": None if accuracy is None else accuracy.value,
+        "low": None if accuracy is None else accuracy.low,
+        "high": None if accuracy is None else accuracy.high,
+        "drop": None if drop is None else drop.value,
+        "pareto": pareto,
+    }
+
+
+def summary(settings: Mapping[str, Setting], sizes: Iterable[str]) -> str:
+    """What was asked, in a few words: "fc1: quality 1.2", "all layers: density 0.1"."""
+    layers = list(settings)
+    same = len(set(settings.values())) == 1
+    if same and len(layers) > 1 and set(layers) == set(sizes):
+        return f"all layers: {settings[layers[0]]}"
+    if same and len(layers) > 3:
+        return f"{len(layers)} layers: {settings[layers[0]]}"
+    words = [f"{layer}: {setting}" for layer, setting in settings.items()]
+    more = f" and {len(words) - 3} more" if len(words) > 3 else ""
+    return ", ".join(words[:3]) + more
