@@ -21,8 +21,9 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pruning_lab import criteria, masks, sensitivity, widgets
-from pruning_lab.widgets import DropSlider, GrowingScan, ThresholdSlider
+from pruning_lab import criteria, masks, sensitivity
+from pruning_lab.studio import NewestFirst
+from pruning_lab.widgets import DropSlider, GrowingScan, ThresholdSlider, growing, pictures
 
 
 def cut_by_hand(model: nn.Module, layer: str, quality: float) -> nn.Module:
@@ -534,7 +535,7 @@ def test_a_network_of_many_layers_gets_a_higher_picture(drops, shown):
     model = nn.Sequential(nn.Flatten(), *(nn.Linear(9, 9) for _ in range(16)))
     images = taught(model, [(torch.randn(20, 9), torch.zeros(20, dtype=int))])
     panel = drops(model, images, densities=[0.5])
-    panel._paint(1.0, figure := Figure(figsize=(widgets.WIDTH / 100, panel.height / 100)))
+    panel._paint(1.0, figure := Figure(figsize=(pictures.WIDTH / 100, panel.height / 100)))
     FigureCanvasAgg(figure).draw()
     assert figure.axes[0].get_legend().get_window_extent().ymin >= 0
     sensitivity.scan(model, images, [0.5], notify=GrowingScan())
@@ -567,7 +568,7 @@ def shown(monkeypatch):
         pictures.append((place, picture.data))
         return Handle(place)
 
-    monkeypatch.setattr(widgets.display, "display", show)
+    monkeypatch.setattr(growing.display, "display", show)
     return pictures
 
 
@@ -617,7 +618,7 @@ class Recorder:
 
 def test_a_fast_hand_costs_two_measurements():
     work = Recorder()
-    worker = widgets._NewestFirst(work)
+    worker = NewestFirst(work)
     worker.submit("first")
     assert work.began.wait(10)
     for number in range(100):
@@ -650,7 +651,7 @@ def test_an_old_state_is_left_between_two_batches(panels, toy, split):
 
 def test_many_threads_may_submit():
     seen = []
-    worker = widgets._NewestFirst(lambda state, stale: seen.append(state))
+    worker = NewestFirst(lambda state, stale: seen.append(state))
 
     def push(start):
         for number in range(start, start + 200):

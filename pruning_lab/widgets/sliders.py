@@ -1,40 +1,27 @@
-"""Widgets: some state, one library call, one drawing; a cell or a test sets and reads the state.
-
-A callback only looks numbers up; accuracy and picture come from a thread of their own, so that a
-slider follows the hand. Pictures are drawn without pyplot, whose global state threads must not
-share, and sent as PNG, which every notebook front end shows.
-"""
+"""One number under a slider: a layer's threshold, or the drop that each layer may cost."""
 
 import base64
 import copy
 import html
-import io
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 
 import ipywidgets
-import numpy as np
 import torch
 import traitlets
-from IPython import display
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import nn
 
 from pruning_lab import criteria, masks, plots, sensitivity
 from pruning_lab.data import Split
 from pruning_lab.evaluation import Accuracy, Changes, Drop, Images, device_of, drop, measuring
 from pruning_lab.models import is_chain
+from pruning_lab.studio import NewestFirst
+from pruning_lab.widgets.pictures import LINE, OTHERS, WIDTH, png
+from pruning_lab.widgets.tables import NUMBER, table
 
 FIRST_LOOK = 500  # images on which accuracy is estimated before all of them are asked
-WIDTH = 720  # of a picture, in the page's pixels
-_NAME = '<td style="padding: 0 1em; opacity: 0.65; text-align: right">'
-_LINE, _OTHERS = 23, 5  # pixels of a layer's line in the legend, and how much else needs room
-_NUMBER = '<td style="padding: 0 1em; text-align: right">'
 
 
 class _Panel(ipywidgets.VBox):
@@ -76,7 +63,7 @@ class _Panel(ipywidgets.VBox):
         self._measured: tuple[float, Accuracy] | None = None
         self._lending = threading.Lock()  # functional_call lends the copy other weights meanwhile
         self._writing = threading.Lock()
-        self._worker = _NewestFirst(self._follow)
+        self._worker = NewestFirst(self._follow)
 
         self.slider = ipywidgets.FloatSlider(
             min=0,
@@ -201,7 +188,7 @@ class _Panel(ipywidgets.VBox):
     def _draw(self, state: float) -> None:
         figure = Figure(figsize=(WIDTH / 100, self.height / 100))
         self._paint(state, figure)
-        self.picture.value = _png(figure)
+        self.picture.value = png(figure)
 
     def _repr_mimebundle_(self, **options) -> dict:
         """With the picture as it stands, for pages that show no widgets."""
@@ -302,7 +289,7 @@ class ThresholdSlider(_Panel):
             "accuracy": accuracy,
             "drop from dense": lost,
         }
-        return _table(rows.items())
+        return table(rows.items())
 
     def _paint(self, quality: float, figure: Figure) -> None:
         ax = figure.add_axes((0.13, 0.19, 0.85, 0.7))  # by hand: laying out costs a drawing
@@ -348,7 +335,7 @@ class DropSlider(_Panel):
             if layer not in layers:
                 raise KeyError(masks.unknown_layer(layer, layers))
         self.scan = scan
-        self.height = max(DropSlider.height, _LINE * (len(scan.layers) + _OTHERS))
+        self.height = max(DropSlider.height, LINE * (len(scan.layers) + OTHERS))
         self._criterion = criterion
         self._convolutions = [name for name, layer in layers.items() if layer.weight.ndim > 2]
         self._plan_at(0.0)  # raises where the scan is none to choose by
@@ -405,7 +392,7 @@ class DropSlider(_Panel):
         rows.append(("all", *_kept(plan.density, weights), "", total))
         measured = [("all layers together", f"<b>{lost}</b>"), ("accuracy", accuracy)]
         return (
-            f"{_table(rows, _NUMBER)}{_table(measured)}"
+            f"{table(rows, NUMBER)}{table(measured)}"
             f'<p style="margin: 0.3em 1em; opacity: 0.65">Drops of single layers do not add: '
             f"what one layer lost, the next cannot mend.</p>"
         )
@@ -427,66 +414,8 @@ class DropSlider(_Panel):
         return f"DropSlider(max_drop={self.max_drop:g}, density={self.plan.density:.4g})"
 
 
-class GrowingScan:
-    """Draws a scan in the notebook while it runs: sensitivity.scan(..., notify=GrowingScan()).
-
-    One picture, renewed in its place at most every so many `seconds`. The last one is of the whole
-    scan, and is what a notebook's file keeps; it is no widget, and needs no kernel to be seen.
-    """
-
-    def __init__(self, *, title: str = "", seconds: float = 0.5):
-        self.title, self.seconds = title, seconds
-        self._handle: display.DisplayHandle | None = None
-        self._drawn = 0.0
-
-    def __call__(self, progress: sensitivity.Progress) -> None:
-        if progress.images == 0:  # a scan begins
-            self._handle = None
-            return
-        # Where nobody knows how many images will come, each picture may be the last.
-        more = progress.total is not None and progress.images < progress.total
-        if more and self._handle and time.monotonic() - self._drawn < self.seconds:
-            return
-        scan, title = progress.scan(), self.title
-        if more:
-            left = f"{progress.seconds_left:.0f} s left"
-            title = f"{progress.images:,} of {progress.total:,} images, {left}"
-        height = max(3.6, _LINE / 100 * (len(scan.layers) + _OTHERS))
-        figure = Figure(figsize=(7.6, height), layout="constrained")
-        plots.sensitivity(scan, title=title, ax=figure.subplots())
-        picture = display.Image(_png(figure), width=760)
-        if self._handle:
-            self._handle.update(picture)
-        else:
-            self._handle = display.display(picture, display_id=True)
-        self._drawn = time.monotonic()
-
-
 def _kept(density: float, weights: int) -> tuple[str, str]:
     return f"<b>{density:.1%}</b>", f"{round(density * weights):,} of {weights:,}"
-
-
-def _table(rows: Iterable[Sequence[str]], cell: str = "<td>") -> str:
-    """A name in front, and what belongs to it."""
-    lines = (
-        f"{_NAME}{name}</td>{''.join(f'{cell}{it}</td>' for it in its)}" for name, *its in rows
-    )
-    inside = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<table style="line-height: 1.6">{inside}</table>'
-
-
-def _png(figure: Figure) -> bytes:
-    """In 256 colours: a quarter of the bytes to send and to store, and as quick to make."""
-    figure.set_dpi(150)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    picture = picture.quantize(256, method=Image.Quantize.FASTOCTREE)
-    # It rounds a little down: white shall be the page's white.
-    picture.putpalette([255 if value == 254 else value for value in picture.getpalette()])
-    content = io.BytesIO()
-    picture.save(content, format="png")
-    return content.getvalue()
 
 
 def _cached(model: nn.Module, layer: str, images: Images):
@@ -508,66 +437,3 @@ def _cached(model: nn.Module, layer: str, images: Images):
     if not hits:
         raise ValueError("no images to measure an accuracy on")
     return behind, batches, Accuracy.of(torch.cat(hits))
-
-
-class _NewestFirst:
-    """A thread that works on the newest state given to it and leaves older ones undone.
-
-    It lives while there is something to do. `work(state, stale)` should return when stale() is
-    true; nothing needs to be cancelled or timed, and a fast hand costs nothing.
-    """
-
-    def __init__(self, work: Callable[[object, Callable[[], bool]], None]):
-        self._work = work
-        self._changed = threading.Condition()
-        self._newest = self._finished = 0  # states are numbered as they come
-        self._state: object = None
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-        self._closed = False
-
-    def submit(self, state: object) -> None:
-        with self._changed:
-            self._newest += 1
-            self._state = state
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="newest-first", daemon=True)
-                self._thread.start()
-
-    def settle(self, timeout: float | None = None) -> None:
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._thread is None, timeout):
-                raise TimeoutError(
-                    f"still measuring after {timeout:g} s; wait longer, or use fewer images"
-                )
-            if self._error is not None:
-                raise self._error
-
-    def close(self) -> None:
-        """Let the thread go; what it was working on stays undone."""
-        with self._changed:
-            self._closed = True
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                if self._closed or self._finished == self._newest:
-                    self._thread = None
-                    self._changed.notify_all()
-                    return
-                number, state = self._newest, self._state
-            error = None
-            try:
-                self._work(state, partial(self._is_stale, number))
-            except BaseException as raised:  # settle() raises it, in the thread that asks
-                error = raised
-            with self._changed:
-                self._finished = number
-                if number == self._newest:
-                    self._error = error
-
-    def _is_stale(self, number: int) -> bool:
-        return self._closed or number != self._newest

@@ -1,0 +1,44 @@
+"""A picture that grows while something is measured."""
+
+import time
+
+from IPython import display
+from matplotlib.figure import Figure
+
+from pruning_lab import plots, sensitivity
+from pruning_lab.widgets.pictures import LINE, OTHERS, png
+
+
+class GrowingScan:
+    """Draws a scan in the notebook while it runs: sensitivity.scan(..., notify=GrowingScan()).
+
+    One picture, renewed in its place at most every so many `seconds`. The last one is of the whole
+    scan, and is what a notebook's file keeps; it is no widget, and needs no kernel to be seen.
+    """
+
+    def __init__(self, *, title: str = "", seconds: float = 0.5):
+        self.title, self.seconds = title, seconds
+        self._handle: display.DisplayHandle | None = None
+        self._drawn = 0.0
+
+    def __call__(self, progress: sensitivity.Progress) -> None:
+        if progress.images == 0:  # a scan begins
+            self._handle = None
+            return
+        # Where nobody knows how many images will come, each picture may be the last.
+        more = progress.total is not None and progress.images < progress.total
+        if more and self._handle and time.monotonic() - self._drawn < self.seconds:
+            return
+        scan, title = progress.scan(), self.title
+        if more:
+            left = f"{progress.seconds_left:.0f} s left"
+            title = f"{progress.images:,} of {progress.total:,} images, {left}"
+        height = max(3.6, LINE / 100 * (len(scan.layers) + OTHERS))
+        figure = Figure(figsize=(7.6, height), layout="constrained")
+        plots.sensitivity(scan, title=title, ax=figure.subplots())
+        picture = display.Image(png(figure), width=760)
+        if self._handle:
+            self._handle.update(picture)
+        else:
+            self._handle = display.display(picture, display_id=True)
+        self._drawn = time.monotonic()
