@@ -29,13 +29,35 @@ def share(tensor):
 # --- the paper ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", models.BUILT_IN)
+def as_printed(value, printed):
+    """Whether a count rounds to what the paper prints: 34,848 to 35K."""
+    digits = str(round(printed))
+    unit = 10 ** (len(digits) - len(digits.rstrip("0")))
+    return abs(value - printed) <= unit / 2
+
+
+# Where the paper rounds up what is nearer to the number below.
+ROUNDED_UP = {"alexnet": {"conv4": 663_552}, "vgg-16": {"conv2_2": 147_456}}
+ROUNDED_UP_TOTAL = 1_448_813_632  # FLOPs of AlexNet: printed 1.5B
+
+
+@pytest.mark.parametrize("name", paper.LAYER_TABLES)
 def test_weights_and_flops_are_those_of_the_papers_tables(name):
-    rows = counts.layers(models.BUILT_IN[name](), (1, 28, 28))
+    with torch.device("meta"):
+        model = models.BUILT_IN[name]()
+    model.to_empty(device="cpu")  # 138 million random numbers would take seconds
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    rows = counts.layers(model, models.input_shape(name))
+    odd = {}
     for ours, theirs in zip((*rows, rows.total), paper.LAYER_TABLES[name], strict=True):
         assert ours.layer == theirs.layer
-        assert ours.weights == pytest.approx(theirs.weights, rel=0.03)
-        assert ours.flops == pytest.approx(theirs.flops, rel=0.003)
+        if not as_printed(ours.weights, theirs.weights):
+            odd[ours.layer] = ours.weights
+        if not as_printed(ours.flops, theirs.flops):
+            odd[ours.layer, "flops"] = ours.flops
+    total = {("total", "flops"): ROUNDED_UP_TOTAL} if name == "alexnet" else {}
+    assert odd == ROUNDED_UP.get(name, {}) | total
 
 
 def test_lenet_5_costs_what_multiplying_by_hand_gives():
