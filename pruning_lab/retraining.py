@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
+from pruning_lab import processes
 from pruning_lab.evaluation import Images
 from pruning_lab.masks import Mask, prunable, prune, unknown_layer
 from pruning_lab.training import Epoch, TrainConfig, train
@@ -41,17 +42,23 @@ def iterative(
     rounds: Sequence[Mapping],
     *,
     within: Mask | None = None,
-    freeze: Sequence[str] = (),
+    freeze: Sequence[str] | Sequence[Sequence[str]] = (),
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     checkpoints: str | Path | None = None,
+    checkpoint_minutes: float = 10.0,
 ) -> Iterator[Stage]:
     """Prune and retrain once per entry of `rounds`, each within what the round before left.
 
     An entry holds the keywords of `masks.prune`: `[{"quality": 0.8}] * 3` prunes three times, with
     thresholds that grow because sigma is that of the survivors (paper, section 3.4). `config` is
     one for all rounds or one for each. Dropout is lowered while retraining, as `dropout_adjusted`
-    says; layers in `freeze` keep their weights. `checkpoints` names a folder from which an
-    interrupted call goes on. Yields a stage after each cut and after each retraining.
+    says. Layers in `freeze` keep their weights: names, or names for each round, since the paper
+    retrains the fully connected layers with the convolutions fixed, and then those (section 3.3).
+    `checkpoints` names a folder from which an interrupted call goes on; it holds a file for each
+    round, and `training.train` says how often they are written. Yields a stage after each cut and
+    after each retraining.
+
+    Raises ValueError where one of several processes would prune other weights than the others.
     """
     rounds = list(rounds)
     configs = list(config) if isinstance(config, Sequence) else [config] * len(rounds)
@@ -59,20 +66,37 @@ def iterative(
         raise ValueError(
             f"give one config, or one for each of {len(rounds)} rounds, not {len(configs)}"
         )
+    if all(isinstance(layer, str) for layer in freeze):
+        freeze = [freeze] * len(rounds)
+    if len(freeze) != len(rounds):
+        raise ValueError(
+            f"freeze the same layers in all rounds, or some in each of {len(rounds)}, "
+            f"not in {len(freeze)}"
+        )
     mask = within
-    for number, (amounts, settings) in enumerate(zip(rounds, configs, strict=True), start=1):
+    rounds_ = zip(rounds, configs, freeze, strict=True)
+    for number, (amounts, settings, held) in enumerate(rounds_, start=1):
         mask = prune(model, **amounts, within=mask)
+        _check_alike(mask, number)
         mask.apply_(model)
         yield Stage("cut", number, len(rounds), mask)
-        checkpoint = (
-            None if checkpoints is None else Path(checkpoints) / f"round-{number}.safetensors"
-        )
+        options = {"mask": mask, "checkpoint_minutes": checkpoint_minutes}
+        if checkpoints is not None:
+            options["checkpoint"] = Path(checkpoints) / f"round-{number}.safetensors"
         epochs = []
-        with dropout_adjusted(model, mask), frozen(model, freeze):
-            for epoch in train(model, images, settings, mask=mask, checkpoint=checkpoint):
+        with dropout_adjusted(model, mask), frozen(model, held):
+            for epoch in train(model, images, settings, **options):
                 on_epoch(epoch)
                 epochs.append(epoch)
         yield Stage("retrained", number, len(rounds), mask, tuple(epochs))
+
+
+def _check_alike(mask: Mask, number: int) -> None:
+    if not processes.agree(mask.fingerprint()):
+        raise ValueError(
+            f"in round {number} the processes would prune different weights; give all the same "
+            f"network and amounts, and call torch.manual_seed with the same number in each"
+        )
 
 
 def dropout_rate(original: float, density: float) -> float:

@@ -239,3 +239,72 @@ def test_a_killed_scan_ends_as_one_that_was_not(main, alone, tmp_path):
         go_on()
     go_on(resume=True)
     assert files_in(tmp_path) == alone
+
+
+# --- starts that went wrong ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"RANK": "0"},
+        {"LOCAL_RANK": "1"},
+        {"TORCHELASTIC_RUN_ID": "none"},
+        {"WORLD_SIZE": "two"},
+        {"WORLD_SIZE": "0"},
+        {"WORLD_SIZE": "2", "RANK": "2"},
+    ],
+)
+def test_a_launcher_that_does_not_say_how_many_there_are_is_refused(monkeypatch, words):
+    """Else each of its processes would do the whole work, and all write the same files."""
+    for name, word in words.items():
+        monkeypatch.setenv(name, word)
+    with (
+        pytest.raises(ValueError, match=r"torch\.distributed\.run --nproc-per-node=N"),
+        processes.joined(),
+    ):
+        pass
+    with pytest.raises(ValueError, match=r"torch\.distributed\.run --nproc-per-node=N"):
+        processes.check(torch.device("cpu"))
+
+
+def test_one_of_many_does_not_work_alone(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(RuntimeError, match=r"one of 2 processes.* `with processes\.joined\(\):`"):
+        processes.check(torch.device("cpu"))
+
+
+def test_one_process_agrees_with_itself_and_gathers_its_own():
+    assert processes.agree("anything")
+    assert processes.gathered(torch.tensor([1, 2])).tolist() == [[1, 2]]
+    values = torch.tensor([1.0, 2.0])
+    processes.copy_first_([values])
+    assert values.tolist() == [1, 2]
+
+
+def test_a_process_told_to_end_says_why_and_leaves_the_signal_as_it_was():
+    script = """
+import os, signal
+from pruning_lab import processes
+
+before = signal.getsignal(signal.SIGTERM)
+try:
+    with processes._told_to_end():
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+except ConnectionError as error:
+    print(error)
+print(signal.getsignal(signal.SIGTERM) is before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    said, same = done.stdout.splitlines()
+    assert said.startswith("the launcher ends this process, as it does when another one has died")
+    assert said.endswith("--resume goes on")
+    assert same == "True"

@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,13 +97,19 @@ def test_the_learning_rate_climbs_to_its_peak_and_falls_to_nothing():
     assert replace(config, warmup=1).learning_rate(1) == 0
 
 
-def test_training_learns():
-    """A line that a network of one layer can draw."""
+LEARNING = training.TrainConfig(epochs=2, lr=0.5)
+
+
+def line():
     torch.manual_seed(0)
     x = torch.randn(200, 5)
-    y = (x[:, 0] > 0).long()
-    model = torch.nn.Sequential(torch.nn.Linear(5, 2))
-    rows = list(training.train(model, [(x, y)] * 20, training.TrainConfig(epochs=2, lr=0.5)))
+    return torch.nn.Sequential(torch.nn.Linear(5, 2)), [(x, (x[:, 0] > 0).long())] * 20
+
+
+def test_training_learns():
+    """A line that a network of one layer can draw."""
+    model, separable = line()
+    rows = list(training.train(model, separable, LEARNING))
     assert rows[-1].accuracy > 0.95
     assert rows[-1].loss < rows[0].loss
 
@@ -159,6 +167,88 @@ def test_bf16_autocast_trains_weights_that_stay_float32(toy, split):
     assert not same(toy, before)
 
 
+def test_training_learns_in_bf16_too():
+    model, separable = line()
+    rows = list(training.train(model, separable, replace(LEARNING, bf16=True)))
+    assert rows[-1].accuracy > 0.95
+    assert rows[-1].loss < rows[0].loss
+
+
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_accumulated_batches_step_as_one_large_batch_does(toy, split, accumulate):
+    """50 images in batches of 8: the last group is short, and its last batch shorter."""
+    toy.drop2.p = 0.0  # drawn for each batch
+    large, seen = copy.deepcopy(toy), []
+    toy.register_forward_hook(lambda module, inputs, answer: seen.append(len(answer)))
+    config = replace(CONFIG, batch_size=8, accumulate=accumulate)
+    rows = list(training.train(toy, split, config))
+    expected = list(training.train(large, split, replace(CONFIG, batch_size=8 * accumulate)))
+    assert seen == 3 * [8, 8, 8, 8, 8, 8, 2]
+    for row, other in zip(rows, expected, strict=True):
+        assert (row.loss, row.accuracy) == pytest.approx((other.loss, other.accuracy), rel=1e-5)
+        assert row.lr == other.lr
+    for ours, theirs in zip(state(toy), state(large), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_list_of_batches_accumulates_too(toy, batches):
+    toy.drop2.p = 0.0
+    large = copy.deepcopy(toy)
+    pairs = [
+        tuple(map(torch.cat, zip(*batches[k : k + 2], strict=True)))
+        for k in range(0, len(batches), 2)
+    ]
+    list(training.train(toy, batches, replace(CONFIG, accumulate=2)))
+    list(training.train(large, pairs, CONFIG))
+    for ours, theirs in zip(state(toy), state(large), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="needs a C++ compiler")
+def test_a_compiled_training_is_the_plain_one_with_the_same_names():
+    """Of as little as there is to compile: one layer, and batches of one size."""
+    plain, batches = line()
+    model, names = copy.deepcopy(plain), list(plain.state_dict())
+    mask, calls = masks.prune(plain, density=0.5), []
+    model[0].register_forward_hook(lambda module, inputs, answer: calls.append(len(answer)))
+    rows = list(training.train(model, batches, replace(LEARNING, compile=True), mask=mask))
+    expected = list(training.train(plain, batches, LEARNING, mask=mask))
+    for row, other in zip(rows, expected, strict=True):
+        assert (row.loss, row.accuracy) == pytest.approx((other.loss, other.accuracy), rel=1e-5)
+    assert calls == 40 * [200]
+    assert list(model.state_dict()) == names
+    torch.testing.assert_close(model[0].weight, plain[0].weight)
+    assert not model[0].weight[~mask["0"]].any()
+
+
+def test_augmentation_is_asked_of_whatever_shuffles(toy, split):
+    """Of a set that streams, too; what has its default is not mentioned."""
+    asked = []
+
+    class Stream:
+        name, __len__ = "train", lambda self: len(split)
+
+        def shuffled(self, batch_size, generator, **options):
+            asked.append((batch_size, options))
+            return split.shuffled(batch_size, generator)
+
+    options = {"flip": True, "crop": 0.5, "colour": 0.1}
+    list(training.train(toy, Stream(), replace(CONFIG, epochs=1, **options)))
+    list(training.train(toy, Stream(), replace(CONFIG, epochs=1, shift=0)))
+    assert asked == [(16, {"shift": 1, **options}), (16, {})]
+
+
+def test_rows_say_how_fast_it_went_and_how_much_memory_it_took(toy, split):
+    rows = list(training.train(toy, split, CONFIG))
+    for row in rows:
+        assert row.images == 50
+        assert row.images_per_second == 50 / row.seconds
+        assert row.seconds_left == (3 - row.epoch) * row.seconds
+        assert row.peak_bytes > 50e6  # torch alone takes more
+    older = {"epoch": 1, "epochs": 3, "loss": 1.0, "accuracy": 0.5, "lr": 0.1, "seconds": 2.0}
+    assert training.Epoch(**older).images_per_second is None
+
+
 def test_the_mode_of_every_module_comes_back_with_every_row(toy, split):
     toy.train()
     toy.relu2.eval()
@@ -208,6 +298,11 @@ def test_a_network_with_nothing_to_train_is_refused(toy, split):
         {"lr": float("nan")},
         {"momentum": 1},
         {"weight_decay": -1},
+        {"accumulate": 0},
+        {"shift": -1},
+        {"crop": 0},
+        {"crop": 1.5},
+        {"colour": -0.1},
     ],
 )
 def test_impossible_settings_are_refused_with_what_came(wrong):
@@ -257,6 +352,68 @@ def test_an_interrupt_in_the_middle_of_an_epoch_loses_that_epoch_alone(toy, spli
     assert not begun.training
     assert told(training.train(resumed, split, CONFIG, checkpoint=tmp_path / "c")) == told(rows)
     assert same(resumed, toy)
+
+
+def drawing(rows) -> list:
+    """The rows, to someone who draws a random number at each."""
+    return [row for row in rows if torch.rand(()) < 2]
+
+
+@pytest.mark.parametrize("source", ["split", "loader"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_checkpoint_within_an_epoch_loses_the_step_under_way_alone(
+    toy, split, tmp_path, source, accumulate
+):
+    """Bit for bit again; a loader's order comes from the state that dropout draws from."""
+    images = split
+    if source == "loader":
+        rows = TensorDataset(split.normalise(split.images), split.labels)
+        images = DataLoader(rows, batch_size=16, shuffle=True)
+    config, path = replace(CONFIG, accumulate=accumulate), tmp_path / "c"
+    begun, resumed, calls = copy.deepcopy(toy), copy.deepcopy(toy), []
+    mask = masks.prune(toy, density=0.5)
+    torch.manual_seed(5)
+    rows = drawing(training.train(toy, images, config, mask=mask))
+
+    def interrupt(*_):
+        calls.append(1)
+        if len(calls) == 8:  # of 4 batches an epoch, so in the last of the second
+            raise KeyboardInterrupt
+
+    begun.register_forward_pre_hook(interrupt)
+    options = {"mask": mask, "checkpoint": path, "checkpoint_minutes": 0}
+    torch.manual_seed(5)
+    with pytest.raises(KeyboardInterrupt):
+        drawing(training.train(begun, images, config, **options))
+    resumed.register_forward_pre_hook(lambda *_: calls.append(1))
+    torch.manual_seed(99)
+    again = drawing(training.train(resumed, images, config, **options))
+    assert len(calls) == 8 + (5 if accumulate == 1 else 6)  # whole steps
+    assert told(again) == told(rows)
+    assert same(resumed, toy)
+
+
+def test_a_slow_epoch_leaves_checkpoints_and_a_quick_one_does_not(toy, split, tmp_path):
+    writes = []
+
+    def look(*_):
+        writes.append((tmp_path / "c").exists())
+
+    toy.register_forward_pre_hook(look)
+    config = replace(CONFIG, epochs=1)
+    list(training.train(toy, split, config, checkpoint=tmp_path / "c"))
+    assert writes == [False] * 4
+    (tmp_path / "c").unlink()
+    list(training.train(toy, split, config, checkpoint=tmp_path / "c", checkpoint_minutes=0))
+    assert writes[4:] == [False, True, True, True]
+
+
+def test_a_finished_training_leaves_no_momentum_behind(toy, split, tmp_path):
+    sizes = []
+    for _ in training.train(toy, split, CONFIG, checkpoint=tmp_path / "c"):
+        sizes.append((tmp_path / "c").stat().st_size)
+    weights = sum(tensor.nbytes for tensor in state(toy))
+    assert sizes[1] - sizes[2] == pytest.approx(weights, abs=1000)
 
 
 def train_in(folder, kill_at):
@@ -351,6 +508,8 @@ def without(tensors, about, name):
         lambda tensors, about: (tensors, {**about, "rows": [{"epoch": 1}]}),
         lambda tensors, about: (tensors, {**about, "settings": {}}),
         lambda tensors, about: (tensors, {**about, "settings": None}),
+        lambda tensors, about: (tensors, {**about, "step": 2}),
+        lambda tensors, about: without(tensors, about, "random.cpu"),
         lambda tensors, about: ({**tensors, "os.system": torch.ones(1)}, about),
         lambda tensors, about: ({**tensors, "random.order": torch.ones(3)}, about),
         lambda tensors, about: ({**tensors, "random.cpu": torch.ones(3)}, about),
@@ -365,6 +524,15 @@ def test_a_broken_checkpoint_is_refused_by_name(toy, split, tmp_path, damage):
     tensors, about = damage(*files.load_tensors(path))
     files.save_tensors(path, tensors, about=about)
     with pytest.raises(ValueError, match=r"broken\.checkpoint"):
+        list(training.train(toy, split, CONFIG, checkpoint=path))
+
+
+def test_a_checkpoint_of_an_older_version_is_refused_with_what_to_do(toy, split, tmp_path):
+    path = tmp_path / "c"
+    list(training.train(toy, split, CONFIG, checkpoint=path))
+    tensors, about = files.load_tensors(path)
+    files.save_tensors(path, tensors, about={**about, "format": "pruning_lab checkpoint 2"})
+    with pytest.raises(ValueError, match=r"of another version .* or delete it and train anew"):
         list(training.train(toy, split, CONFIG, checkpoint=path))
 
 

@@ -1,0 +1,179 @@
+"""What the processes of test_distributed run: `distributed_worker.py FOLDER TASK`."""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from pruning_lab import files, masks, models, processes, retraining, training
+from pruning_lab.data import Split
+
+CONFIG = training.TrainConfig(epochs=3, batch_size=8, lr=0.05, weight_decay=1e-3, shift=1)
+ROUNDS = [{"quality": 0.6}, {"quality": 0.6}]
+STEPS = 4  # of 16 images in two processes; the last has one image, and one process none
+
+
+class Double(nn.Module):
+    def forward(self, x):
+        return x.double()
+
+
+def images():
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(256, (49, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(4, (49,), generator=generator)
+    return Split("train", pixels, labels, 127.5, 74.0)
+
+
+def network(dropout=0.0):
+    """Of float64, in which two ways to add up differ by next to nothing."""
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
+    layers = nn.Linear(36, 12), nn.ReLU(), nn.Dropout(dropout), nn.Linear(12, 4)
+    return nn.Sequential(Double(), *convolution, *layers).double()
+
+
+def normed():
+    """With batch norm, whose running averages are of different images in each process."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 4))
+
+
+def rows_of(epochs) -> list:
+    return [(row.loss, row.accuracy, row.lr, row.images) for row in epochs]
+
+
+def retrained(batch_size: int, folder: Path, accumulate: int = 1) -> dict:
+    """Dense, and pruned twice: the curve, the masks, and the network in a file."""
+    model, config = network(), replace(CONFIG, batch_size=batch_size, accumulate=accumulate)
+    curve = rows_of(training.train(model, images(), config))
+    prints = []
+    for stage in retraining.iterative(model, images(), config, ROUNDS, freeze=["1"]):
+        curve += rows_of(stage.epochs)
+        prints.append(stage.mask.fingerprint())
+    models.save(folder / f"model{processes.rank()}", model)
+    return {"curve": curve, "masks": prints, "zeros": zeros_hold(model, stage.mask)}
+
+
+def zeros_hold(model, mask) -> bool:
+    layers = masks.prunable(model)
+    return not any(layers[name].weight[~kept].any() for name, kept in mask.items())
+
+
+def kept_on(folder: Path, kill_at: int = 0, killed: tuple = ()) -> list:
+    """With dropout, a mask and a checkpoint after each step; some are killed before step kill_at.
+
+    Killed, a process has no time for goodbyes.
+    """
+    model = network(dropout=0.5)
+    steps = 0
+
+    def count(*_):
+        nonlocal steps
+        steps += 1
+        if steps == kill_at and processes.rank() in killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    model.register_forward_pre_hook(count)
+    torch.manual_seed(5)
+    options = {"mask": masks.prune(model, density=0.4), "checkpoint": folder / "checkpoint"}
+    rows = list(training.train(model, images(), CONFIG, checkpoint_minutes=0, **options))
+    models.save(folder / f"model{processes.rank()}", model)
+    return [rows_of(rows), steps]
+
+
+def dropped() -> list:
+    """Which pixels (none of which is 0) fell out, and a number drawn when training is over."""
+    model, seen = nn.Sequential(nn.Dropout(), nn.Flatten(), nn.Linear(64, 4)), []
+    model[0].register_forward_hook(lambda module, x, answer: seen.append((answer != 0).tolist()))
+    torch.manual_seed(5)
+    list(training.train(model, images(), replace(CONFIG, epochs=1)))
+    return [seen, torch.rand(()).item()]
+
+
+def refused(call) -> str | None:
+    try:
+        call()
+    except (ValueError, RuntimeError) as error:
+        return str(error)
+    return None
+
+
+def refusals(folder: Path) -> dict:
+    """What one process does otherwise, all are told."""
+    rank = processes.rank()
+    other, uneven = replace(CONFIG, lr=0.05 + rank), [*images()] * (1 + rank)
+    amounts = {"density": 0.5 + 0.1 * rank}
+    mask = masks.prune(network(), **amounts)
+    list(training.train(network(), images(), CONFIG, checkpoint=folder / "seen1"))
+    calls = {
+        "config": lambda: training.train(network(), images(), other),
+        "mask": lambda: training.train(network(), images(), CONFIG, mask=mask),
+        "batches": lambda: list(training.train(network(), uneven, CONFIG)),
+        "amounts": lambda: list(retraining.once(network(), images(), CONFIG, amounts)),
+        "checkpoint": lambda: list(
+            training.train(network(), images(), CONFIG, checkpoint=folder / f"seen{rank}")
+        ),
+    }
+    return {name: refused(call) for name, call in calls.items()}
+
+
+def sampled() -> list:
+    """A loader of one's own, whose sampler gives each process its share, mixed anew each time."""
+    split, seen = images().head(48), []
+    told = TensorDataset(torch.arange(48.0)[:, None], split.labels)
+    loader = DataLoader(told, batch_size=8, sampler=DistributedSampler(told, seed=3))
+    model = nn.Sequential(nn.Linear(1, 4))
+    model.register_forward_pre_hook(lambda module, x: seen.append(x[0].flatten().tolist()))
+    rows = list(training.train(model, loader, replace(CONFIG, epochs=2)))
+    return [rows_of(rows), seen]
+
+
+def looked_at() -> dict:
+    """What training leaves of a model with hooks and batch norm, which two processes share."""
+    model, calls = normed(), []
+    before = list(model.state_dict()), [type(module).__name__ for module in model.modules()]
+    handle = model[3].register_forward_hook(lambda *_: calls.append(1))
+    list(training.train(model, images(), replace(CONFIG, epochs=1)))
+    after = list(model.state_dict()), [type(module).__name__ for module in model.modules()]
+    handle.remove()
+    state = files.sha256(*(tensor.numpy() for tensor in model.state_dict().values()))
+    return {"unchanged": before == after, "calls": len(calls), "state": state}
+
+
+def everything(folder: Path) -> dict:
+    for name in ("whole", "one", "all", "rounds", "accumulated"):
+        (folder / name).mkdir(exist_ok=True)
+    return {
+        "world": processes.world(),
+        "rounds": retrained(8, folder / "rounds"),
+        "accumulated": retrained(4, folder / "accumulated", accumulate=2),
+        "whole": kept_on(folder / "whole"),
+        "resumed": [kept_on(folder / name) for name in ("one", "all")],
+        "dropped": [dropped(), dropped()],
+        "sampled": sampled(),
+        "looked_at": looked_at(),
+        "refused": refusals(folder),
+    }
+
+
+def main(folder: Path, task: str) -> None:
+    torch.set_num_threads(1)
+    with processes.joined():
+        if task == "one":
+            kept_on(folder, kill_at=STEPS + 3, killed=(1,))
+        elif task == "all":
+            kept_on(folder, kill_at=STEPS + 3, killed=(0, 1))
+        else:
+            about = everything(folder)
+            (folder / f"about{processes.rank()}.json").write_text(json.dumps(about))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

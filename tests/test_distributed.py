@@ -1,0 +1,155 @@
+"""Many processes train as one does with a larger batch, and what is killed goes on to the same end.
+
+Real processes on this machine, started by torch's launcher; distributed_worker says what they do.
+"""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import distributed_worker as worker
+import pytest
+import torch
+from test_processes import environment, free_port
+
+from pruning_lab import files
+
+SCRIPT = Path(worker.__file__)
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+def launch(folder: Path, task: str) -> subprocess.CompletedProcess:
+    command = [*LAUNCHER, SCRIPT, folder, task]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def one_killed(tmp_path_factory):
+    """What is left, said and taken when of two processes one is killed in the second epoch."""
+    folder = tmp_path_factory.mktemp("one")
+    began = time.monotonic()
+    done = launch(folder, "one")
+    return folder, done, time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def all_killed(tmp_path_factory):
+    """The same of both processes, which no launcher watches."""
+    folder = tmp_path_factory.mktemp("all")
+    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    command = [sys.executable, SCRIPT, folder, "all"]
+    running = [
+        subprocess.Popen(command, env=environment(**there, RANK=str(rank))) for rank in range(2)
+    ]
+    assert -signal.SIGKILL in [process.wait(timeout=60) for process in running]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(one_killed, all_killed, tmp_path_factory):
+    """What two processes do in one launch, after those that were killed."""
+    folder = tmp_path_factory.mktemp("two")
+    shutil.copytree(one_killed[0], folder / "one")
+    shutil.copytree(all_killed, folder / "all")
+    done = launch(folder, "everything")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, [json.loads((folder / f"about{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """What one process does with batches twice as large."""
+    folder = tmp_path_factory.mktemp("one_with_twice_the_batch")
+    return folder, worker.retrained(16, folder)
+
+
+def assert_same(told: dict, expected: dict, folder: Path, reference: Path) -> None:
+    assert told["masks"] == expected["masks"]
+    assert told["zeros"]
+    assert len(told["curve"]) == len(expected["curve"]) == 9
+    for row, other in zip(told["curve"], expected["curve"], strict=True):
+        assert row == pytest.approx(other, rel=1e-6)  # losses are summed in float32
+    theirs, _ = files.load_tensors(reference / "model0")
+    for rank in range(2):
+        ours, _ = files.load_tensors(folder / f"model{rank}")
+        for name, tensor in ours.items():
+            torch.testing.assert_close(tensor, theirs[name], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("task", ["rounds", "accumulated"])
+def test_two_processes_train_and_prune_as_one_does_with_twice_the_batch(two, one, task):
+    """Last batches of one image too, of which the second process has none."""
+    folder, told = two
+    for about in told:
+        assert about["world"] == 2
+        assert_same(about[task], one[1], folder / task, one[0])
+    first, second = ((folder / task / f"model{rank}").read_bytes() for rank in range(2))
+    assert first == second
+
+
+def test_one_killed_process_ends_the_run_with_a_word_and_a_checkpoint(one_killed):
+    folder, done, seconds = one_killed
+    assert done.returncode != 0
+    assert seconds < 60  # most of which torch takes to load
+    assert "ConnectionError: " in done.stderr
+    assert "the same start with --resume goes on" in done.stderr
+    assert [path.name for path in folder.iterdir() if path.suffix != ".log"] == ["checkpoint"]
+    _, about = files.load_tensors(folder / "checkpoint")
+    assert (len(about["rows"]), about["step"]) == (1, 2)
+
+
+def test_what_was_killed_goes_on_to_the_same_end(two):
+    """To the bit, with dropout, momentum and a mask: the 6 of 12 steps that were left."""
+    folder, told = two
+    for rank, about in enumerate(told):
+        rows, steps = about["whole"]
+        assert steps == worker.CONFIG.epochs * worker.STEPS
+        assert about["resumed"] == [[rows, steps - worker.STEPS - 2]] * 2
+        whole, *resumed = (
+            (folder / name / f"model{rank}").read_bytes() for name in ("whole", "one", "all")
+        )
+        assert resumed == [whole, whole]
+
+
+def test_dropout_differs_between_processes_and_not_between_runs(two):
+    _, ((first, again), (other, other_again)) = two[0], (about["dropped"] for about in two[1])
+    assert first == again
+    assert other == other_again
+    assert first[0] != other[0]
+    assert first[1] == other[1]  # what is drawn next is drawn alike again
+
+
+def test_a_loader_of_ones_own_gives_each_process_its_share(two):
+    (rows, mine), (other_rows, others) = (about["sampled"] for about in two[1])
+    assert rows == other_rows
+    assert [row[-1] for row in rows] == [48, 48]
+    epochs = [
+        sorted(n for batch in mine[k : k + 3] + others[k : k + 3] for n in batch) for k in (0, 3)
+    ]
+    assert epochs == [list(range(48))] * 2
+    assert mine[:3] != mine[3:]  # its sampler heard of the second epoch
+
+
+def test_the_model_stays_the_users_own_and_equal_in_all_processes(two):
+    first, second = (about["looked_at"] for about in two[1])
+    assert first == second
+    assert (first["unchanged"], first["calls"]) == (True, worker.STEPS)
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("config", "would train differently; give all the same config"),
+        ("mask", "would train differently; give all the same config, mask"),
+        ("batches", "different numbers of batches, this one "),
+        ("amounts", "in round 1 the processes would prune different weights"),
+        ("checkpoint", "do not find the same checkpoint"),
+    ],
+)
+def test_processes_that_would_do_different_things_are_all_refused(two, what, says):
+    for about in two[1]:
+        assert says in about["refused"][what]
