@@ -165,7 +165,8 @@ def test_digits_show_what_they_showed_before_they_were_scaled(digits):
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
     with pytest.raises(
-        ValueError, match=r"no data set 'minst'; there are auto, mnist, digits, folder:PATH"
+        ValueError,
+        match=r"no data set 'minst'; there are auto, mnist, digits, photos, .*, folder:PATH",
     ):
         data.load("minst")
 
@@ -198,7 +199,7 @@ def photos(tmp_path):
 
 
 def as_torchvision_reads(folder) -> tuple[list[np.ndarray], list[int]]:
-    """(C, H, W) of each image, and labels, by torchvision's own loader."""
+    """(C, H, W) of each image, and labels, by torchvision's own loader, class after class."""
     from torchvision import datasets
 
     found = datasets.ImageFolder(folder)
@@ -206,10 +207,17 @@ def as_torchvision_reads(folder) -> tuple[list[np.ndarray], list[int]]:
 
 
 def check_same(split, expected):
+    """The same images, where ours take turns: one of each class that has any left."""
     images, labels = expected
+    queues = {
+        label: [i for i, y in zip(images, labels, strict=True) if y == label] for label in labels
+    }
+    turns = []
+    while any(queues.values()):
+        turns += [(queue.pop(0), label) for label, queue in queues.items() if queue]
     assert split.images.dtype == torch.uint8
-    assert np.array_equal(split.images.numpy(), np.stack(images))
-    assert split.labels.tolist() == labels
+    assert np.array_equal(split.images.numpy(), np.stack([image for image, _ in turns]))
+    assert split.labels.tolist() == [label for _, label in turns]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
@@ -224,8 +232,8 @@ def test_a_folder_is_what_torchvision_reads_of_it(photos, suffix):
         f"folder:{root}: 15 train / 3 val / 4 test images of 3 x 6 x 5, from {root}"
     )
     pixels = np.stack(as_torchvision_reads(root / "train")[0])
-    assert splits.val.mean == pytest.approx(pixels.mean(), rel=1e-7)
-    assert splits.test.std == pytest.approx(pixels.std(), rel=1e-6)
+    assert splits.val.mean == pytest.approx(pixels.mean((0, 2, 3)), rel=1e-7)  # of each channel
+    assert splits.test.std == pytest.approx(pixels.std((0, 2, 3)), rel=1e-6)
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
@@ -270,15 +278,35 @@ def test_images_of_two_sizes_are_named_with_what_to_type(photos):
     said = str(caught.value)
     assert f"{root}/train/a/2.png has 5 x 6 pixels" in said  # 1.png has gone to val
     assert f"{root}/test/a/2.png 9 x 7" in said
+    assert "--size 5" in said
     assert f"mogrify -resize '5x6!' {root}/*/*/*" in said
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b"hello", lambda b: b[: len(b) // 2]])
-def test_a_broken_image_is_named(photos, damage):
+def test_a_broken_image_is_named_and_left_out_and_two_of_ten_are_too_many(photos, damage):
     root = photos({"train": {"a": 3, "b": 3}, "val": {"a": 2, "b": 2}})
+    whole = as_torchvision_reads(root / "val")
     path = root / "val" / "b" / "2.png"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=rf"^{path} cannot be read as an image; replace it"):
+    for _ in range(2):  # decoded, and from the cache
+        splits = data.load(f"folder:{root}")
+        check_same(splits.test, tuple(part[:3] for part in whole))
+        assert "; LEFT OUT 1 of 10: val/b/2.png (cannot be " in splits.origin
+        with pytest.raises(ValueError, match=rf"^{path} \(cannot be .* 0 may be left out: replace"):
+            data.load(f"folder:{root}", broken=0)
+    second = root / "train" / "a" / "3.png"
+    second.write_bytes(damage(second.read_bytes()))
+    with pytest.raises(ValueError, match="of 10 images 1 may be left out") as caught:
+        data.load(f"folder:{root}")
+    assert str(path) in str(caught.value)
+    assert str(second) in str(caught.value)
+    assert len(data.load(f"folder:{root}", broken=0.2).test) == 3
+
+
+def test_a_part_without_a_usable_image_is_named(photos):
+    root = photos({"train": {"a": 3}, "test": {"a": 1}})
+    (root / "test" / "a" / "1.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"^no image of test can be used: .*test/a/1\.png"):
         data.load(f"folder:{root}")
 
 
@@ -286,7 +314,8 @@ def test_images_of_16_bits_are_refused_and_not_cut_to_8(photos):
     root = photos({"train": {"a": 3}, "test": {"a": 1}}, channels=1)
     deep = Image.fromarray(np.full((6, 5), 40_000, np.uint16))
     deep.save(root / "test" / "a" / "1.png")
-    with pytest.raises(ValueError, match=r"a/1\.png has more than 8 bits .*; save it with 8 bits"):
+    says = r"a/1\.png \(more than 8 bits for each pixel, mode I;16; save it with 8\)"
+    with pytest.raises(ValueError, match=says):
         data.load(f"folder:{root}")
 
 

@@ -1,0 +1,153 @@
+"""Images of a batch moved, cropped, mirrored and coloured at once, on the device where they are.
+
+Chance is drawn for a whole epoch, on the CPU, before its first batch: equal seeds give equal epochs
+on any device, and every one of many processes can work on its own part of each batch.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TRIES = 10  # of torchvision's RandomResizedCrop, until a box lies within the image
+_LOG_RATIO = math.log(4 / 3)  # boxes are 3:4 to 4:3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """What may happen to an image of the training set; as it stands here, nothing."""
+
+    shift: int = 0  # pixels, at most, both ways
+    flip: bool = False  # left and right change places in every other image
+    crop: float = 1.0  # smallest share of its area that a random resized crop shows
+    colour: float = 0.0  # std of the steps along the axes of colour; Krizhevsky et al. took 0.1
+
+    def __post_init__(self):
+        if self.shift < 0 or self.colour < 0:
+            raise ValueError(f"shift and colour must be >= 0, got {self.shift} and {self.colour}")
+        if not 0 < self.crop <= 1:
+            raise ValueError(
+                f"crop is the smallest share of the area that is shown, above 0 and up to 1 "
+                f"(1: no crop), got {self.crop}"
+            )
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What chance decided for each image of an epoch, in the order in which they are shown."""
+
+    order: Tensor  # int64 (N,)
+    offsets: Tensor  # int64 (2, N), 0 ... 2 * shift
+    flips: Tensor | None  # bool (N,)
+    colours: Tensor | None  # (N, C): what is added to each channel, in levels of 255
+    numbers: Tensor | None  # (N, 2 * TRIES + 2), in [0, 1): areas, ratios and places of boxes
+    boxes: Tensor | None = None  # int64 (N, 4): top, left, height, width
+
+    def on(self, device: torch.device) -> "Epoch":
+        """All of it on a device, moved at once and not batch by batch."""
+        mine = {key: value for key, value in vars(self).items() if value is not None}
+        return replace(self, **{key: value.to(device) for key, value in mine.items()})
+
+    def apply(self, images: Tensor, part: slice | Tensor, shift: int) -> Tensor:
+        """Images (n, C, H, W) of a part of the epoch, as chance wants them."""
+        if shift:
+            images = shifted(images, self.offsets[:, part], shift)
+        flips = None if self.flips is None else self.flips[part]
+        if self.boxes is not None:
+            images = cropped(images, self.boxes[part], flips)  # which mirrors at no cost
+        elif flips is not None:
+            images = flipped(images, flips)
+        return images if self.colours is None else coloured(images, self.colours[part])
+
+
+def draw(
+    count: int, wanted: Augment, axes: tuple[tuple[float, ...], ...], generator: torch.Generator
+) -> Epoch:
+    """One epoch; what is switched off draws no number."""
+    order = torch.randperm(count, generator=generator)
+    offsets = torch.randint(2 * wanted.shift + 1, (2, count), generator=generator)
+    flips = colours = numbers = None
+    if wanted.flip:
+        flips = torch.rand(count, generator=generator) < 0.5
+    if wanted.crop < 1:
+        numbers = torch.rand(count, 2 * TRIES + 2, generator=generator)
+    if wanted.colour:
+        steps = wanted.colour * torch.randn(count, len(axes), generator=generator)
+        colours = steps @ torch.tensor(axes)  # for all at once: a part must not round otherwise
+    return Epoch(order, offsets, flips, colours, numbers)
+
+
+def shares(count: int, batch_size: int, share: tuple[int, int]) -> Iterator[slice]:
+    """Of each batch the part of process `rank` out of `world`; as near to equal as can be."""
+    rank, world = share
+    if not 0 <= rank < world:
+        raise ValueError(f"share is (rank, world) with 0 <= rank < world, got {share}")
+    for start in range(0, count, batch_size):
+        size = min(batch_size, count - start)
+        yield slice(start + size * rank // world, start + size * (rank + 1) // world)
+
+
+def shifted(images: Tensor, offsets: Tensor, shift: int) -> Tensor:
+    """Images (N, C, H, W) moved by `shift` - offsets (2, N) pixels; zeros come in at the border."""
+    height, width = images.shape[-2:]
+    # (N, C, 2 * shift + 1, 2 * shift + 1, H, W): every position of the frame, as a view
+    windows = F.pad(images, 4 * (shift,)).unfold(2, height, 1).unfold(3, width, 1)
+    down, right = offsets
+    return windows[torch.arange(len(images), device=images.device), :, down, right]
+
+
+def flipped(images: Tensor, flips: Tensor) -> Tensor:
+    """Images (N, C, H, W), those with True in `flips` (N,) mirrored left to right."""
+    return torch.where(flips[:, None, None, None], images.flip(3), images)
+
+
+def coloured(images: Tensor, colours: Tensor) -> Tensor:
+    """Images (N, C, H, W), 0 ... 255, with one number for each image and channel added."""
+    return images + colours[:, :, None, None]
+
+
+def boxes(numbers: Tensor, height: int, width: int, crop: float) -> Tensor:
+    """int64 (N, 4): top, left, height and width of random boxes, from `Epoch.numbers`.
+
+    torchvision's rule (RandomResizedCrop, after Szegedy et al. 2014): an area of `crop` ... 1 and a
+    ratio of 3:4 ... 4:3; the first of ten boxes that fits; else as much as the ratio lets be shown.
+    """
+    areas, ratios, place = numbers.double().split([TRIES, TRIES, 2], dim=1)
+    areas = height * width * (crop + (1 - crop) * areas)
+    ratios = torch.exp(_LOG_RATIO * (2 * ratios - 1))
+    most = torch.tensor([min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))])
+    most = most.expand(len(numbers), 1, 2)
+    sides = torch.stack([(areas / ratios).sqrt().round(), (areas * ratios).sqrt().round()], dim=2)
+    frame = torch.tensor([height, width])
+    fits = ((sides > 0) & (sides <= frame)).all(2)
+    fits = torch.cat([fits, torch.ones(len(numbers), 1, dtype=torch.bool)], dim=1)
+    first = fits.int().argmax(1)
+    side = torch.cat([sides, most], dim=1)[torch.arange(len(numbers)), first]
+    room = frame - side
+    corner = torch.where(first[:, None] < TRIES, place * (room + 1), room / 2).floor()
+    return torch.cat([corner, side], dim=1).long()
+
+
+def cropped(images: Tensor, boxes: Tensor, flips: Tensor | None = None) -> Tensor:
+    """float (N, C, H, W): of each image its box (N, 4), enlarged to the whole, bilinearly.
+
+    Mirrored left to right where `flips` (N,) is True.
+    """
+    height, width = images.shape[-2:]
+    top, left, high, wide = boxes.to(torch.float32).unbind(1)
+    y, x = _steps(top, high, height), _steps(left, wide, width)
+    if flips is not None:
+        x = torch.where(flips[:, None], x.flip(1), x)
+    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=3)
+    return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+
+
+def _steps(start: Tensor, length: Tensor, size: int) -> Tensor:
+    """(N, size): where a box's pixels lie along one axis, -1 ... 1; never outside of the box."""
+    start, length = start[:, None], length[:, None]
+    middles = (torch.arange(size, device=start.device) + 0.5) * (length / size)
+    inside = middles.clamp(min=0.5).minimum(length - 0.5)
+    return (start + inside) * (2 / size) - 1

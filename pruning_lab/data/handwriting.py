@@ -1,0 +1,83 @@
+"""Handwritten digits: MNIST through torchvision, and scikit-learn's where there is no file."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pruning_lab.data.splits import Splits, in_memory
+
+
+def mnist_folder(root: Path) -> Path:
+    return root / "MNIST" / "raw"
+
+
+def mnist(root: Path, device: torch.device, download: bool) -> Splits:
+    """MNIST through torchvision, in its own layout; the last 5,000 training images are val."""
+    from torchvision import datasets  # slow to import, and digits never needs it
+
+    folder = mnist_folder(root)
+
+    def read(*, train: bool) -> tuple[Tensor, Tensor]:
+        try:
+            part = datasets.MNIST(root, train=train, download=download)
+        except (RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
+            if len(list(folder.glob("*-ubyte"))) == 4:
+                raise broken(f"{type(error).__name__} {error}") from None
+            if download:
+                raise ConnectionError(
+                    f"MNIST could not be fetched ({error}); check the connection, put its four "
+                    f"files into {folder} by hand, or take digits"
+                ) from None
+            raise FileNotFoundError(
+                f"no MNIST in {folder}; set PRUNING_LAB_DATA to the folder that holds MNIST/, "
+                f"or fetch it with --download (download=True), or take digits"
+            ) from None
+        if part.data.shape != (len(part.targets), 28, 28):
+            raise broken(f"{tuple(part.data.shape)} pixels and {len(part.targets)} labels")
+        return part.data[:, None], part.targets
+
+    def broken(why: str) -> ValueError:
+        return ValueError(
+            f"the MNIST files in {folder} are broken: {why}; delete them and fetch them anew "
+            f"with --download (download=True)"
+        )
+
+    (images, labels), test = read(train=True), read(train=False)
+    if len(images) <= 5000:
+        raise broken(f"{len(images):,} training images, of which val takes 5,000")
+    cut = len(images) - 5000
+    return in_memory(
+        "mnist",
+        f"from {folder}",
+        device,
+        train=(images[:cut], labels[:cut]),
+        val=(images[cut:], labels[cut:]),
+        test=test,
+    )
+
+
+def digits(device: torch.device, origin: str) -> Splits:
+    """1,797 real handwritten digits of 8 x 8 in 17 greys, scaled to 28 x 28.
+
+    The images come writer after writer. The last fifth is test and the last tenth of the rest val,
+    so that a network is judged on hands it has not seen.
+    """
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    small = torch.from_numpy(found.images.astype(np.float32))[:, None]  # (N, 1, 8, 8), 0 ... 16
+    large = F.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
+    images = (large * (255 / 16)).round().clamp(0, 255).to(torch.uint8)
+    labels = torch.from_numpy(found.target.astype(np.int64))
+    test, val = round(0.8 * len(images)), round(0.72 * len(images))
+    return in_memory(
+        "digits",
+        origin,
+        device,
+        train=(images[:val], labels[:val]),
+        val=(images[val:test], labels[val:test]),
+        test=(images[test:], labels[test:]),
+    )
