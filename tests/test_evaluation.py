@@ -2,6 +2,7 @@
 
 import math
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -172,6 +173,32 @@ def test_measuring_leaves_no_trace_after_an_error_too(toy, batches, error, every
     with pytest.raises(error):
         evaluation.evaluate(toy, images())
     assert everything_of(toy) == before
+
+
+def test_in_another_thread_measuring_leaves_random_numbers_to_the_main_one(toy, batches):
+    """What the main thread draws in the meantime must not be drawn by it a second time."""
+    inside, drawn = threading.Event(), threading.Event()
+
+    def images():
+        inside.set()
+        assert drawn.wait(20)
+        yield batches[0]
+
+    def drawing() -> list:
+        return [torch.rand(1).item(), np.random.rand(), random.random()]
+
+    measured, modes = [], [module.training for module in toy.modules()]
+    thread = threading.Thread(target=lambda: measured.append(evaluation.evaluate(toy, images())))
+    thread.start()
+    assert inside.wait(20)
+    first = drawing()
+    drawn.set()
+    thread.join()
+    assert all(one != other for one, other in zip(first, drawing(), strict=True))
+    assert measured == [evaluation.evaluate(toy, batches[:1])]
+    assert [module.training for module in toy.modules()] == modes
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
 
 
 def test_measuring_keeps_no_gradients_and_dropout_still(batches):

@@ -189,6 +189,26 @@ def tied_in_a_graph():
     return model
 
 
+def standing_twice():
+    """One layer in two places of the list, so that its parameters have two names."""
+    middle = nn.Linear(9, 9)
+    return nn.Sequential(
+        *(nn.Flatten(), nn.Linear(64, 9), nn.ReLU()),
+        *(middle, nn.Tanh(), middle, nn.Tanh(), nn.Linear(9, CLASSES)),
+    )
+
+
+def parts_standing_twice(join=lambda parts, x: parts(x)):
+    """The same within a part that is called with other weights, and deciding for itself."""
+    part = nn.Sequential(nn.Linear(9, 9), nn.Tanh())
+
+    def forward(self, x):
+        return self.fc2(join(self.parts_, self.fc1(torch.flatten(x, 1))))
+
+    layers = {"fc1": nn.Linear(64, 9), "parts_": nn.Sequential(part, part)}
+    return Calling(forward, **layers, fc2=nn.Linear(9, CLASSES))
+
+
 def mixing():
     """The levels of fc1 must not lie side by side in one batch; those of fc2 may."""
     return nn.Sequential(
@@ -308,6 +328,12 @@ ZOO = {
         ),
     ),
     "tied": ("chain", tied),
+    "standing twice": ("chain", standing_twice),
+    "parts standing twice": ("chain", parts_standing_twice),
+    "parts standing twice, deciding": (
+        "whole",
+        lambda: parts_standing_twice(lambda parts, x: parts(x if x.sum() > 3 else -x)),
+    ),
     "mixing": ("chain", mixing),
     "softmax over the batch": (
         "chain",
@@ -353,7 +379,10 @@ UNKNOWN = [
     *("mixing", "softmax over the batch", "norm of the batch", "recurrent", "hooked"),
     "transformer",
 ]
-EASY = ["grouped", "like alexnet", "mixing", "tied", "like vgg", "tied in a graph", "deciding"]
+EASY = [
+    *("grouped", "like alexnet", "mixing", "tied", "like vgg", "tied in a graph", "deciding"),
+    *("standing twice", "parts standing twice, deciding"),
+]
 
 
 def make(name: str) -> nn.Module:
@@ -620,6 +649,65 @@ def test_what_is_committed_stays_until_it_is_changed_again(name, doubles, spread
             expected = answers_of(model, doubles, {**base, **changes})
             assert torch.allclose(session.logits(changes), expected)
     assert session.bytes == size
+
+
+@pytest.mark.parametrize("name", EASY)
+def test_random_commits_end_as_a_fresh_evaluator_with_all_of_them(name, doubles, spread):
+    model, dice = make(name), random.Random(name)
+    session = SuffixEvaluator(model, doubles)
+    layers, base = list(prunable(model)), {}
+    labels = torch.cat([y for _, y in doubles])
+    for _ in range(5):
+        some = dice.sample(layers, dice.randint(0, len(layers)))
+        changes = {layer: pruned(model, layer, dice.random()) for layer in some}
+        before = session.logits(), dict(session.base)
+        steps = session.advance(changes)
+        for _ in range(dice.randint(0, 3)):  # of 4 batches
+            next(steps)
+        steps.close()
+        assert torch.equal(session.logits(), before[0])
+        assert session.base == before[1]
+        base |= changes
+        hits = list(session.advance(changes))
+        fresh = SuffixEvaluator(model, doubles)
+        fresh.commit(base)
+        assert torch.allclose(session.logits(), fresh.logits(), rtol=0, atol=1e-10)
+        expected = answers_of(model, doubles, base)
+        assert torch.allclose(session.logits(), expected, rtol=0, atol=1e-10)
+        assert torch.cat(hits).tolist() == (expected.argmax(1) == labels).tolist()
+        assert [len(some) for some in hits] == [16, 16, 16, 2]
+        assert session.base.keys() == base.keys()
+
+
+def test_an_advance_left_half_way_computes_no_more_than_was_asked_for(toy, split):
+    session = SuffixEvaluator(toy, split)
+    seen = []
+    hook = toy.fc2.register_forward_hook(lambda layer, args, y: seen.append(len(y)))
+    steps = session.advance({"fc1": pruned(toy, "fc1", 0.2)})
+    assert seen == []
+    next(steps), next(steps)
+    assert seen == [16] * 2
+    del steps
+    assert session.base == {}
+    hook.remove()
+
+
+@pytest.mark.parametrize("name", ["grouped", "like vgg", "deciding"])
+def test_between_two_batches_of_an_advance_nothing_shows(name, doubles, spread, everything_of):
+    model = make(name).train()
+    session = SuffixEvaluator(model, doubles)
+    layer = next(iter(prunable(model)))
+    weight = pruned(model, layer, 0.3)
+    before = everything_of(model)
+    for _ in session.advance({layer: weight}):
+        assert everything_of(model) == before
+        assert torch.is_grad_enabled()
+        assert torch.get_num_threads() == 2
+
+
+def test_the_first_image_is_the_first_image(doubles):
+    session = SuffixEvaluator(make("grouped"), doubles)
+    assert torch.equal(session.image, doubles[0][0][:1])
 
 
 def test_a_drop_from_two_accuracies_of_an_evaluator_is_paired(toy, split):

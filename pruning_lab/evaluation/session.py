@@ -55,9 +55,9 @@ class SuffixEvaluator:
         return len(self.labels)
 
     @property
-    def image_shape(self) -> tuple[int, ...]:
-        """(C, H, W)"""
-        return tuple(self._batches[0][0].shape[1:])
+    def image(self) -> Tensor:
+        """(1, C, H, W): the first one."""
+        return self._batches[0][0][:1]
 
     @property
     def how(self) -> str:

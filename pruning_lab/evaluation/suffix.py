@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from pruning_lab.evaluation.teams import Pace, paces, quickest
 from pruning_lab.masks import prunable
-from pruning_lab.models import is_chain
+from pruning_lab.models import LocalResponseNorm, is_chain
 
 Changes = Mapping[str, Tensor]  # layer -> the weight (out, in, ...) that stands in for its own
 NOTHING: Changes = MappingProxyType({})
@@ -84,9 +84,8 @@ class Whole:
         return {id(self.model.get_submodule(name).weight): w for name, w in changes.items()}
 
     def _forward(self, x: Tensor, changes: Changes) -> Tensor:
-        weights = {f"{name}.weight": weight for name, weight in changes.items()}
         x = x.clone()  # a network that works in place must find it as it was
-        return torch.func.functional_call(self.model, weights, (x,))
+        return _call_with(self.model, _named(self.model, self._by_parameter(changes)), x)
 
 
 class Graph(Whole):
@@ -296,7 +295,7 @@ _CHANNEL_BY_CHANNEL = {nn.MaxPool2d, nn.AvgPool2d, nn.ReLU, nn.Identity, nn.Drop
 _IMAGE_BY_IMAGE = _CHANNEL_BY_CHANNEL | {
     *(nn.Linear, nn.Conv2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.LocalResponseNorm),
     *(nn.LeakyReLU, nn.ReLU6, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Hardswish),
-    *(nn.GroupNorm, nn.LayerNorm, nn.Dropout2d),
+    *(nn.GroupNorm, nn.LayerNorm, nn.Dropout2d, LocalResponseNorm),
 }
 
 
@@ -327,15 +326,31 @@ def _call(module: nn.Module, args: tuple, kwargs: dict, changed: dict[int, Tenso
     the layers that workers may share are called with the weight instead.
     """
     if changed:
-        named = module.named_parameters(remove_duplicate=False)
-        theirs = {name: changed[id(p)] for name, p in named if id(p) in changed}
+        theirs = _named(module, changed)
         if theirs.keys() == {"weight"} and _one_by_one(module) and not kwargs:
             if isinstance(module, nn.Linear):
                 return F.linear(*args, theirs["weight"], module.bias)
             return module._conv_forward(*args, theirs["weight"], module.bias)
         if theirs:
-            return torch.func.functional_call(module, theirs, args, kwargs)
+            return _call_with(module, theirs, *args, **kwargs)
     return module(*args, **kwargs)
+
+
+def _named(module: nn.Module, changed: dict[int, Tensor]) -> dict[str, Tensor]:
+    """What to exchange in a module, by name; every part is named once.
+
+    Of a part that stands in two places, functional_call would put back the wrong tensors.
+    """
+    return {
+        f"{name}.{own}".lstrip("."): changed[id(parameter)]
+        for name, part in module.named_modules()
+        for own, parameter in part._parameters.items()
+        if id(parameter) in changed
+    }
+
+
+def _call_with(module: nn.Module, tensors: dict[str, Tensor], *args, **kwargs):
+    return torch.func.functional_call(module, tensors, args, kwargs, tie_weights=False)
 
 
 def _in_layout(weight: Tensor, layout: torch.memory_format) -> Tensor:

@@ -23,6 +23,7 @@ class Setting:
         if self.kind not in KINDS:
             raise ValueError(f"a setting is a {' or a '.join(KINDS)}, got {self.kind!r}")
         criteria.check_amount(self.kind, self.amount)
+        object.__setattr__(self, "amount", float(self.amount))  # numpy's are no JSON
 
     def __str__(self) -> str:
         return f"{self.kind} {self.amount:.4g}"

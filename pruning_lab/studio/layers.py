@@ -1,5 +1,6 @@
 """One layer's weights, ready to be asked how many stay at a threshold, and which."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,6 +42,11 @@ class Layer:
         self.alive = int(self.weight.count_nonzero())
         kept = None if self.alive == self.size else self.weight != 0
         self.sigma = criteria.sigma(self.weight, kept)
+        if not math.isfinite(self.sigma):
+            raise ValueError(
+                f"layer {name!r} has a weight that is infinite or not a number; train again with a "
+                f"lower lr"
+            )
         self._counts: dict[float, int] = {}
 
     def choose(self, setting: Setting) -> Choice:

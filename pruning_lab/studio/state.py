@@ -1,9 +1,11 @@
 """The studio's state: settings of layers, attempts that stay, and a thread that measures."""
 
 import copy
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,8 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from pruning_lab import counts, criteria, files, models, retraining, sensitivity
-from pruning_lab.data import Split
-from pruning_lab.evaluation import Accuracy, Drop, Images, SuffixEvaluator, drop, evaluate
+from pruning_lab.data import Part
+from pruning_lab.evaluation import (
+    Accuracy,
+    Drop,
+    Images,
+    SuffixEvaluator,
+    device_of,
+    drop,
+    evaluate,
+)
 from pruning_lab.masks import Amount, Mask, Receipt, ReceiptRow, prunable, unknown_layer
 from pruning_lab.sensitivity import Plan, PlanRow, Scan
 from pruning_lab.sensitivity.scanning import fingerprint
@@ -69,7 +79,7 @@ class Studio:
         self.val: Images = getattr(splits, "val", splits)
         self.train: Images | None = getattr(splits, "train", None)
         self._test_images: Images | None = getattr(splits, "test", None)
-        if isinstance(self.val, Split) and self.val.name == "test":
+        if isinstance(self.val, Part) and self.val.name == "test":
             raise ValueError(
                 "the studio chooses, and the test split is not for choosing; give data.load's "
                 "splits, or splits.val"
@@ -92,6 +102,7 @@ class Studio:
         self._bases: list[dict[str, Tensor]] = [dict(model.state_dict(keep_vars=True))]
         self._scans: dict[int, Scan] = {} if scan is None else {0: scan}
         self._flops: dict[str, int] = {}
+        self._labels: Tensor | None = None  # of the images, in their order
         self._base: _Base | None = None
         self._attempts: list[Attempt] = [Attempt(1, None, 0, "as it came")]
         self._now = 1
@@ -136,6 +147,14 @@ class Studio:
     @property
     def locked(self) -> frozenset[str]:
         return frozenset(self._locked)
+
+    @property
+    def can_redo(self) -> bool:
+        return self._now in self._latest_child
+
+    @property
+    def has_test(self) -> bool:
+        return self._test_images is not None
 
     @property
     def n(self) -> int | None:
@@ -188,7 +207,7 @@ class Studio:
                 choice = base.choices[name]
                 kept[name] = layer.kept(choice)
                 asked = str(settings[name]) if name in settings else "-"
-                cut = choice.threshold if name in settings else None
+                cut = choice.threshold if name in settings and choice.kept else None
                 density = choice.kept / max(layer.size, 1)
                 row = (name, asked, cut, layer.sigma, layer.size, choice.kept, density)
                 rows.append(ReceiptRow(*row))
@@ -197,14 +216,16 @@ class Studio:
     def network(self) -> nn.Module:
         """A copy of the network as the studio stands, zeros in place."""
         with self._lock:
-            model = copy.deepcopy(self._base.model)
+            model = copy.deepcopy(self._unpruned())
             self.mask.apply_(model)
-            return model.requires_grad_(True)
+        for ours, theirs in zip(model.parameters(), self.model.parameters(), strict=True):
+            ours.requires_grad_(theirs.requires_grad)
+        return model
 
     def fingerprint(self) -> str:
         """SHA-256 of weights and mask: two states with the same one are the same network."""
         with self._lock:
-            weights = fingerprint(self._base.model)
+            weights = fingerprint(self._unpruned())
             return files.sha256(f"{weights} {self.mask.fingerprint()}".encode())
 
     # ------------------------------------------------------------------------------- moving on
@@ -242,10 +263,14 @@ class Studio:
 
     def undo(self) -> "Studio":
         """Back to where this attempt came from; `redo` goes forth again. Attempts stay."""
-        return self.go(self._step_to(self.attempt.parent, "undo"))
+        with self._lock:
+            self._check_free()
+            return self.go(self._step_to(self.attempt.parent, "undo"))
 
     def redo(self) -> "Studio":
-        return self.go(self._step_to(self._latest_child.get(self._now), "redo"))
+        with self._lock:
+            self._check_free()
+            return self.go(self._step_to(self._latest_child.get(self._now), "redo"))
 
     def go(self, number: int) -> "Studio":
         """Stand where any attempt stood."""
@@ -311,7 +336,11 @@ class Studio:
         if self.train is None:
             raise ValueError("there are no images to retrain on; open the studio with data.load's")
         config = config or TrainConfig(epochs=epochs, lr=0.02)
-        return self._begin("retraining", partial(self._retrain, config, on_epoch), wait)
+        # Dropout draws from the generator that the thread here draws from too.
+        device = device_of(self.model)
+        forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
+        with forked if wait else nullcontext():
+            return self._begin("retraining", partial(self._retrain, config, on_epoch), wait)
 
     def suggest(
         self, max_drop: float | None = None, *, density: float | None = None, wait: bool = True
@@ -344,8 +373,9 @@ class Studio:
         try:
             self._worker.settle(timeout)
         except KeyboardInterrupt:
-            self.stop()
-            self._worker.settle()
+            if self._busy:
+                self.stop()
+                self._worker.settle()
             raise
         self._origin.check()
         return self
@@ -354,6 +384,11 @@ class Studio:
         """End the thread; what it was working on stays undone."""
         self._halt = True
         self._worker.close()
+
+    def refresh(self) -> None:
+        """Have listeners told again where the studio stands."""
+        with self._lock:
+            self._refresh()
 
     def listen(self, listener: Listener) -> None:
         """Have `listener` called, in the measuring thread, whenever there is something to show."""
@@ -396,18 +431,18 @@ class Studio:
                 number, _, rest = name.partition(".")
                 bases[int(number)][rest] = tensor
             now, tests, locked = int(about["now"]), int(about["tests"]), set(about["locked"])
-            if [a.number for a in attempts] != [*range(1, len(attempts) + 1)]:
-                raise ValueError("its attempts are not in order")
+            said, images = about["about"], about["images"]
+            _check_tree(attempts, now)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ValueError(f"{path} is a broken studio file: {error!r}") from None
         model = copy.deepcopy(model)
         for base in reversed(bases):  # the first one last: it is what the model came as
             models.fill_(model, base, path)
-        studio = cls(model, splits, about=about["about"], **options)
-        if about["images"] not in (None, _fingerprint(studio.val)):
+        studio = cls(model, splits, about=said, **options)
+        if images not in (None, _fingerprint(studio.val)):
             studio.close()
             raise ValueError(f"{path} was measured on other images; open it with the same data")
-        device = next(model.parameters()).device
+        device = device_of(model)
         with studio._lock:
             studio._bases[1:] = [{n: t.to(device) for n, t in base.items()} for base in bases[1:]]
             studio._attempts, studio._locked, studio.tests = attempts, locked, tests
@@ -430,7 +465,7 @@ class Studio:
                     layer=row.layer,
                     weights=row.weights,
                     density=row.density,
-                    quality=row.quality,
+                    quality=row.quality if math.isfinite(row.quality) else None,
                     drop=None,
                     why=f"set to {row.asked}" if row.layer in attempt.settings else "left as it is",
                 )
@@ -443,7 +478,7 @@ class Studio:
                 criterion=criteria.magnitude.__name__,
                 together=attempt.drop,
             )
-            model = self._base.model
+            model = self._unpruned()
             if plan.mask(model).fingerprint() != mask.fingerprint():
                 raise RuntimeError("ties among the weights cannot be told by densities; move one")
             network = path.with_suffix(".safetensors")
@@ -493,9 +528,8 @@ class Studio:
             settings=settings,
         )
         if merge is not None and self._merges(before, merge):
-            self._attempts.pop()
             attempt = replace(attempt, number=before.number, parent=before.parent)
-        self._attempts.append(attempt)
+        self._attempts[attempt.number - 1 :] = [attempt]
         self._latest_child[attempt.parent] = self._now = attempt.number
         self._dragged = merge
         self._enter(attempt)
@@ -515,8 +549,15 @@ class Studio:
         """Make the weights and choices those of an attempt."""
         self._look = None
         if self._base is None or self._base.number != attempt.base:
-            self._base = _Base(attempt.base, self.model, self._bases[attempt.base])
+            self._base = self._based(attempt.base)
         self._base.choose(attempt.settings)
+
+    def _based(self, number: int) -> "_Base":
+        return _Base(number, self._origin.look(), self.model, self._bases[number])
+
+    def _unpruned(self) -> nn.Module:
+        """The weights that are pruned here, in a model that no thread is measuring with."""
+        return _sharing(self.model, self._bases[self.attempt.base]).eval()
 
     def _sized(self, attempt: Attempt) -> Attempt:
         metrics = self.metrics()
@@ -557,6 +598,8 @@ class Studio:
     def _work(self, task: Callable, stale: Callable[[], bool]) -> None:
         try:
             task(stale)
+        except _Stopped:  # it was closed
+            pass
         except BaseException as error:
             self._say(f"failed: {error}", "failed")
             raise
@@ -580,27 +623,44 @@ class Studio:
             base.prepare(lambda what: self._say(f"preparing {what} …"), stale)
         if stale():
             return
-        self._open(base)
+        if base.session is None or self.dense is None:
+            self._open(base)
+            self._tell("moved")  # FLOPs are known now
         if attempt.accuracy is None:
-            self._say("measuring", "moved" if self.dense is None else None)
-            self._look_closer(attempt, base.advance(choices), stale)
+            self._say("measuring", None)
+            self._look_closer(attempt, base, choices, stale)
         if not stale():
             self._say("ready", "done")
 
     def _look_closer(
-        self, attempt: Attempt, measured: Iterator[Tensor], stale: Callable[[], bool]
+        self,
+        attempt: Attempt,
+        base: "_Base",
+        choices: Mapping[str, Choice],
+        stale: Callable[[], bool],
     ) -> None:
         began = time.perf_counter()
         looked, hits = 0.0, []
-        for some in measured:
+        for some in base.advance(choices):
             if stale():
                 return
             hits.append(some)
             if time.perf_counter() - looked > LOOK_SECONDS:
                 looked = time.perf_counter()
                 self._report(attempt, torch.cat(hits))
+        if self._origin.look() != base.seen:
+            self._start_over()
+            return
         self._report(attempt, torch.cat(hits), final=True)
         self.seconds = time.perf_counter() - began
+
+    def _start_over(self) -> None:
+        """Somebody changed the model for a moment: what was computed in it may be wrong."""
+        self._origin.check()
+        with self._lock:
+            self.dense, self._base = None, self._based(self.attempt.base)
+            self._enter(self.attempt)
+            self._refresh()
 
     def _report(self, attempt: Attempt, hits: Tensor, *, final: bool = False) -> None:
         accuracy = Accuracy.of(hits)
@@ -618,14 +678,17 @@ class Studio:
 
     def _open(self, base: "_Base") -> None:
         """The session that answers for these weights, and what the network as it came answered."""
+        self._say("preparing the images …")
+        images = _Stoppable(self.val, self._check_open)
+        if self.dense is None:
+            first = base if base.number == 0 else self._based(0)
+            first.open(images, self._budget)
+            self._flops, self._labels = _flops(first.model, first.session), first.session.labels
+            self.dense = first.session.accuracy()
         if base.session is None:
-            self._say("preparing the images …")
-            if self.dense is None:
-                first = base if base.number == 0 else _Base(0, self.model, self._bases[0])
-                first.open(self.val, self._budget)
-                self.dense = first.session.accuracy()
-                self._flops = _flops(first.model, first.session)
-            base.open(self.val, self._budget)
+            base.open(images, self._budget)
+        if not torch.equal(base.session.labels, self._labels):
+            raise ValueError("the images come in another order each time; give some that do not")
 
     def _retrain(self, config: TrainConfig, on_epoch: Callable[[Epoch], None]) -> None:
         model, mask = self.network(), self.mask
@@ -665,7 +728,9 @@ class Studio:
             self._step(f"suggested for {plan.asked}", {**self.attempt.settings, **asked})
 
     def _scan_images(self) -> Images:
-        return self.val.head(SCAN_IMAGES) if hasattr(self.val, "head") else self.val
+        if hasattr(self.val, "head"):
+            return self.val.head(SCAN_IMAGES)
+        return _Stoppable(self.val, self._check_halt)
 
     def _scan_progress(self, progress: sensitivity.Progress) -> None:
         self._check_halt()
@@ -674,12 +739,17 @@ class Studio:
 
     def _use_test(self) -> None:
         self.tests += 1
-        after = evaluate(self.network().eval(), _Stoppable(self._test_images, self._check_halt))
-        before = evaluate(_Base(0, self.model, self._bases[0]).model, self._test_images)
+        images = _Stoppable(self._test_images, self._check_halt)
+        after = evaluate(self.network(), images)
+        before = evaluate(_sharing(self.model, self._bases[0]), images)
         self.tested, self.test_drop = after, drop(before, after)
 
     def _check_halt(self) -> None:
         if self._halt:
+            raise _Stopped
+
+    def _check_open(self) -> None:
+        if self._worker.closed:
             raise _Stopped
 
     def _say(self, status: str, event: str | None = "progress") -> None:
@@ -721,6 +791,8 @@ class _Stoppable:
         return self._checked(self._images.shuffled(*args, **options))
 
     def _checked(self, batches) -> Iterator:
+        with torch.random.fork_rng([]):  # a DataLoader draws here, from the main thread's generator
+            batches = iter(batches)
         for batch in batches:
             self._check()
             yield batch
@@ -731,10 +803,10 @@ class _Origin:
 
     def __init__(self, model: nn.Module):
         self.model = model
-        self.seen, self.content = self._versions(), fingerprint(model)
+        self.seen, self.content = self.look(), fingerprint(model)
 
     def check(self) -> None:
-        if (seen := self._versions()) == self.seen:
+        if (seen := self.look()) == self.seen:
             return
         if fingerprint(self.model) != self.content:
             raise RuntimeError(
@@ -743,16 +815,28 @@ class _Origin:
             )
         self.seen = seen  # changed and changed back, as masks.masked does
 
-    def _versions(self) -> list[tuple[int, int]]:
+    def look(self) -> list[tuple]:
+        """What differs after a change: where tensors lie, how often they were written, some values.
+
+        Fused optimizers and whoever writes to `.data` leave the count of writings as it was.
+        """
         state = self.model.state_dict(keep_vars=True).values()
-        return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in state]
+        return [(t.data_ptr(), 0 if t.is_inference() else t._version, *_some(t)) for t in state]
+
+
+def _some(tensor: Tensor, count: int = 32) -> list[float]:
+    """Values from all over a tensor, which is not read as a whole."""
+    held = tensor.untyped_storage().nbytes() // tensor.element_size() - tensor.storage_offset()
+    size = min(tensor.numel(), held)
+    step = max(1, size // count)
+    return tensor.detach().as_strided((size // step,), (step,), tensor.storage_offset()).tolist()
 
 
 class _Base:
     """A network with one set of weights: what a slider moves on, until it is retrained."""
 
-    def __init__(self, number: int, model: nn.Module, weights: Mapping[str, Tensor]):
-        self.number = number
+    def __init__(self, number: int, seen: list, model: nn.Module, weights: Mapping[str, Tensor]):
+        self.number, self.seen = number, seen  # what the model looked like that it shares
         self.model = _sharing(model, weights).eval()
         found = prunable(self.model)
         self.layers = {name: Layer(name, module.weight) for name, module in found.items()}
@@ -820,8 +904,20 @@ def _sharing(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
 
 def _flops(model: nn.Module, session: SuffixEvaluator) -> dict[str, int]:
     """Of each layer, per image; a layer that never runs has none."""
-    counted = {row.layer: row.flops for row in counts.layers(model, session.image_shape)}
+    counted = {row.layer: row.flops for row in counts.layers(model, [(session.image, None)])}
     return {name: counted.get(name, 0) for name in prunable(model)}
+
+
+def _check_tree(attempts: list[Attempt], now: int) -> None:
+    """Raise ValueError unless attempts are numbered, and come from earlier ones and bases."""
+    numbers = [attempt.number for attempt in attempts]
+    if numbers != [*range(1, len(attempts) + 1)] or now not in numbers:
+        raise ValueError("its attempts are not in order")
+    first, *others = attempts
+    if first.parent is not None or not all(1 <= a.parent < a.number for a in others):
+        raise ValueError("its attempts do not come from one another")
+    if first.base != 0 or {a.base for a in attempts} != {*range(max(a.base for a in attempts) + 1)}:
+        raise ValueError("its weights are not in order")
 
 
 def _fingerprint(images: Images) -> str | None:

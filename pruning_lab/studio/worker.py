@@ -19,7 +19,7 @@ class NewestFirst:
         self._state: object = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._closed = False
+        self.closed = False
 
     def submit(self, state: object) -> None:
         with self._changed:
@@ -31,6 +31,8 @@ class NewestFirst:
 
     def settle(self, timeout: float | None = None) -> None:
         with self._changed:
+            if self._thread is threading.current_thread():
+                raise RuntimeError("a listener cannot wait for the thread that it is called in")
             if not self._changed.wait_for(lambda: self._thread is None, timeout):
                 raise TimeoutError(
                     f"still measuring after {timeout:g} s; wait longer, or use fewer images"
@@ -41,7 +43,7 @@ class NewestFirst:
     def close(self) -> None:
         """Let the thread go; what it was working on stays undone."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
@@ -49,7 +51,7 @@ class NewestFirst:
     def _run(self) -> None:
         while True:
             with self._changed:
-                if self._closed or self._finished == self._newest:
+                if self.closed or self._finished == self._newest:
                     self._thread = None
                     self._changed.notify_all()
                     return
@@ -65,4 +67,4 @@ class NewestFirst:
                     self._error = error
 
     def _is_stale(self, number: int) -> bool:
-        return self._closed or number != self._newest
+        return self.closed or number != self._newest

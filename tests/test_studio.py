@@ -1,0 +1,1729 @@
+"""The studio's numbers are what pruning and measuring a copy give, whatever hands do meanwhile."""
+
+import copy
+import gc
+import random
+import signal
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from toys import CLASSES, Branching, lively
+
+from pruning_lab import cli, counts, criteria, data, evaluation, files, masks, models, sensitivity
+from pruning_lab.masks import Mask, prunable
+from pruning_lab.studio import Attempt, Comparison, NewestFirst, Setting, Studio, layers, state
+from pruning_lab.training import TrainConfig, train
+
+CHANGED = "the model was changed since the studio opened it, so its numbers no longer hold"
+GENTLE = TrainConfig(epochs=2, lr=0.05, batch_size=8)
+
+
+# --- networks and images -----------------------------------------------------------------------
+
+
+class Pause(nn.Module):
+    """A step that passes everything on: slowly, one at a time, or not at all. Copies share it."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.seconds, self.fails, self.held = 0, 0.0, False, False
+        self.turns = threading.Semaphore(0)
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def forward(self, x):
+        self.calls += 1
+        time.sleep(self.seconds)
+        end = time.perf_counter() + 20
+        while self.held and not self.turns.acquire(timeout=0.002):
+            assert time.perf_counter() < end, "nobody let go"
+        if self.fails:
+            raise ArithmeticError("out of numbers")
+        return x
+
+    def until(self, calls: int) -> None:
+        """Wait until so many calls have come."""
+        _until(lambda: self.calls >= calls)
+
+    def let_go(self) -> None:
+        self.held = False
+
+
+class Deciding(nn.Module):
+    """Its way depends on the images, so that it always runs whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.pause, self.fc2 = nn.Linear(64, 9), Pause(), nn.Linear(9, CLASSES)
+
+    def forward(self, x):
+        x = self.pause(self.fc1(x.flatten(1)).relu())
+        return self.fc2(x if x.sum() > 3 else -x)
+
+
+class Batches(list):
+    """Batches that say when they are taken."""
+
+    taken = staticmethod(lambda count: None)
+
+    def __iter__(self):
+        for count, batch in enumerate(super().__iter__(), start=1):
+            self.taken(count)
+            yield batch
+
+
+def _until(happened, seconds=20):
+    end = time.perf_counter() + seconds
+    while not happened():
+        assert time.perf_counter() < end, "it never happened"
+        time.sleep(0.002)
+
+
+def pausing():
+    """A chain that pauses between its layers."""
+    torch.manual_seed(0)
+    first, last = nn.Linear(64, 9), nn.Linear(9, CLASSES)
+    return lively(nn.Sequential(OrderedDict(flat=nn.Flatten(), fc1=first, pause=Pause(), fc2=last)))
+
+
+def normed():
+    norm = nn.BatchNorm2d(4)
+    norm.running_mean.uniform_(-0.1, 0.1)
+    norm.running_var.uniform_(0.5, 1.5)
+    last = nn.Linear(144, CLASSES)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.Flatten(), last)
+
+
+def used_twice():
+    middle = nn.Linear(9, 9)
+    return nn.Sequential(
+        *(nn.Flatten(), nn.Linear(64, 9), nn.ReLU()),
+        *(middle, nn.Tanh(), middle, nn.Tanh(), nn.Linear(9, CLASSES)),
+    )
+
+
+def tied():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+    model[3].weight = model[1].weight
+    return model.append(nn.ReLU()).append(nn.Linear(64, CLASSES))
+
+
+def with_ties():
+    model = normed()
+    with torch.no_grad():
+        for layer in prunable(model).values():
+            layer.weight.copy_((layer.weight * 20).round() / 20)  # some are zero now
+    return model
+
+
+def with_odd_layers():
+    """One all zeros, one of one value, one with a single weight left."""
+    zero, flat, single = nn.Linear(64, 9), nn.Linear(9, 8), nn.Linear(8, CLASSES)
+    with torch.no_grad():
+        zero.weight.zero_()
+        flat.weight.fill_(0.25)
+        single.weight[1:].zero_()
+        single.weight[0, 1:].zero_()
+    return nn.Sequential(nn.Flatten(), zero, nn.ReLU(), flat, nn.ReLU(), single)
+
+
+def pruned():
+    model = normed()
+    masks.prune(model, density={"0": 0.5, "4": 0.2}).apply_(model)
+    return model
+
+
+def with_gaps():
+    """Weights that lie as columns, and as every other number, of a larger tensor."""
+    model = normed()
+    for layer in prunable(model).values():
+        weight = layer.weight.detach()
+        room = torch.zeros(*weight.shape[:-1], 2 * weight.shape[-1])
+        room[..., ::2] = weight
+        layer.weight = nn.Parameter(room[..., ::2])
+    model[4].weight = nn.Parameter(model[4].weight.detach().T.contiguous().T)
+    assert not any(layer.weight.is_contiguous() for layer in prunable(model).values())
+    return model
+
+
+ZOO = {
+    "normed": normed,
+    "branching": Branching,
+    "used twice": used_twice,
+    "deciding": Deciding,
+    "tied": tied,
+    "ties": with_ties,
+    "odd layers": with_odd_layers,
+    "pruned": pruned,
+    "gaps": with_gaps,
+    "channels last": lambda: normed().to(memory_format=torch.channels_last),
+    "pruned, channels last": lambda: pruned().to(memory_format=torch.channels_last),
+    "double": lambda: normed().double(),
+    "bfloat16": lambda: normed().bfloat16(),
+    "pruned bfloat16": lambda: with_ties().bfloat16(),
+}
+
+
+def make(name: str) -> nn.Module:
+    torch.manual_seed(3)
+    model = lively(ZOO[name]()).train()
+    if isinstance(model, nn.Sequential):
+        model[0].eval()  # as when someone holds a layer still
+    return model
+
+
+@pytest.fixture
+def images(split):
+    """For a network of whatever precision: 50 in batches of 16, as a list."""
+    return lambda model: [(x.to(next(model.parameters()).dtype), y) for x, y in split]
+
+
+@pytest.fixture
+def splits(split):
+    def part(name, count, seed):
+        generator = torch.Generator().manual_seed(seed)
+        pixels = torch.randint(256, (count, 1, 8, 8), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(CLASSES, (count,), generator=generator)
+        return replace(split, name=name, images=pixels, labels=labels)
+
+    return data.Splits("noise", part("train", 40, 2), split, part("test", 30, 3), "random")
+
+
+def threads() -> list:
+    return [thread for thread in threading.enumerate() if thread.name == "newest-first"]
+
+
+@pytest.fixture
+def studio_of():
+    """Opens studios; afterwards all are closed, and no thread is left."""
+    studios = []
+
+    def open_(*args, **options) -> Studio:
+        studios.append(Studio(*args, **options))
+        return studios[-1]
+
+    yield open_
+    for one in studios:
+        one.close()
+    assert threads() == []
+
+
+# --- by others ---------------------------------------------------------------------------------
+
+
+def mask_of(model, settings) -> Mask:
+    """What masks.prune chooses, within the weights that are not zero."""
+    mask = Mask.of(model)
+    for kind in ("quality", "density"):
+        amounts = {n: s.amount for n, s in settings.items() if s.kind == kind}
+        mask = masks.prune(model, **{kind: amounts}, within=mask) if amounts else mask
+    return mask
+
+
+def measured(model, mask, images):
+    """(accuracy, paired drop) of a masked copy."""
+    copied = copy.deepcopy(model)
+    mask.apply_(copied)
+    after = evaluation.evaluate(copied, images)
+    return after, evaluation.drop(evaluation.evaluate(model, images), after)
+
+
+def check(studio: Studio, model, images) -> None:
+    """All that the studio says, against pruning and measuring a copy of `model`."""
+    found, attempt, mask = studio.metrics(), studio.attempt, mask_of(model, studio.attempt.settings)
+    assert (found.final, found.status, found.attempt) == (True, "ready", attempt.number)
+    assert studio.mask.fingerprint() == mask.fingerprint()
+    assert (found.accuracy, found.drop) == measured(model, mask, images)
+    assert (attempt.accuracy, attempt.drop) == (found.accuracy, found.drop)
+    assert found.kept == mask.kept
+    assert found.weights == mask.weights
+    assert found.density == attempt.density == pytest.approx(mask.density)
+    flops = {row.layer: row.flops for row in counts.layers(model, images)}
+    for row, name, kept in zip(found.layers, mask, mask.values(), strict=True):
+        assert (row.layer, row.weights, row.kept) == (name, kept.numel(), int(kept.sum()))
+        weight = prunable(model)[name].weight.detach()
+        assert row.sigma == criteria.sigma(weight, weight != 0)
+        asked = attempt.settings.get(name, Setting())
+        assert row.asked == studio.setting(name) == asked
+        if asked.kind == "quality":
+            assert row.threshold == asked.amount * row.sigma
+        elif 0 < row.kept < weight.count_nonzero():
+            assert row.threshold == weight.abs()[kept].min()
+        if row.kept > 0:
+            assert row.quality == (row.threshold / row.sigma if row.sigma else 0)
+        assert row.is_conv == isinstance(prunable(model)[name], nn.Conv2d)
+        assert row.flops == flops[name]
+        stored = row.kept * (32 + (8 if row.is_conv else 5))  # bits: value and relative index
+        assert row.bytes == min(4 * row.weights, stored // 8 + (stored % 8 > 0))
+    assert found.bytes == attempt.bytes == sum(row.bytes for row in found.layers)
+    assert found.flops == sum(flops.values())
+    real = copy.deepcopy(model)
+    mask.apply_(real)
+    left = counts.layers(real, tuple(images[0][0].shape[1:])) if _is_float(model) else None
+    if left:
+        share = found.flops_kept / found.flops
+        assert share == pytest.approx(left.weights_only_flop_density)
+    network = studio.network()
+    expected = real.state_dict()
+    assert all(torch.equal(t, expected[name]) for name, t in network.state_dict().items())
+
+
+def _is_float(model) -> bool:
+    return next(model.parameters()).dtype == torch.float32
+
+
+# --- numbers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_number_is_what_pruning_and_measuring_a_copy_gives(name, images, studio_of):
+    model = make(name)
+    batches = images(model)
+    studio = studio_of(model, batches)
+    first, *_, last = studio.layers
+    check(studio.settle(), model, batches)
+    for ask in [
+        lambda: studio.set(1.0),
+        lambda: studio.set({first: 0.35}, density={last: 0.3}),
+        lambda: studio.set(quality={last: 0.7312}),  # between the steps of a slider
+        lambda: studio.set(density=0.5),
+        lambda: studio.set(density={first: 0.13}),
+        lambda: studio.set(density={last: 0.0}),
+        lambda: studio.set(3.0),
+        lambda: studio.set({first: 50.0}),
+        lambda: studio.set(density=1.0),
+        lambda: studio.set(0),
+    ]:
+        check(ask().settle(), model, batches)
+    dense = evaluation.evaluate(model, batches)
+    assert studio.metrics().accuracy == studio.dense == dense
+    assert studio.n == 50
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_counts_made_ahead_are_those_of_pruning(name):
+    model = make(name)
+    mask = Mask.of(model)
+    for layer_name, module in prunable(model).items():
+        layer, fresh = (layers.Layer(layer_name, module.weight) for _ in range(2))
+        layer.prepare()
+        for step in range(61):
+            quality = round(step * 0.05, 10)
+            kept = masks.prune(model, quality={layer_name: quality}, within=mask)[layer_name]
+            for one in (layer, fresh):
+                choice = one.choose(Setting("quality", quality))
+                assert choice.kept == int(kept.sum())
+                assert torch.equal(one.kept(choice), kept)
+                room = torch.full_like(one.weight, 7)
+                assert torch.equal(one.masked(choice, room), module.weight.detach() * kept)
+
+
+def test_counts_ahead_need_no_second_look_at_the_weights(monkeypatch):
+    layer = layers.Layer("fc", torch.randn(40, 30))
+    layer.prepare()
+    monkeypatch.setattr(layers, "_flat", lambda weight: pytest.fail("looked again"))
+    for step in range(1, 61):
+        layer.choose(Setting("quality", round(step * layers.STEP, 10)))
+
+
+def test_a_layer_larger_than_a_part_is_counted_in_parts(monkeypatch):
+    monkeypatch.setattr(layers, "_CHUNK", 100)
+    weight = torch.randn(17, 19, generator=torch.Generator().manual_seed(0))
+    layer = layers.Layer("fc", weight)
+    layer.prepare()
+    for quality in (0.35, 1.0, 1.23):
+        kept = criteria.by_quality(weight, quality)
+        choice = layer.choose(Setting("quality", quality))
+        assert choice.kept == int(kept.sum())
+        assert torch.equal(layer.masked(choice, torch.empty(17, 19)), weight * kept)
+    found, edges = layer.histogram
+    assert found.tolist() == np.histogram(weight, edges)[0].tolist()
+
+
+@pytest.mark.parametrize(
+    "name", ["normed", "pruned", "gaps", "channels last", "double", "bfloat16"]
+)
+def test_the_histogram_is_numpys_of_the_weights_that_are_there(name):
+    for layer_name, module in prunable(make(name)).items():
+        weight = module.weight.detach().double()
+        found, edges = layers.Layer(layer_name, module.weight).histogram
+        assert found.tolist() == np.histogram(weight[weight != 0].numpy(), edges)[0].tolist()
+        assert found.sum() == weight.count_nonzero()
+        assert (edges[0], edges[60], edges[-1]) == (-weight.abs().max(), 0, weight.abs().max())
+        assert np.diff(edges) == pytest.approx(2 * edges[-1] / 120)
+
+
+def test_weights_at_the_threshold_itself_stay():
+    steps = [round(step * layers.STEP, 10) for step in range(1, 61)]
+    weight = torch.tensor([[*steps, *(-step for step in steps)]])
+    layer = layers.Layer("fc", weight)
+    layer.sigma = 1.0  # so that every threshold is a weight
+    layer.prepare()
+    for gone, quality in enumerate(steps):
+        found = layer.choose(Setting("quality", quality)).kept
+        assert found == criteria.by_threshold(weight.abs(), quality).sum() == 2 * (60 - gone)
+
+
+def test_a_layer_of_zeros_has_an_empty_histogram():
+    found, edges = layers.Layer("fc", torch.zeros(3, 4)).histogram
+    assert found.tolist() == [0] * 120
+    assert edges[0] < 0 < edges[-1]
+
+
+def test_a_shipped_network_on_real_digits(studio_of):
+    val = data.load("digits").val
+    for model in (models.lenet_300_100(trained="mnist"), models.lenet_5(trained="mnist")):
+        studio = studio_of(model, val)
+        studio.set(1.0).set(quality={"fc1": 1.37}, density={"fc2": 0.1}).settle()
+        check(studio, model, list(val))
+        assert str(studio.mask.receipt).count("\n") == len(studio.layers) + 2
+
+
+def test_a_residual_network_of_torchvision(studio_of, everything_of):
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(num_classes=CLASSES)
+    x, y = torch.randn(6, 3, 32, 32), torch.randint(CLASSES, (6,))
+    batches = [(x[:4], y[:4]), (x[4:], y[4:])]
+    before = everything_of(model)
+    studio = studio_of(model, batches).settle()
+    studio.set(quality={"layer3.0.conv1": 1.1}, density={"fc": 0.3}).settle()
+    check(studio, model, batches)
+    assert everything_of(model) == before
+
+
+def test_a_loader_a_list_and_a_split_serve_alike(toy, split, batches, studio_of, everything_of):
+    pixels = torch.cat([x for x, _ in batches])
+    loader = DataLoader(TensorDataset(pixels, split.labels), batch_size=7)
+    before = everything_of(toy)
+    found = [studio_of(toy, some).set(1.1).settle().metrics() for some in (split, batches, loader)]
+    assert everything_of(toy) == before
+    assert found[0].drop == found[1].drop == found[2].drop
+    assert {one.accuracy.n for one in found} == {50}
+
+
+def test_images_that_come_in_another_order_each_time_are_refused(toy, split, studio_of):
+    pixels = torch.cat([x for x, _ in split])
+    mixed = DataLoader(TensorDataset(pixels, split.labels), batch_size=16, shuffle=True)
+    splits = data.Splits("mixed", [(pixels, split.labels)], mixed, split, "random")
+    studio = studio_of(toy, splits).settle()
+    with pytest.raises(ValueError, match="the images come in another order each time"):
+        studio.retrain(config=GENTLE)
+
+
+def test_fewer_images_than_all_where_the_budget_says_so(toy, split, studio_of):
+    each = 4 * (64 + 64 + 36 + 12 + CLASSES)  # bytes of an image and its activations
+    studio = studio_of(toy, split, budget=33 * each).set(1.2).settle()
+    assert studio.n == studio.metrics().accuracy.n == 32
+    expected = measured(toy, mask_of(toy, studio.attempt.settings), split.head(32))
+    assert (studio.metrics().accuracy, studio.metrics().drop) == expected
+
+
+def test_a_budget_for_not_even_one_batch_is_said_in_status_and_in_settle(toy, split, studio_of):
+    studio = studio_of(toy, split, budget=1000)
+    with pytest.raises(ValueError, match="no batch of images fits into 1,000 bytes; give smaller"):
+        studio.settle()
+    assert studio.status.startswith("failed: no batch of images fits into 1,000 bytes")
+    assert not studio.metrics().final
+
+
+def test_what_the_images_or_the_model_cannot_be(toy, splits, studio_of):
+    with pytest.raises(ValueError, match="the test split is not for choosing; give"):
+        Studio(toy, splits.test)
+    with pytest.raises(ValueError, match="the test split is not for choosing"):
+        Studio(toy, replace(splits, val=splits.test))
+    with pytest.raises(ValueError, match="no Conv2d or Linear layer, so there is nothing to set"):
+        Studio(nn.Sequential(nn.Flatten()), splits)
+    for number in (float("nan"), float("inf")):
+        with torch.no_grad():
+            toy.fc1.weight[0, 0] = number
+        with pytest.raises(ValueError, match="layer 'fc1' has a weight that is infinite or not a"):
+            Studio(toy, splits)
+
+
+# --- asking ------------------------------------------------------------------------------------
+
+
+def test_a_wrong_ask_gets_one_sentence_and_changes_nothing(toy, split, studio_of):
+    studio = studio_of(toy, split).set(fc1=1.0).lock("fc2").settle()
+    for wrong, error, words in [
+        (lambda: studio.set(fc3=1.0), KeyError, r"no layer 'fc3' to prune; did you mean fc2 or"),
+        (
+            lambda: studio.set(density={"fc1": 8}),
+            ValueError,
+            r"density must lie in \[0, 1\], got 8",
+        ),
+        (lambda: studio.set(fc1=-1.0), ValueError, "quality must be a finite number >= 0, got -1"),
+        (lambda: studio.set(fc1="much"), TypeError, "quality must be a number, got 'much'"),
+        (lambda: studio.set(fc2=1.0), ValueError, "layer 'fc2' is locked; unlock it first"),
+        (lambda: studio.lock("fc9"), KeyError, "no layer 'fc9' to prune"),
+        (lambda: studio.layer("fc9"), KeyError, "no layer 'fc9' to prune"),
+        (lambda: studio.setting("fc9"), KeyError, "no layer 'fc9' to prune"),
+        (lambda: studio.redo(), ValueError, "there is nothing to redo"),
+        (lambda: studio.undo().undo(), ValueError, "there is nothing to undo"),
+        (lambda: studio.go(9), ValueError, "attempts go from 1 to 2, got 9"),
+        (lambda: studio.go(0), ValueError, "attempts go from 1 to 2, got 0"),
+        (lambda: studio.branch("main"), ValueError, "there is a line 'main' already; it has main"),
+        (lambda: studio.suggest(0.5, density=0.1), ValueError, "give max_drop or density, one"),
+        (lambda: studio.suggest(max_drop=200), ValueError, "max_drop must be 0 to 100"),
+        (lambda: studio.retrain(), ValueError, "no images to retrain on; open the studio with"),
+        (lambda: studio.test(), ValueError, "there are no test images; open the studio with"),
+        (lambda: Setting("sparsity", 0.5), ValueError, "a setting is a quality or a density, got"),
+    ]:
+        with pytest.raises(error, match=words):
+            wrong()
+        studio.settle().go(2)
+        assert len(studio.attempts) == 2
+        assert studio.locked == {"fc2"}
+    assert studio.set({}).attempt.number == 2  # nothing asked is no attempt
+
+
+def test_a_locked_layer_is_left_alone(toy, split, studio_of):
+    studio = studio_of(toy, split).set(fc2=0.5).lock("fc2", "conv1").set(1.0)
+    asked = {"fc1": Setting("quality", 1.0), "fc2": Setting("quality", 0.5)}
+    assert studio.attempt.settings == asked
+    assert [row.layer for row in studio.metrics().layers if row.locked] == ["conv1", "fc2"]
+    studio.unlock("fc2").set(density=0.5)
+    assert set(studio.attempt.settings) == {"fc1", "fc2"}
+    assert studio.attempt.what == "fc1: density 0.5, fc2: density 0.5"
+
+
+def test_what_was_asked_in_a_few_words(toy, split, studio_of):
+    studio = studio_of(toy, split)
+    assert studio.set(1.25).attempt.what == "all layers: quality 1.25"
+    assert studio.set(fc1=1.2).attempt.what == "fc1: quality 1.2"
+    asked = studio.set({"fc1": 0.5}, density={"fc2": 0.08}).attempt.what
+    assert sorted(asked.split(", ")) == ["fc1: quality 0.5", "fc2: density 0.08"]
+
+
+def test_amounts_of_any_kind_of_number_can_be_saved(toy, split, studio_of, tmp_path):
+    studio = studio_of(toy, split)
+    studio.set(fc1=np.float32(0.5)).set(fc2=Fraction(1, 2)).set(density={"conv1": np.float64(0.5)})
+    amounts = {name: setting.amount for name, setting in studio.attempt.settings.items()}
+    assert amounts == {"fc1": 0.5, "fc2": 0.5, "conv1": 0.5}
+    assert files.load_tensors(studio.save(tmp_path / "s.safetensors"))[1]["now"] == 4
+
+
+# --- attempts ----------------------------------------------------------------------------------
+
+
+def test_attempts_have_numbers_parents_and_lines(toy, split, studio_of):
+    studio = studio_of(toy, split)
+    studio.set(fc1=1.0).set(fc2=1.0).undo().set(fc2=2.0).branch().set(conv1=0.5).branch("bold")
+    studio.set(fc1=2.0).go(2).branch().name("here")
+    told = [(a.number, a.parent, a.line, a.what) for a in studio.attempts]
+    assert told == [
+        (1, None, "main", "as it came"),
+        (2, 1, "main", "fc1: quality 1"),
+        (3, 2, "main", "fc2: quality 1"),
+        (4, 2, "main", "fc2: quality 2"),
+        (5, 4, "line 2", "from attempt 4"),
+        (6, 5, "line 2", "conv1: quality 0.5"),
+        (7, 6, "bold", "from attempt 6"),
+        (8, 7, "bold", "fc1: quality 2"),
+        (9, 2, "line 3", "from attempt 2"),
+    ]
+    assert [a.name for a in studio.attempts] == [""] * 8 + ["here"]
+    assert studio.attempts[5].settings == {
+        "fc1": Setting("quality", 1.0),
+        "fc2": Setting("quality", 2.0),
+        "conv1": Setting("quality", 0.5),
+    }
+    assert studio.attempt.settings == studio.attempts[1].settings
+    with pytest.raises(TypeError):
+        studio.attempts[1].settings["fc1"] = Setting()
+
+
+def test_undo_and_redo_go_along_the_line_last_walked(toy, split, studio_of):
+    studio = studio_of(toy, split).set(fc1=1.0).set(fc1=2.0).undo().set(fc1=3.0)  # 1-2-{3, 4}
+    assert studio.undo().attempt.number == 2
+    assert studio.redo().attempt.number == 4
+    assert studio.go(3).undo().redo().attempt.number == 3
+    assert studio.undo().undo().attempt.number == 1
+    assert studio.can_redo
+    assert studio.redo().redo().attempt.number == 3
+    assert not studio.can_redo
+    check(studio.settle(), toy, list(split))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_hundred_random_actions_and_all_undone_is_where_it_began(toy, splits, studio_of, seed):
+    dice = random.Random(seed)
+    studio = studio_of(toy, splits.val).settle()
+    prints, parents, now, count = {1: studio.fingerprint()}, {1: None}, 1, 0
+    names, locked = studio.layers, set()
+
+    def free():
+        return [name for name in names if name not in locked]
+
+    def step(do):
+        nonlocal now
+        do()
+        number = len(prints) + 1
+        parents[number], now = now, number
+
+    def set_some():
+        kind, most = dice.choice([("quality", 2.5), ("density", 1)])
+        some = dice.sample(free(), dice.randint(1, len(free()))) if free() else []
+        asked = {name: dice.random() * most for name in some}
+        if asked:
+            step(lambda: studio.set(**{kind: asked}))
+
+    def set_all():
+        if free():
+            step(lambda: studio.set(dice.choice([0.3, 1.0, 2.0])))
+
+    def lock():
+        name = dice.choice(names)
+        (studio.unlock if name in locked else studio.lock)(name)
+        locked.symmetric_difference_update([name])
+
+    def undo():
+        nonlocal now
+        if parents[now] is not None:
+            studio.undo()
+            now = parents[now]
+
+    def redo():
+        nonlocal now
+        if now in parents.values():
+            studio.redo()
+            assert parents[studio.attempt.number] == now
+            now = studio.attempt.number
+
+    def go():
+        nonlocal now
+        now = dice.choice(list(prints))
+        studio.go(now)
+
+    actions = [set_some, set_some, set_all, undo, undo, redo, go, lock]
+    actions += [lambda: step(studio.branch), lambda: studio.name(str(dice.random()))]
+    while count < 100:
+        dice.choice(actions)()
+        count += 1
+        assert studio.attempt.number == now
+        expected = prints.setdefault(now, studio.fingerprint())
+        assert studio.fingerprint() == expected
+        if dice.random() < 0.1:
+            studio.settle()
+    assert [a.parent for a in studio.attempts] == list(parents.values())
+    assert len(set(prints.values())) > 10
+    for number, expected in prints.items():
+        assert studio.go(number).fingerprint() == expected
+    check(studio.settle(), toy, list(splits.val))
+    while studio.attempt.parent is not None:
+        studio.undo()
+    assert studio.fingerprint() == prints[1]
+    check(studio.settle(), toy, list(splits.val))
+
+
+def test_a_drag_is_one_attempt(split, studio_of):
+    model = pausing()
+    studio = studio_of(model, split).settle()
+    pause = model.pause
+    pause.held = True
+    for quality in (0.5, 0.6, 0.7):
+        studio.set(fc1=quality, merge=True)
+    (_, dragged) = studio.attempts
+    assert (dragged.number, dragged.parent, dragged.what) == (2, 1, "fc1: quality 0.7")
+    studio.set(fc2=0.5, merge=True).set(fc2=0.6, merge=True)  # another layer
+    studio.set(fc2=0.8)  # no drag
+    studio.set(fc2=0.9, merge=True).name("kept").set(fc2=1.0, merge=True)  # named
+    studio.branch().set(fc2=1.1, merge=True)
+    studio.undo().set(fc2=1.2, merge=True)  # from an earlier one
+    told = [(a.number, a.parent, a.what, a.name) for a in studio.attempts[1:]]
+    assert told == [
+        (2, 1, "fc1: quality 0.7", ""),
+        (3, 2, "fc2: quality 0.6", ""),
+        (4, 3, "fc2: quality 0.8", ""),
+        (5, 4, "fc2: quality 0.9", "kept"),
+        (6, 5, "fc2: quality 1", ""),
+        (7, 6, "from attempt 6", ""),
+        (8, 7, "fc2: quality 1.1", ""),
+        (9, 7, "fc2: quality 1.2", ""),
+    ]
+    pause.let_go()
+    studio.settle()
+    studio.set(fc2=1.3, merge=True)  # measured
+    assert studio.attempt.number == 10
+    for attempt in studio.attempts:  # what was left unmeasured says so; go there, and it is done
+        studio.go(attempt.number).settle()
+        check(studio, model, list(split))
+
+
+def test_a_drag_keeps_its_place_and_what_it_came_from(toy, split, studio_of):
+    studio = studio_of(toy, split).set(fc2=0.5).settle()
+    for quality in np.arange(0, 3, 0.05):
+        studio.set(fc1=quality, merge=True)
+    dragged = studio.attempt
+    assert dragged.settings == {"fc1": Setting("quality", 2.95), "fc2": Setting("quality", 0.5)}
+    assert studio.settle().attempt.accuracy is not None
+    check(studio, toy, list(split))
+    while studio.attempt.parent not in (None, 2):
+        studio.undo()
+    assert studio.undo().attempt.number == 2
+
+
+def test_comparing_shows_every_attempt_and_who_is_beaten_by_none(toy, split, studio_of):
+    studio = studio_of(toy, split).settle()
+    for density in (0.5, 0.3, 0.1, 0.05):
+        studio.set(density=density).settle()
+    studio.name("small").settle()
+    table = studio.compare()
+    assert tuple(table) == studio.attempts
+    for row, attempt in zip(table.rows(), studio.attempts, strict=True):
+        better = [
+            other
+            for other in studio.attempts
+            if (other.density, -other.accuracy.value) != (attempt.density, -attempt.accuracy.value)
+            and other.density <= attempt.density
+            and other.accuracy.value >= attempt.accuracy.value
+        ]
+        assert row["pareto"] == (not better)
+        assert row["accuracy"] == attempt.accuracy.value
+        assert (row["low"], row["high"]) == (attempt.accuracy.low, attempt.accuracy.high)
+        assert row["drop"] == attempt.drop.value
+        named = (row["attempt"], row["density"], row["bytes"], row["name"])
+        assert named == (attempt.number, attempt.density, attempt.bytes, attempt.name)
+    lines = str(table).splitlines()
+    assert [line.startswith("*") for line in lines[2:7]] == [row["pareto"] for row in table.rows()]
+    assert "small" in lines[6]
+
+
+def test_of_equal_attempts_the_first_is_the_one_that_no_other_beats():
+    def attempt(number, density, value):
+        accuracy = evaluation.Accuracy.counted(round(100 * value), 100) if value else None
+        return Attempt(number, None, 0, "", density=density, accuracy=accuracy)
+
+    numbers = [(1.0, 0.9), (0.5, 0.9), (0.5, 0.9), (0.5, 0.8), (0.2, None), (0.1, 0.5), (0.9, 0.95)]
+    rows = [attempt(number, *pair) for number, pair in enumerate(numbers, start=1)]
+    assert [a.number for a in Comparison(rows).pareto] == [6, 2, 7]
+    assert "not measured" in str(Comparison(rows)).splitlines()[6]
+    assert Comparison(rows).rows()[4]["accuracy"] is None
+
+
+# --- the newest --------------------------------------------------------------------------------
+
+
+def test_fifty_events_at_once_leave_one_result_the_newest(split, studio_of):
+    model = pausing()
+    studio = studio_of(model, split).settle()
+    heard, before = [], model.pause.calls
+    studio.listen(heard.append)
+    model.pause.held = True
+    for number in range(50):
+        studio.set(fc1=number / 25)
+    model.pause.let_go()
+    studio.settle()
+    # The first was under way for at most a batch when the others came; then the newest, 4 batches.
+    assert 4 <= model.pause.calls - before <= 5
+    assert [a.number for a in studio.attempts if a.accuracy is not None] == [1, 51]
+    assert heard.count("done") == 1
+    check(studio, model, list(split))
+
+
+def test_no_accuracy_is_ever_taken_for_another_attempts(split, studio_of):
+    model = pausing()
+    model.pause.seconds = 0.001
+    studio = studio_of(model, split)
+    errors = []
+
+    def hand(seed):
+        dice = random.Random(seed)
+        try:
+            for _ in range(60):
+                layer = dice.choice(["fc1", "fc2"])
+                dice.choice(
+                    [
+                        lambda: studio.set({layer: 3 * dice.random()}, merge=True),  # noqa: B023
+                        lambda: studio.set(density={layer: dice.random()}),  # noqa: B023
+                        lambda: studio.go(dice.randint(1, len(studio.attempts))),
+                        lambda: studio.branch(),
+                        lambda: time.sleep(0.02),
+                    ]
+                )()
+                found = studio.metrics()
+                if found.final:
+                    assert found.accuracy == studio.attempts[found.attempt - 1].accuracy
+        except BaseException as error:  # shown by the test itself
+            errors.append(error)
+
+    hands = [threading.Thread(target=hand, args=[seed]) for seed in range(2)]
+    for one in hands:
+        one.start()
+    for one in hands:
+        one.join()
+    assert errors == []
+    check(studio.settle(), model, list(split))
+    done = [attempt for attempt in studio.attempts if attempt.accuracy is not None]
+    assert len(done) > 5
+    for attempt in done:
+        expected = measured(model, mask_of(model, attempt.settings), split)
+        assert (attempt.accuracy, attempt.drop) == expected
+
+
+def test_a_slow_network_is_looked_at_ever_more_closely(batches, studio_of, monkeypatch):
+    monkeypatch.setattr(state, "LOOK_SECONDS", 0)
+    model = pausing()
+    studio = studio_of(model, batches).settle()
+    seen = []
+
+    def look(event):
+        found = studio.metrics()
+        if event == "looked":
+            seen.append((found.accuracy, found.drop, found.final))
+        assert found.status != "ready" or found.final
+
+    studio.listen(look)
+    check(studio.set(fc1=1.2).settle(), model, batches)
+    mask = mask_of(model, studio.attempt.settings)
+    expected = [(*measured(model, mask, batches[:count]), False) for count in (1, 2, 3, 4)]
+    assert seen == expected
+    assert studio.seconds > 0
+
+
+def test_a_drag_shows_no_look_at_where_it_was(split, studio_of):
+    model = pausing()
+    studio = studio_of(model, split).settle()
+    model.pause.held, before = True, model.pause.calls
+    studio.set(fc1=0.5, merge=True)
+    model.pause.until(before + 1)
+    model.pause.turns.release()
+    model.pause.until(before + 2)
+    assert studio.metrics().accuracy.n == 16
+    assert studio.set(fc1=2.0, merge=True).metrics().accuracy is None
+    model.pause.let_go()
+    check(studio.settle(), model, list(split))
+
+
+def test_a_drag_that_goes_on_at_the_last_moment_keeps_no_older_accuracy(
+    batches, studio_of, monkeypatch
+):
+    monkeypatch.setattr(state, "LOOK_SECONDS", 0)
+    model = pausing()
+    studio = studio_of(model, batches).settle()
+    looks = []
+
+    def drag_on(event):
+        if event == "looked":
+            looks.append(event)
+            if len(looks) == 4:  # all batches are done
+                studio.set(fc1=2.0, merge=True)
+
+    studio.listen(drag_on)
+    studio.set(fc1=0.5, merge=True)
+    check(studio.settle(), model, batches)
+    assert (len(studio.attempts), len(looks)) == (2, 8)
+
+
+def test_looks_come_no_faster_than_an_eye_follows(batches, studio_of):
+    model = pausing()
+    studio = studio_of(model, [(x[:1], y[:1]) for x, y in batches * 5]).settle()
+    model.pause.seconds, seen = 0.02, []
+    studio.listen(seen.append)
+    studio.set(fc1=1.0).settle()  # 20 batches of 0.02 s
+    assert 2 <= seen.count("looked") <= 4
+
+
+def test_what_is_stale_stops_between_two_batches(split, studio_of):
+    model = pausing()
+    studio = studio_of(model, split).settle()
+    before = model.pause.calls
+    model.pause.held = True
+    studio.set(fc1=1.0)
+    model.pause.until(before + 1)
+    studio.set(fc1=2.0)
+    assert model.pause.calls - before == 1
+    model.pause.let_go()
+    studio.settle()
+    assert model.pause.calls - before == 1 + 4
+    check(studio, model, list(split))
+    assert studio.attempts[1].accuracy is None
+
+
+def test_going_back_to_what_was_measured_last_is_right_after_something_half_done(split, studio_of):
+    model = pausing()
+    batches = list(split)
+    studio = studio_of(model, split).set(fc1=0.5, fc2=1.0).settle()
+    for asked in ({"fc1": 2.0}, {"fc1": 2.0, "fc2": 2.0}, {"fc1": 0.0}, {"fc2": 0.0, "fc1": 1.0}):
+        before = model.pause.calls
+        model.pause.held = True
+        studio.set(asked)
+        model.pause.until(before + 1)
+        model.pause.turns.release()
+        model.pause.until(before + 2)  # one batch has gone through
+        studio.go(2)
+        studio._replace(replace(studio.attempt, accuracy=None, drop=None))  # to be measured anew
+        model.pause.let_go()
+        check(studio.settle(), model, batches)
+        check(studio.set(fc1=0.7).settle(), model, batches)
+        studio.go(2).settle()
+
+
+def test_a_measured_attempt_is_not_measured_again(split, studio_of):
+    model = pausing()
+    studio = studio_of(model, split).settle().set(fc1=1.0).settle()
+    calls = model.pause.calls
+    studio.undo().settle()
+    assert studio.redo().name("again").branch().metrics().final
+    studio.settle()
+    assert model.pause.calls == calls
+    check(studio, model, list(split))
+
+
+def test_only_what_lies_behind_a_change_is_computed(split, studio_of):
+    model = pausing()
+    studio = studio_of(model, split).settle()
+    calls = model.pause.calls
+    studio.set(fc2=1.0).settle()
+    assert model.pause.calls == calls
+    studio.set(fc1=1.0).settle()
+    assert model.pause.calls == calls + 4
+    check(studio, model, list(split))
+
+
+def test_images_are_read_once_for_each_weights(toy, batches, splits, studio_of):
+    images, taken = Batches(batches), []
+    images.taken = taken.append
+    studio = studio_of(toy, replace(splits, val=images)).settle()
+    studio.set(1.0).settle()
+    assert taken == [1, 2, 3, 4]
+    studio.retrain(config=GENTLE).set(1.0).settle()
+    assert taken == [1, 2, 3, 4] * 2
+
+
+def test_listeners_hear_in_order_what_happens(toy, split, studio_of):
+    studio = studio_of(toy, split).settle()
+    heard = []
+    studio.listen(lambda event: heard.append((event, studio.metrics().flops is not None)))
+    studio.set(fc1=1.0).settle()
+    assert [event for event, _ in heard] == ["moved", "looked", "done"]
+    again = studio_of(pausing(), split)
+    heard = []
+    again.listen(lambda event: heard.append((event, again.metrics().flops is not None)))
+    again.settle()
+    assert ("moved", True) in heard  # as soon as FLOPs are known, before anything is measured
+    assert heard.index(("moved", True)) < heard.index(("done", True))
+
+
+# --- errors and ends ---------------------------------------------------------------------------
+
+
+def test_a_network_that_fails_says_so_and_the_next_step_works(split, studio_of):
+    model = pausing()
+    studio = studio_of(model, split).settle()
+    heard = []
+    studio.listen(heard.append)
+    model.pause.fails = True
+    studio.set(fc1=1.0)
+    for _ in range(2):  # whoever asks is told
+        with pytest.raises(ArithmeticError, match="out of numbers"):
+            studio.settle()
+    assert studio.status == "failed: out of numbers"
+    assert heard[-1] == "failed"
+    assert not studio.metrics().final
+    model.pause.fails = False
+    check(studio.set(fc1=1.5).settle(), model, list(split))
+
+
+def test_a_network_that_fails_while_the_studio_opens(split, studio_of):
+    model = pausing()
+    model.pause.fails = True
+    studio = studio_of(model, split)
+    with pytest.raises(ArithmeticError, match="out of numbers"):
+        studio.settle()
+    model.pause.fails = False
+    check(studio.set(fc1=1.5).settle(), model, list(split))
+
+
+def test_a_listener_that_fails_says_so_and_the_next_step_works(toy, split, studio_of):
+    studio = studio_of(toy, split).settle()
+    broken = [True]
+
+    def listener(event):
+        if broken:
+            raise LookupError("nobody home")
+
+    studio.listen(listener)
+    studio.set(fc1=1.0)
+    with pytest.raises(LookupError, match="nobody home"):
+        studio.settle()
+    assert studio.status == "failed: nobody home"
+    broken.clear()
+    check(studio.set(fc1=1.5).settle(), toy, list(split))
+
+
+def test_a_listener_cannot_wait_for_its_own_thread(toy, split, studio_of):
+    studio = studio_of(toy, split).settle()
+    studio.listen(lambda event: studio.settle())
+    studio.set(fc1=1.0)
+    with pytest.raises(RuntimeError, match="a listener cannot wait for the thread that it is"):
+        studio.settle(timeout=20)
+
+
+def test_a_listener_may_close_or_move_on(toy, split, studio_of):
+    studio = studio_of(toy, split).settle()
+
+    def listener(event):
+        if event == "done" and len(studio.attempts) < 5:
+            studio.set(fc1=len(studio.attempts) / 4)
+        elif event == "done":
+            studio.close()
+
+    studio.listen(listener)
+    studio.set(fc1=1.0)
+    studio.settle()
+    assert len(studio.attempts) == 5
+    _until(lambda: not threads())
+
+
+def test_settle_waits_no_longer_than_it_is_told(split, studio_of):
+    model = pausing()
+    studio = studio_of(model, split).settle()
+    model.pause.held = True
+    studio.set(fc1=1.0)
+    with pytest.raises(TimeoutError, match=r"still measuring after 0\.05 s; wait longer, or use"):
+        studio.settle(timeout=0.05)
+    model.pause.let_go()
+    check(studio.settle(timeout=20), model, list(split))
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_closing_ends_the_thread_at_the_next_batch(split, opened):
+    model = pausing()
+    images = [(x[:1], y[:1]) for x, y in split] * 10
+    studio = Studio(model, images)
+    if opened:
+        studio.settle()
+    model.pause.seconds = 0.01
+    studio.set(fc1=1.0)
+    _until(lambda: model.pause.calls > 4)
+    calls = model.pause.calls
+    studio.close()
+    assert threads() == []
+    assert model.pause.calls <= calls + 20  # of 40 and more
+    assert studio.metrics().accuracy is None or not studio.metrics().final
+    studio.close()
+    studio.settle()  # nothing hangs
+
+
+def test_a_studio_dropped_is_collected(toy, splits):
+    def used() -> list[weakref.ref]:
+        studio = Studio(toy, splits).set(fc1=1.0).settle()
+        studio.listen(lambda event: studio.metrics())
+        studio.retrain(config=GENTLE)
+        studio.listen(lambda event: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            studio.set(fc1=2.0).settle()
+        studio.close()
+        return [weakref.ref(studio), weakref.ref(studio._base), weakref.ref(studio._worker)]
+
+    gone = used()
+    gc.collect()
+    assert [one() for one in gone] == [None] * 3
+
+
+def test_an_idle_studio_has_no_thread(toy, split, studio_of):
+    studio_of(toy, split).set(fc1=1.0).settle()
+    assert threads() == []
+
+
+def test_an_interrupt_while_measuring_is_raised_at_once(split, studio_of):
+    model = pausing()
+    studio = studio_of(model, split).settle()
+    model.pause.held, before = True, model.pause.calls
+    studio.set(fc1=1.0)
+
+    def press():
+        model.pause.until(before + 1)
+        _until(lambda: studio._worker._changed._waiters)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    hand = threading.Thread(target=press)
+    hand.start()
+    with pytest.raises(KeyboardInterrupt):
+        studio.settle(timeout=20)
+    hand.join()
+    assert not studio.metrics().final
+    model.pause.let_go()
+    check(studio.settle(), model, list(split))
+
+
+# --- the model itself --------------------------------------------------------------------------
+
+
+def by_optimizer(model):
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    model.zero_grad()
+
+
+def by_fused_optimizer(model):
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.SGD(model.parameters(), lr=0.1, fused=True).step()
+
+
+def by_loading(model):
+    model.load_state_dict({name: 2 * t for name, t in model.state_dict().items()})
+
+
+def by_data(model):
+    model.fc1.weight.data.mul_(2)
+
+
+def by_another_tensor(model):
+    model.fc1.weight = nn.Parameter(model.fc1.weight.detach() + 1)
+
+
+@pytest.mark.parametrize(
+    "change", [by_optimizer, by_fused_optimizer, by_loading, by_data, by_another_tensor]
+)
+def test_a_model_changed_behind_its_back_is_noticed(toy, splits, studio_of, change):
+    studio = studio_of(toy, splits).set(fc1=1.0).settle()
+    change(toy)
+    for ask in (
+        lambda: studio.set(fc1=1.2),
+        studio.settle,
+        studio.undo,
+        lambda: studio.go(1),
+        studio.retrain,
+        studio.suggest,
+        studio.test,
+    ):
+        with pytest.raises(RuntimeError, match=CHANGED):
+            ask()
+    assert len(studio.attempts) == 2
+
+
+def test_a_model_trained_behind_its_back_is_noticed(toy, splits, studio_of):
+    studio = studio_of(toy, splits).settle()
+    list(train(toy, splits.train, GENTLE))
+    with pytest.raises(RuntimeError, match=CHANGED):
+        studio.settle()
+
+
+def test_a_model_changed_and_changed_back_serves_on(toy, split, studio_of):
+    studio = studio_of(toy, split).set(fc1=1.0).settle()
+    with masks.masked(toy, masks.prune(toy, density=0.1)):
+        evaluation.evaluate(toy, split)
+    check(studio.settle(), toy, list(split))
+    check(studio.set(fc2=1.0).settle(), toy, list(split))
+    with masks.masked(toy, masks.prune(toy, density=0.1)), pytest.raises(RuntimeError):
+        studio.set(fc2=0.5)
+    check(studio.set(fc2=1.1).settle(), toy, list(split))
+
+
+def test_what_was_measured_while_the_model_was_another_is_measured_again(split, studio_of):
+    model = pausing()
+    studio = studio_of(model, split).settle()
+    before, nothing = model.pause.calls, masks.prune(model, density=0.0)
+    model.pause.held = True
+    studio.set(fc1=0.5)
+    model.pause.until(before + 1)
+    with masks.masked(model, nothing):
+        model.pause.turns.release()
+        model.pause.until(before + 2)  # a batch went through a network without weights
+    model.pause.let_go()
+    check(studio.settle(), model, list(split))
+    check(studio.undo().settle(), model, list(split))
+
+
+def test_what_was_opened_while_the_model_was_another_is_opened_again(split, studio_of):
+    model = pausing()
+    model.pause.held = True
+    studio = studio_of(model, split)
+    model.pause.until(1)
+    with masks.masked(model, masks.prune(model, density=0.0)):
+        model.pause.turns.release()
+        model.pause.until(2)
+    model.pause.let_go()
+    check(studio.settle(), model, list(split))
+    check(studio.set(fc1=0.5).settle(), model, list(split))
+
+
+def test_the_model_and_the_random_numbers_are_never_touched(splits, studio_of, everything_of):
+    model = make("branching")
+    model.head.weight.requires_grad_(False)
+    hook = model.norm.register_forward_hook(lambda *_: None)
+    before = everything_of(model)
+    studio = studio_of(model, splits)
+    studio.set(1.0).set(density=0.3).undo().settle()
+    studio.network()
+    studio.suggest(max_drop=5)
+    studio.retrain(config=GENTLE).set(0.5).settle()
+    studio.test()
+    with pytest.raises(ZeroDivisionError):
+        studio.retrain(config=GENTLE, on_epoch=lambda epoch: 1 / 0)
+    assert everything_of(model) == before
+    hook.remove()
+
+
+def test_dropout_of_a_retraining_leaves_the_random_state_too(toy, splits, studio_of, everything_of):
+    before = everything_of(toy)
+    drawn = []
+    studio = studio_of(toy, splits).set(0.5)
+    studio.retrain(config=GENTLE, on_epoch=lambda epoch: drawn.append(torch.get_rng_state()))
+    assert not torch.equal(drawn[0], torch.get_rng_state())  # it did draw
+    assert everything_of(toy) == before
+
+
+@pytest.mark.parametrize("make_network", [pausing, Deciding])
+def test_a_network_handed_out_while_it_is_measured_is_whole(
+    make_network, split, studio_of, tmp_path
+):
+    """Some networks are measured with other weights put into them for a moment."""
+    torch.manual_seed(0)
+    model = make_network()
+    studio = studio_of(model, split).set(fc2=1.0).settle()
+    model.pause.held, before = True, model.pause.calls
+    studio.set(fc1=2.0)
+    model.pause.until(before + 1)
+    studio.go(1)
+    print_, network = studio.fingerprint(), studio.network().state_dict()
+    weights = files.load_tensors(studio.export(tmp_path / "p.json").network)[0]
+    model.pause.let_go()
+    check(studio.settle(), model, list(split))
+    assert print_ == studio.fingerprint()
+    assert all(torch.equal(t, network[n]) for n, t in studio.network().state_dict().items())
+    assert all(torch.equal(t, weights[n]) for n, t in model.state_dict().items())
+
+
+def test_a_network_handed_out_is_the_askers_own(toy, split, studio_of):
+    toy.fc2.requires_grad_(False)
+    studio = studio_of(toy, split).set(1.0).settle()
+    network = studio.network()
+    assert [p.requires_grad for p in network.parameters()] == [True] * 4 + [False] * 2
+    by_loading(network)
+    check(studio.set(fc1=1.2).settle(), toy, list(split))
+
+
+# --- retraining --------------------------------------------------------------------------------
+
+
+def test_retraining_keeps_zeros_and_is_an_attempt_with_weights_of_its_own(toy, splits, studio_of):
+    studio = studio_of(toy, splits).set(fc1=1.0, fc2=0.5).settle()
+    before, mask = studio.fingerprint(), studio.mask
+    rows = []
+    studio.retrain(config=GENTLE, on_epoch=rows.append)
+    assert [row.epoch for row in rows] == [1, 2]
+    attempt, network = studio.attempt, studio.network()
+    told = (attempt.number, attempt.parent, attempt.base, attempt.what, attempt.settings)
+    assert told == (3, 2, 1, "retrained 2 epochs", {})
+    for name, kept in mask.items():
+        weight = network.get_submodule(name).weight.detach()
+        assert torch.equal(weight != 0, kept)
+        assert (weight[kept] != toy.get_submodule(name).weight.detach()[kept]).any()
+    after = evaluation.evaluate(network, splits.val)
+    lost = evaluation.drop(evaluation.evaluate(toy, splits.val), after)
+    assert (studio.metrics().accuracy, studio.metrics().drop) == (after, lost)
+    assert studio.dense == evaluation.evaluate(toy, splits.val)
+    kept = mask["fc1"]
+    sigma = network.fc1.weight.detach()[kept].std(correction=0).item()
+    found = {row.layer: row for row in studio.set(fc1=0.5).settle().metrics().layers}["fc1"]
+    assert (found.sigma, found.threshold) == (sigma, 0.5 * sigma)
+    expected = mask_of(network, studio.attempt.settings)
+    assert studio.mask.fingerprint() == expected.fingerprint()
+    masked_after, _ = measured(network, expected, splits.val)
+    assert studio.metrics().accuracy == masked_after
+    drop = evaluation.drop(evaluation.evaluate(toy, splits.val), masked_after)
+    assert studio.metrics().drop == drop
+    assert studio.undo().undo().fingerprint() == before
+    check(studio.settle(), toy, list(splits.val))
+    retrained = studio.redo().network().state_dict()
+    assert all(torch.equal(t, network.state_dict()[name]) for name, t in retrained.items())
+
+
+def test_retraining_is_what_train_does_with_dropout_lowered(splits, studio_of):
+    torch.manual_seed(0)
+    model = lively(normed())  # nothing random in it
+    studio = studio_of(model, splits).set(1.0)
+    studio.retrain(config=GENTLE)
+    expected, mask = copy.deepcopy(model), masks.prune(model, quality=1.0)
+    list(train(expected, splits.train, GENTLE, mask=mask))
+    found = studio.network().state_dict()
+    assert all(torch.allclose(t, found[name]) for name, t in expected.state_dict().items())
+
+
+def test_dropout_is_lowered_while_retraining(toy, splits, studio_of):
+    rates = []
+
+    class Watched(nn.Dropout):
+        def forward(self, x):
+            if self.training:
+                rates.append(self.p)
+            return super().forward(x)
+
+    toy.drop2 = Watched(0.5)
+    studio = studio_of(toy, splits).set(density={"fc1": 0.25})
+    studio.retrain(config=GENTLE)
+    assert set(rates) == {0.25}
+    assert studio.network().drop2.p == 0.5
+
+
+def test_retraining_twice_goes_on_from_what_the_first_left(toy, splits, studio_of):
+    studio = studio_of(toy, splits).set(density=0.5).retrain(config=GENTLE)
+    first = studio.network()
+    studio.set(density=0.25).retrain(config=GENTLE)
+    assert [a.base for a in studio.attempts] == [0, 0, 1, 1, 2]
+    expected = mask_of(first, {name: Setting("density", 0.25) for name in studio.layers})
+    assert studio.mask.fingerprint() == expected.fingerprint()
+    assert studio.metrics().density == pytest.approx(0.25, abs=0.01)
+    prints = [studio.go(number).fingerprint() for number in (1, 2, 3, 4, 5)]
+    assert len(set(prints)) == 5
+    for number in (5, 1, 3, 2, 4):
+        assert studio.go(number).fingerprint() == prints[number - 1]
+    assert studio.go(3).settle().metrics().accuracy == evaluation.evaluate(first, splits.val)
+
+
+def test_a_batch_norms_averages_belong_to_the_weights(splits, studio_of):
+    model = make("branching")
+    studio = studio_of(model, splits).set(0.5).retrain(config=GENTLE)
+    network = studio.network()
+    assert not torch.equal(network.norm.running_mean, model.norm.running_mean)
+    assert studio.metrics().accuracy == evaluation.evaluate(network, splits.val)
+    assert torch.equal(studio.go(1).network().norm.running_mean, model.norm.running_mean)
+
+
+def test_frozen_layers_stay_frozen_while_retraining(toy, splits, studio_of):
+    toy.fc2.requires_grad_(False)
+    network = studio_of(toy, splits).set(fc1=0.5).retrain(config=GENTLE).network()
+    assert torch.equal(network.fc2.weight, toy.fc2.weight)
+    assert not torch.equal(network.conv1.weight, toy.conv1.weight)
+
+
+def test_stopped_in_an_epoch_the_last_whole_one_stays(toy, splits, studio_of):
+    toy.drop2.p = 0.0  # nothing random
+    images, whole = Batches(splits.train), []  # 3 batches
+    studio = studio_of(toy, replace(splits, train=images)).set(fc1=1.0).settle()
+    before, config = studio.fingerprint(), replace(GENTLE, epochs=5)
+    images.taken = lambda count: len(whole) == 2 and count == 3 and studio.stop()
+    studio.retrain(config=config, on_epoch=whole.append)
+    assert [epoch.epoch for epoch in whole] == [1, 2]
+    assert studio.attempt.what == "retrained 2 epochs of 5, stopped"
+    real, mask = copy.deepcopy(toy), masks.prune(toy, quality={"fc1": 1.0})
+    steps = train(real, list(images), config, mask=mask)
+    next(steps), next(steps)
+    found = studio.network()
+    expected = real.state_dict()
+    assert all(torch.allclose(t, expected[name]) for name, t in found.state_dict().items())
+    assert studio.metrics().accuracy == evaluation.evaluate(found, splits.val)
+    assert studio.undo().fingerprint() == before
+
+
+def test_stopped_before_the_first_epoch_is_whole_nothing_has_happened(toy, splits, studio_of):
+    images = Batches(splits.train)
+    studio = studio_of(toy, replace(splits, train=images)).set(fc1=1.0).settle()
+    before, attempts = studio.fingerprint(), studio.attempts
+    for moment in (1, 2, 3):
+        images.taken = lambda count: count == moment and studio.stop()  # noqa: B023
+        studio.retrain(config=GENTLE)
+        assert (studio.fingerprint(), studio.attempts) == (before, attempts)
+        assert (studio.status, studio.busy) == ("ready", False)
+    images.taken = lambda count: None
+    assert studio.retrain(config=GENTLE).attempt.what == "retrained 2 epochs"
+
+
+def test_an_interrupt_while_retraining_keeps_the_last_whole_epoch(
+    toy, splits, studio_of, everything_of
+):
+    images = Batches(splits.train)
+    studio = studio_of(toy, replace(splits, train=images)).set(fc1=1.0).settle()
+    before = everything_of(toy)
+    epochs = []
+
+    def press(count):
+        if epochs and count == 2:
+            _until(lambda: studio._worker._changed._waiters)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            _until(lambda: studio._halt)
+
+    images.taken = press
+    with pytest.raises(KeyboardInterrupt):
+        studio.retrain(config=replace(GENTLE, epochs=9), on_epoch=epochs.append)
+    assert studio.attempt.what == "retrained 1 epoch of 9, stopped"
+    assert not studio.busy
+    assert everything_of(toy) == before
+    assert studio.metrics().accuracy == evaluation.evaluate(studio.network(), splits.val)
+
+
+def test_busy_means_that_nothing_else_moves(toy, splits, studio_of):
+    images = Batches(splits.train)
+    studio = studio_of(toy, replace(splits, train=images)).set(fc1=1.0).settle()
+    go_on = threading.Event()
+    images.taken = lambda count: go_on.wait(20)
+    studio.retrain(config=GENTLE, wait=False)
+    assert studio.busy
+    assert studio.status.startswith("retraining")
+    for ask in (
+        lambda: studio.set(fc1=2.0),
+        *(studio.undo, studio.redo, studio.branch, studio.retrain, studio.suggest, studio.test),
+        lambda: studio.go(1),
+    ):
+        with pytest.raises(RuntimeError, match=r"the studio is retraining; stop\(\) it, or wait"):
+            ask()
+    studio.name("before").lock("fc2").refresh()  # which move nothing
+    assert studio.locked == {"fc2"}
+    go_on.set()
+    studio.settle()
+    assert not studio.busy
+    assert [a.name for a in studio.attempts] == ["", "before", ""]
+    assert studio.attempt.what == "retrained 2 epochs"
+    assert studio.metrics().final
+
+
+def test_a_training_that_fails_leaves_the_studio_where_it_was(toy, splits, studio_of):
+    studio = studio_of(toy, splits).set(fc1=1.0).settle()
+    before, attempts = studio.fingerprint(), studio.attempts
+    with pytest.raises(FloatingPointError, match="the loss became"):
+        studio.retrain(config=TrainConfig(epochs=3, lr=1e30, warmup=0))
+    assert studio.status.startswith("failed: the loss became")
+    assert (studio.busy, studio.fingerprint(), studio.attempts) == (False, before, attempts)
+    check(studio.set(fc1=1.1).settle(), toy, list(splits.val))
+
+
+def test_progress_is_told(toy, splits, studio_of):
+    studio = studio_of(toy, splits).settle()
+    told = []
+    studio.listen(lambda event: told.append((event, studio.status)))
+    studio.retrain(config=GENTLE)
+    epochs = [status for event, status in told if event == "progress" and "loss" in status]
+    assert [status.split(",")[0] for status in epochs] == [
+        "retraining … epoch 1 of 2",
+        "retraining … epoch 2 of 2",
+    ]
+    assert told[-1] == ("done", "ready")
+    studio.suggest()
+    assert ("progress", "scanning … 100%") in told
+
+
+# --- suggesting, testing -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("choice", [{}, {"max_drop": 3.0}, {"density": 0.3}])
+def test_a_suggestion_is_what_choose_says_of_the_same_scan(toy, splits, studio_of, choice):
+    studio = studio_of(toy, splits).set(fc2=0.5).lock("fc2").suggest(**choice)
+    scan = sensitivity.scan(toy, splits.val, state.SCAN_DENSITIES)
+    assert list(studio.scan) == list(scan)
+    plan = sensitivity.choose(scan, **(choice or {"max_drop": 0.5}))
+    settings = {n: Setting("density", d) for n, d in plan.densities.items() if n != "fc2"}
+    assert studio.attempt.settings == {**settings, "fc2": Setting("quality", 0.5)}
+    assert studio.attempt.what == f"suggested for {plan.asked}"
+    check(studio, toy, list(splits.val))
+
+
+def test_a_scan_is_made_once_for_each_weights(toy, splits, studio_of, monkeypatch):
+    scans = []
+    real = sensitivity.scan
+    monkeypatch.setattr(sensitivity, "scan", lambda *a, **o: scans.append(a) or real(*a, **o))
+    given = real(toy, splits.val, [0.1, 0.5])
+    studio = studio_of(toy, splits, scan=given)
+    assert studio.scan is given
+    studio.suggest().suggest(density=0.5)
+    assert scans == []
+    studio.retrain(config=GENTLE)
+    assert studio.scan is None
+    studio.suggest().suggest(max_drop=1)
+    assert len(scans) == 1
+    first = studio.scan
+    assert studio.go(1).scan is given
+    assert studio.go(len(studio.attempts)).scan is first
+    plan = sensitivity.choose(first, max_drop=1)
+    assert {n: s.amount for n, s in studio.attempt.settings.items()} == plan.densities
+
+
+def test_a_scan_can_be_stopped(toy, splits, studio_of):
+    studio = studio_of(toy, splits).set(fc1=1.0).settle()
+    attempts = studio.attempts
+    stop = lambda event: "%" in studio.status and studio.stop()  # noqa: E731
+    studio.listen(stop)
+    studio.suggest()
+    assert (studio.attempts, studio.scan, studio.status) == (attempts, None, "ready")
+    check(studio, toy, list(splits.val))
+
+
+def test_the_test_split_is_used_when_asked_and_counted(toy, splits, studio_of):
+    studio = studio_of(toy, splits).set(density=0.3)
+    assert (studio.tests, studio.tested, studio.has_test) == (0, None, True)
+    expected = measured(toy, masks.prune(toy, density=0.3), splits.test)
+    assert studio.test() == expected[0]
+    assert (studio.tests, studio.tested, studio.test_drop) == (1, *expected)
+    studio.undo().test()
+    assert (studio.tests, studio.tested) == (2, evaluation.evaluate(toy, splits.test))
+    assert len(studio.attempts) == 2
+    studio.retrain(config=GENTLE).test()
+    after = evaluation.evaluate(studio.network(), splits.test)
+    lost = evaluation.drop(evaluation.evaluate(toy, splits.test), after)
+    assert (studio.tests, studio.tested, studio.test_drop) == (3, after, lost)
+    assert not studio_of(toy, splits.val).has_test
+
+
+def test_a_test_can_be_stopped_in_either_half(toy, splits, studio_of):
+    images, taken = Batches(splits.test), []
+    studio = studio_of(toy, replace(splits, test=images)).settle()
+    for moment in (1, 3):
+        taken.clear()
+
+        def stop(count):
+            taken.append(count)
+            if len(taken) == moment:  # noqa: B023
+                studio.stop()
+
+        images.taken = stop
+        assert studio.test() is None
+        assert len(taken) == moment
+        assert studio.status == "ready"
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def journey(studio) -> dict[int, str]:
+    """Attempts of every kind; number -> fingerprint."""
+    studio.set(fc1=1.2).settle()
+    studio.set(density={"fc2": 0.4}).retrain(config=GENTLE).set(fc1=0.3).branch("bold")
+    studio.name("the one").set(conv1=0.2).settle().go(2).lock("conv1").test()
+    now = studio.attempt.number
+    prints = {a.number: studio.go(a.number).fingerprint() for a in studio.attempts}
+    studio.go(now).settle()
+    return prints
+
+
+def test_everything_comes_back_from_a_file(toy, splits, studio_of, tmp_path):
+    studio = studio_of(toy, splits, about={"network": "toy"})
+    prints = journey(studio)
+    path = studio.save(tmp_path / "s.safetensors")
+    other = copy.deepcopy(toy)
+    by_loading(other)
+    before = {name: t.clone() for name, t in other.state_dict().items()}
+    loaded = Studio.load(path, other, splits)
+    assert all(torch.equal(t, before[name]) for name, t in other.state_dict().items())
+    assert loaded.attempts == studio.attempts
+    assert loaded.attempt.number == 2
+    assert (loaded.locked, loaded.tests, loaded.about) == ({"conv1"}, 1, {"network": "toy"})
+    assert loaded.settle().dense == studio.dense
+    for number, expected in prints.items():
+        found = loaded.go(number).settle().metrics()
+        studio.go(number).settle()
+        assert loaded.fingerprint() == expected
+        assert found == studio.metrics()
+    assert loaded.set(fc2=1.0).attempt.number == len(prints) + 1
+    loaded.settle()
+    last = loaded.attempt
+    loaded.save(path)
+    again = Studio.load(path, other, splits)
+    assert again.settle().attempt == last
+    assert again.metrics().final
+    loaded.close(), again.close()
+
+
+def test_undo_and_redo_work_behind_a_load(toy, splits, studio_of, tmp_path):
+    studio = studio_of(toy, splits).set(fc1=1.0).set(fc1=2.0).undo()
+    loaded = Studio.load(studio.save(tmp_path / "s.safetensors"), toy, splits)
+    assert loaded.redo().attempt.number == 3
+    assert loaded.undo().undo().attempt.number == 1
+    check(loaded.settle(), toy, list(splits.val))
+    loaded.close()
+
+
+def test_a_tied_network_comes_back_from_a_file(split, studio_of, tmp_path):
+    model = make("tied")
+    studio = studio_of(model, data.Splits("x", split, split, split, "x")).set(1.0)
+    studio.train = list(split)
+    studio.retrain(config=GENTLE)
+    print_ = studio.fingerprint()
+    loaded = Studio.load(studio.save(tmp_path / "s.safetensors"), make("tied"), split)
+    assert loaded.settle().fingerprint() == print_
+    network = loaded.network()
+    assert network[1].weight is network[3].weight
+    loaded.close()
+
+
+def rewritten(path, change=lambda about: None, drop=()):
+    """The file with other words in it, or without some tensors."""
+    tensors, about = files.load_tensors(path)
+    change(about)
+    kept = {name: t for name, t in tensors.items() if not name.startswith(tuple(drop) or ("-",))}
+    return files.save_tensors(path.with_name("broken.safetensors"), kept, about=about)
+
+
+def test_a_file_of_something_else_gets_one_sentence_and_leaves_no_thread(
+    toy, splits, studio_of, tmp_path
+):
+    studio = studio_of(toy, splits)
+    journey(studio)
+    path = studio.save(tmp_path / "s.safetensors")
+    other_images = replace(splits, val=splits.train)
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(path.read_bytes()[:-9])
+    alien = models.save(tmp_path / "model.safetensors", toy)
+    for name, model, images, words in [
+        (path, toy, other_images, "was measured on other images; open it with the same data"),
+        (path, models.lenet_5(), splits, "lacks .* is it of another network"),
+        (path, pausing(), splits, "also holds .* is it of another network|lacks"),
+        (cut, toy, splits, "cut.safetensors is not a whole safetensors file"),
+        (alien, toy, splits, "model.safetensors is not of a studio; expected what Studio.save"),
+        (lambda: rewritten(path, drop=["1.fc1.weight"]), toy, splits, "lacks fc1.weight"),
+        (lambda: rewritten(path, drop=["0.fc1.weight"]), toy, splits, "lacks fc1.weight"),
+        (lambda: rewritten(path, drop=["1."]), toy, splits, "lacks"),
+    ]:
+        file = name() if callable(name) else name
+        with pytest.raises(ValueError, match=words) as caught:
+            Studio.load(file, model, images)
+        assert file.name in str(caught.value)
+        assert threads() == []
+    with pytest.raises(FileNotFoundError, match="no file"):
+        Studio.load(tmp_path / "none.safetensors", toy, splits)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(lambda about, key=key: about.pop(key) for key in ("attempts", "now", "tests", "locked")),
+        *(lambda about, key=key: about.pop(key) for key in ("about", "images")),
+        lambda about: about.update(attempts=[]),
+        lambda about: about.update(attempts=7),
+        lambda about: about.update(now=99),
+        lambda about: about.update(now=0),
+        lambda about: about.update(now="x"),
+        lambda about: about["attempts"].reverse(),
+        lambda about: about["attempts"].pop(1),
+        lambda about: about["attempts"][1].update(parent=99),
+        lambda about: about["attempts"][1].update(parent=None),
+        lambda about: about["attempts"][1].update(parent=2),
+        lambda about: about["attempts"][0].update(parent=1),
+        lambda about: about["attempts"][0].update(base=1),
+        lambda about: about["attempts"][-1].update(base=7),
+        lambda about: about["attempts"][-1].update(base=-1),
+        lambda about: about["attempts"][1].pop("what"),
+        lambda about: about["attempts"][1].update(colour="red"),
+        lambda about: about["attempts"][1]["settings"]["fc1"].update(kind="size"),
+        lambda about: about["attempts"][1]["settings"]["fc1"].update(amount="much"),
+        lambda about: about["attempts"][1].update(accuracy={"value": 1}),
+    ],
+)
+def test_a_damaged_file_gets_one_sentence_and_leaves_no_thread(
+    toy, splits, studio_of, tmp_path, change
+):
+    studio = studio_of(toy, splits).set(fc1=1.2).settle()
+    studio.retrain(config=replace(GENTLE, epochs=1))
+    path = rewritten(studio.save(tmp_path / "s.safetensors"), change)
+    with pytest.raises(ValueError, match=r"broken\.safetensors is a broken studio file"):
+        Studio.load(path, toy, splits)
+    assert threads() == []
+
+
+def test_an_export_makes_the_same_mask_by_the_command_it_names(studio_of, tmp_path, capsys):
+    splits = data.load("digits")
+    splits = replace(splits, train=splits.train.head(300))
+    model = models.lenet_300_100(trained="mnist")
+    studio = studio_of(model, splits, about={"network": "lenet-300-100", "data": "mnist"})
+    steps = [
+        lambda: studio.set(fc1=1.37, fc2=1.0),
+        lambda: studio.set(density={"fc2": 0.111, "fc3": 0.5}),
+        lambda: studio.set(density={"fc3": 0.0}),
+        lambda: studio.go(3).retrain(1),
+        lambda: studio.set(fc1=0.8).name("taken"),
+    ]
+    for number, step in enumerate(steps):
+        step()
+        studio.settle()
+        exported = studio.export(tmp_path / f"{number}" / "plan.json")
+        words = exported.command.split()
+        assert words[0] == "pruning-lab"
+        mask_file = tmp_path / "mask.safetensors"
+        assert cli.main([*words[1:], "--out", str(mask_file)]) == 0
+        assert Mask.load(mask_file).fingerprint() == studio.mask.fingerprint()
+        plan = sensitivity.Plan.load(exported.plan)
+        assert plan.together == studio.metrics().drop
+        qualities = {row.layer: row.quality for row in studio.metrics().layers}
+        for row in plan.rows:
+            assert row.quality == (None if row.density == 0 else qualities[row.layer])
+    assert plan.asked == f"attempt {studio.attempt.number} (taken)"
+    whys = {row.layer: row.why for row in plan.rows}
+    assert whys == {"fc1": "set to quality 0.8", "fc2": "left as it is", "fc3": "left as it is"}
+    assert str(exported) == exported.command
+    capsys.readouterr()
+
+
+def test_an_export_of_a_network_of_ones_own_says_what_is_missing(toy, split, studio_of, tmp_path):
+    studio = studio_of(toy, split).set(1.0)
+    assert " --model NETWORK --plan " in studio.export(tmp_path / "p.json").command
+    with pytest.raises(ValueError, match=r"a plan is JSON; name it .*p\.json"):
+        studio.export(tmp_path / "p.safetensors")
+    tensors = safetensors.torch.load_file(tmp_path / "p.safetensors")
+    assert all(torch.equal(t, toy.state_dict()[name]) for name, t in tensors.items())
+
+
+def test_a_mask_of_the_studio_can_be_saved(toy, split, studio_of, tmp_path):
+    studio = studio_of(toy, split).set(fc1=1.0).set(density={"fc2": 0.0})
+    mask = Mask.load(studio.mask.save(tmp_path / "m.safetensors"))
+    assert mask.fingerprint() == studio.mask.fingerprint()
+    told = {row.layer: (row.asked, row.threshold is None) for row in mask.receipt}
+    assert told == {
+        "conv1": ("-", True),
+        "fc1": ("quality 1", False),
+        "fc2": ("density 0", True),
+    }
+
+
+def test_a_studio_says_in_a_line_where_it_stands(toy, split, studio_of):
+    studio = studio_of(toy, split).set(density=0.5).settle()
+    assert repr(studio) == (
+        f"Studio(attempt 2 of 2, 50.0% of 516 weights, {studio.metrics().accuracy})"
+    )
+
+
+# --- the thread that follows -------------------------------------------------------------------
+
+
+def test_the_thread_works_on_the_newest_and_leaves_the_rest():
+    begun, go_on, done = threading.Event(), threading.Event(), []
+
+    def work(state, stale):
+        begun.set()
+        assert go_on.wait(20)
+        done.append((state, stale()))
+
+    worker = NewestFirst(work)
+    worker.submit(1)
+    assert begun.wait(20)
+    for number in range(2, 50):
+        worker.submit(number)
+    go_on.set()
+    worker.settle()
+    assert done == [(1, True), (49, False)]
+    assert threads() == []
+
+
+def test_an_old_error_is_no_error():
+    begun = threading.Event()
+
+    def work(state, stale):
+        if state == 1:
+            begun.set()
+            _until(stale)
+            raise ArithmeticError("old")
+
+    worker = NewestFirst(work)
+    worker.submit(1)
+    assert begun.wait(20)
+    worker.submit(2)
+    worker.settle()
+    worker.submit(1)
+    with pytest.raises(TimeoutError):
+        worker.settle(timeout=0.05)
+    worker.close()
+    assert threads() == []
