@@ -57,6 +57,16 @@ def agree(text: str) -> bool:
     return len(gathered(torch.tensor(digest)).unique()) == 1
 
 
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """The first process does it, then all the others: what it leaves on disk they find."""
+    if rank() > 0:
+        wait()
+    yield
+    if rank() == 0:
+        wait()
+
+
 def wait() -> None:
     """Go on when all processes have come here."""
     summed(torch.zeros(1))

@@ -24,7 +24,7 @@ def table_1(record: dict) -> Table:
     total, kept = record["parameters"]["dense"], record["parameters"]["pruned"]
     points = 100 * (theirs.error - theirs.dense_error)
     return [
-        ("", "paper", "this run", "95 % interval"),
+        ("", *_sources(record), "95 % interval"),
         ("error, dense", f"{theirs.dense_error:.2%}", *_error(dense)),
         ("error, pruned", f"{theirs.error:.2%}", *_error(pruned)),
         (
@@ -156,9 +156,20 @@ def _short(count: float) -> str:
     return f"{count / 1e6:g}M" if count >= 1e6 else f"{count / 1e3:g}K"
 
 
+def _sources(record: dict) -> tuple[str, str]:
+    """Whose numbers stand in a column: those of other images are never shown as if of the same."""
+    theirs, ours = _images_of_the_paper(record), record["data"]["name"]
+    return ("paper", "this run") if ours == theirs else (f"paper, {theirs}", f"this run, {ours}")
+
+
+def _images_of_the_paper(record: dict) -> str:
+    return "mnist" if record["recipe"]["network"].startswith("lenet") else "imagenet"
+
+
 def _test(record: dict) -> str:
     data = record["data"]
-    note = "" if data["name"] == "mnist" else "; the paper's are MNIST's"
+    theirs = _images_of_the_paper(record)
+    note = "" if data["name"] == theirs else f"; the paper's are of {theirs}"
     return f"errors on {data['images']['test']:,} test images of {data['name']}, used once{note}"
 
 

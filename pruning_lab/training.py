@@ -105,8 +105,9 @@ def train(
     """Train in place; each step of the iterator is one epoch, each epoch one row.
 
     With `mask`, pruned weights stay zero. Only parameters that require a gradient are trained. With
-    `checkpoint`, the state is written there after every epoch, and within one whenever
-    `checkpoint_minutes` have gone by, always in place of the one before; where that file exists
+    `checkpoint`, the state is written there after every epoch (of a large network, whose file takes
+    long, when that is worth it), and within one whenever `checkpoint_minutes` have gone by, always
+    in place of the one before; where that file exists
     already, its epochs are given again without computing and training goes on, to the same end.
 
     Of processes that are joined, each takes its share of every batch of a Split, `batch_size`
@@ -164,9 +165,14 @@ def _train(images, config, state: "_State", keeper: "_Keeper | None") -> Iterato
             row = _epoch(forward, images, config, state, keeper)
         processes.copy_first_(state.model.buffers())  # batch norm's, which DDP lets differ
         state.finish(row)
-        if keeper:
+        if keeper and (row.epoch == config.epochs or _all_told(keeper.worth_it())):
             keeper.save(state)
         yield row
+
+
+def _all_told(mine: bool) -> bool:
+    """What the first process says: its clock holds for all of them."""
+    return bool(processes.summed(torch.tensor(int(mine and processes.rank() == 0))))
 
 
 def _forward(model: nn.Module, config: TrainConfig) -> nn.Module:
@@ -402,17 +408,24 @@ class _Keeper:
     settings: dict
     seconds: float  # between two checkpoints within an epoch
     last: float = field(default_factory=time.monotonic)
+    cost: float = 0.0  # seconds that the last one took
 
     def due(self) -> bool:
         """The first process looks at the clock for all of them."""
         return processes.rank() == 0 and time.monotonic() - self.last >= self.seconds
 
+    def worth_it(self) -> bool:
+        """Behind an epoch: unless writing took long, and the work since then did not."""
+        return self.cost < _CHEAP or time.monotonic() - self.last >= _SHARE * self.cost
+
     def save(self, state: _State) -> None:
+        began = time.monotonic()
         tensors = state.tensors()
         if processes.rank() == 0:
             about = {"format": _FORMAT, "settings": self.settings, **state.numbers()}
             files.save_tensors(self.path, tensors, about=about)
         self.last = time.monotonic()
+        self.cost = self.last - began
 
     def restore_(self, state: _State) -> None:
         """Put everything back as `save` found it, in every process."""
@@ -453,3 +466,5 @@ class _Keeper:
 
 
 _FORMAT = "pruning_lab checkpoint 3"
+_CHEAP = 0.25  # seconds: a checkpoint that takes no longer is written behind every epoch
+_SHARE = 20  # any other when at least so many times as much has been worked

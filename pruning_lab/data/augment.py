@@ -101,7 +101,9 @@ def shifted(images: Tensor, offsets: Tensor, shift: int) -> Tensor:
 
 def flipped(images: Tensor, flips: Tensor) -> Tensor:
     """Images (N, C, H, W), those with True in `flips` (N,) mirrored left to right."""
-    return torch.where(flips[:, None, None, None], images.flip(3), images)
+    both = torch.cat([images, images.flip(3)])  # whole images move faster than torch.where's bytes
+    places = torch.arange(len(images), device=images.device)
+    return both.index_select(0, places + len(images) * flips)
 
 
 def coloured(images: Tensor, colours: Tensor) -> Tensor:

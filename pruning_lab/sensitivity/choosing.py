@@ -11,7 +11,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from pruning_lab import criteria, files
-from pruning_lab.data import Split
+from pruning_lab.data import Part
 from pruning_lab.evaluation import Drop, Images, SuffixEvaluator, drop, evaluate
 from pruning_lab.masks import Criterion, Mask, masked, prunable, prune
 from pruning_lab.sensitivity.points import Scan, ScanPoint
@@ -140,7 +140,7 @@ def choose(
     check_choice(max_drop=max_drop, density=density, method=method)
     if (model is None) != (images is None) or (method == "joint" and model is None):
         raise ValueError(f"method {method!r}: give both model= and images= to measure on")
-    if isinstance(images, Split) and images.name == "test":
+    if isinstance(images, Part) and images.name == "test":
         raise ValueError("choosing by the test split would spoil it; give splits.val")
     if model is not None and scan.about.get("model_sha256") not in (None, fingerprint(model)):
         raise ValueError("this network has other weights than the one scanned; scan it first")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning_lab import __version__, criteria, files, processes
-from pruning_lab.data import Split
+from pruning_lab.data import Part
 from pruning_lab.evaluation import Accuracy, Drop, Images, device_of, measuring, wilson
 from pruning_lab.evaluation.suffix import Whole, suffixes
 from pruning_lab.evaluation.teams import Pace, Team
@@ -61,7 +61,7 @@ def scan(
     The model is left as it was, to the byte. Raises ValueError for the test split: choosing by it
     would spoil it.
     """
-    if isinstance(images, Split) and images.name == "test":
+    if isinstance(images, Part) and images.name == "test":
         raise ValueError("a scan chooses, and the test split is not for choosing; give splits.val")
     if (densities is None) == (qualities is None):
         raise ValueError("give densities or qualities, one of the two")
@@ -74,7 +74,7 @@ def scan(
             "scan another criterion by densities"
         )
     levels = [float(level) for level in levels]  # numpy's are no JSON
-    if out is not None and resume and not isinstance(images, Split):
+    if out is not None and resume and not isinstance(images, Part):
         raise ValueError("a scan goes on over the same images: give a Split, such as splits.val")
     everything = Mask.dense(model)
     wanted = {name: everything[name] for name in (layers if layers is not None else everything)}
@@ -97,8 +97,8 @@ def scan(
         about = {
             "pruning_lab": __version__,
             "torch": torch.__version__,
-            "split": images.name if isinstance(images, Split) else None,
-            "images_sha256": images.fingerprint() if isinstance(images, Split) else None,
+            "split": images.name if isinstance(images, Part) else None,
+            "images_sha256": images.fingerprint() if isinstance(images, Part) else None,
             "model_sha256": fingerprint(model),
             "criterion": getattr(criterion, "__name__", str(criterion)),
             "asked": kind,
@@ -376,7 +376,7 @@ class _Journal:
                 f"{self.parts[0]} is left of an interrupted scan; go on with it by --resume "
                 f"(resume=True), or delete it"
             )
-        batches = repr(images) if isinstance(images, Split) else None  # mean, std, batch size
+        batches = repr(images) if isinstance(images, Part) else None  # mean, std, batch size
         header = json.dumps({**about, "batches": batches, "kept_sha256": _kept_sha256(table)})
         cells = 1 + sum(len(layer.kept) for layer in table)
         self.done: dict[int, Tensor] = {}
@@ -437,7 +437,7 @@ def _check_alike(table: list[_Layer]) -> None:
 
 
 def _length(images: Images) -> int | None:
-    if isinstance(images, Split):
+    if isinstance(images, Part):
         return len(images)
     if isinstance(images, list | tuple):
         return sum(len(y) for _, y in images)

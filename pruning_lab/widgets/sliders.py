@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from pruning_lab import criteria, masks, plots, sensitivity
-from pruning_lab.data import Split
+from pruning_lab.data import Part
 from pruning_lab.evaluation import Accuracy, Changes, Drop, Images, device_of, drop, measuring
 from pruning_lab.models import is_chain
 from pruning_lab.studio import NewestFirst
@@ -52,7 +52,7 @@ class _Panel(ipywidgets.VBox):
         description: str,
     ):
         """`first` is the first layer that the slider changes."""
-        if isinstance(images, Split) and images.name == "test":
+        if isinstance(images, Part) and images.name == "test":
             raise ValueError(
                 "a slider chooses, and the test split is not for choosing; give splits.val"
             )

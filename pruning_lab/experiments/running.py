@@ -1,163 +1,24 @@
-"""The main job, from a new network to the paper's tables: train, scan, prune and retrain in rounds.
-
-A run is a value (`Recipe`) and a seed; what came of it is a plain record of rows that `run.json`
-holds and that tables, plots and reports read.
-"""
+"""A recipe carried out, with everything that came of it."""
 
 import json
 import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from pruning_lab import __version__, counts, files, models, paper, retraining, sensitivity
+from pruning_lab import __version__, counts, files, models, processes, retraining, sensitivity
 from pruning_lab.data import Splits
 from pruning_lab.evaluation import Accuracy, drop, evaluate
-from pruning_lab.masks import Mask, prunable
-from pruning_lab.training import Epoch, TrainConfig, train
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a network is trained, cut and retrained. `rounds` are keywords of `masks.prune`.
-
-    With `choose`, keywords of `sensitivity.choose`, the rounds go down in equal steps to what is
-    chosen from the scan.
-    """
-
-    network: str  # a name in models.BUILT_IN
-    dense: TrainConfig
-    rounds: tuple[dict, ...]
-    retrain: tuple[TrainConfig, ...]  # one for each round
-    scan: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)  # densities
-    choose: dict | None = None
-
-    @property
-    def epochs(self) -> int:
-        return self.dense.epochs + sum(config.epochs for config in self.retrain)
-
-    def seeded(self, seed: int) -> "Recipe":
-        """The same recipe with a different order of images in every phase."""
-        retrain = tuple(
-            replace(config, seed=100 * seed + number)
-            for number, config in enumerate(self.retrain, start=1)
-        )
-        return replace(self, dense=replace(self.dense, seed=100 * seed), retrain=retrain)
-
-    @classmethod
-    def from_json(cls, value: dict) -> "Recipe":
-        return cls(
-            network=value["network"],
-            dense=TrainConfig(**value["dense"]),
-            rounds=tuple(value["rounds"]),
-            retrain=tuple(TrainConfig(**config) for config in value["retrain"]),
-            scan=tuple(value["scan"]),
-            choose=value.get("choose"),
-        )
-
-
-_DENSE = {
-    "lenet-300-100": TrainConfig(epochs=10, lr=0.1, weight_decay=1e-4, shift=1),
-    "lenet-5": TrainConfig(epochs=4, lr=0.05, weight_decay=5e-4, shift=1),
-}
-# 1,294 images instead of 55,000: more passes, and gentle ones (at 0.1 some seeds diverge).
-_DIGITS_PASSES, _DIGITS_LR = 5, 0.03
-
-# A little less of the largest layer than the paper's rounded densities say, so that the parameters
-# stay within those of its Table 1 with the biases counted too.
-_LARGEST = {"lenet-300-100": {"fc1": 0.078}, "lenet-5": {"fc1": 0.077}}
-
-
-def paper_recipe(network: str, data: str = "mnist") -> Recipe:
-    """Three rounds down to the density that the paper reports for each layer.
-
-    The paper retrains LeNets at a tenth of the learning rate, for a time it does not say. A rate
-    that climbs to the old height and falls again mends a cut in a few epochs.
-    """
-    dense = _dense(network, data)
-    reported = {row.layer: row.density for row in paper.LAYER_TABLES[network][:-1]}
-    rounds = _down_to(reported | _LARGEST[network], 3)
-    return Recipe(network=network, dense=dense, rounds=rounds, retrain=_three(dense))
-
-
-def chosen_recipe(network: str, choose: dict, data: str = "mnist") -> Recipe:
-    """Three rounds down to densities chosen from this network's own scan.
-
-    `choose` are keywords of `sensitivity.choose`: {"density": 0.08} or {"max_drop": 0.5}, and
-    {"method": "joint"} with either.
-    """
-    sensitivity.check_choice(**choose)  # now, not after an hour of training
-    dense = _dense(network, data)
-    if choose.get("density", 1) < (lowest := 0.002):
-        raise ValueError(
-            f"a run chooses among densities that keep {lowest} of the weights at least, got "
-            f"{choose['density']:g}"
-        )
-    levels = (lowest, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
-    retrain = _three(dense)
-    return Recipe(
-        network=network, dense=dense, rounds=(), retrain=retrain, scan=levels, choose=choose
-    )
-
-
-def _three(dense: TrainConfig) -> tuple[TrainConfig, ...]:
-    """Two short retrainings and a whole one."""
-    short = replace(dense, epochs=max(1, dense.epochs // 4))
-    return short, short, replace(dense, weight_decay=1e-4)
-
-
-def _down_to(densities: Mapping[str, float], rounds: int) -> tuple[dict, ...]:
-    """Every round keeps the same share of what the one before left."""
-    return tuple(
-        {"density": {layer: density ** (number / rounds) for layer, density in densities.items()}}
-        for number in range(1, rounds + 1)
-    )
-
-
-def compressed_recipe(
-    network: str, compression: float, data: str = "mnist", *, rounds: int = 12
-) -> Recipe:
-    """Equal steps to 1 / compression of all parameters, biases counted; layers ranked together.
-
-    Ranking together lets each layer keep what it needs at sparsities where no one has looked up
-    densities; it wants many small steps and a long last retraining.
-    """
-    dense = _dense(network, data)
-    with torch.device("meta"):  # sizes alone: nothing random is drawn
-        model = models.BUILT_IN[network]()
-    total = sum(p.numel() for p in model.parameters())
-    weights = sum(layer.weight.numel() for layer in prunable(model).values())
-    density = (total / compression - (total - weights)) / weights
-    if not 0 < density <= 1:
-        highest = total / (total - weights)
-        raise ValueError(
-            f"compression must be at least 1 and below {highest:.0f} (biases are never pruned), "
-            f"got {compression:g}"
-        )
-    steps = tuple(
-        {"density": density ** (number / rounds), "across_layers": True}
-        for number in range(1, rounds + 1)
-    )
-    short = replace(dense, epochs=max(1, round(0.4 * dense.epochs)), weight_decay=1e-4)
-    last = replace(short, epochs=4 * dense.epochs)
-    retrain = (short,) * (rounds - 1) + (last,)
-    return Recipe(network=network, dense=dense, rounds=steps, retrain=retrain)
-
-
-def _dense(network: str, data: str) -> TrainConfig:
-    if network not in _DENSE:
-        raise ValueError(f"no recipe for {network!r}; there are {', '.join(_DENSE)}")
-    config = _DENSE[network]
-    if data == "digits":
-        return replace(config, epochs=config.epochs * _DIGITS_PASSES, lr=_DIGITS_LR)
-    return config
+from pruning_lab.experiments.recipes import Recipe, down_to
+from pruning_lab.masks import Mask
+from pruning_lab.training import Epoch, train
 
 
 @dataclass(frozen=True)
@@ -179,8 +40,8 @@ class Run:
                 f"pruning-lab run --resume --out {folder}"
             )
         record = files.load_json(folder / "run.json")
-        build = models.BUILT_IN[record["recipe"]["network"]]
-        dense, model = build(), build()
+        about = Recipe.from_json(record["recipe"]).about
+        dense, model = models.build(about), models.build(about)
         models.load_(dense, folder / "dense.safetensors")
         models.load_(model, folder / "model.safetensors")
         return cls(record, dense, model, Mask.load(folder / "mask.safetensors"))
@@ -216,7 +77,7 @@ def run(
         _claim(folder, recipe, splits, seed)
     recipe = recipe.seeded(seed)
     epochs: list[dict] = []
-    device = splits.train.images.device
+    device = splits.train.device
 
     def watch(phase: str, epoch: Epoch) -> None:
         epochs.append({"phase": phase, **asdict(epoch)})
@@ -224,7 +85,7 @@ def run(
 
     with torch.random.fork_rng(devices=[]):  # the caller's random state stays
         torch.manual_seed(seed)
-        model = models.BUILT_IN[recipe.network]().to(device)
+        model = models.build(recipe.about).to(device)
         saved = None if checkpoints is None else checkpoints / "dense.safetensors"
         for epoch in train(model, splits.train, recipe.dense, checkpoint=saved):
             watch("train", epoch)
@@ -237,10 +98,10 @@ def run(
         notify(Note("scan", _most_sensitive(scan)))
         rounds = recipe.rounds
         if plan is not None:
-            rounds = _down_to(plan.densities, len(recipe.retrain))
+            rounds = down_to(plan.densities, len(recipe.retrain))
             notify(Note("choose", f"{plan.density:.1%} of the weights: {_shares(plan)}"))
 
-        dense = models.BUILT_IN[recipe.network]().to(device)
+        dense = models.build(recipe.about).to(device)
         dense.load_state_dict(model.state_dict())
         stages = []
         cut = dense_val
@@ -249,6 +110,7 @@ def run(
             splits.train,
             recipe.retrain,
             rounds,
+            freeze=recipe.freeze or [()] * len(rounds),
             on_epoch=lambda epoch: watch(f"round {len(stages) // 2 + 1}", epoch),
             checkpoints=checkpoints,
         ):
@@ -288,13 +150,14 @@ def run(
         },
     }
     notify(Note("test", "used once, for the tables"))
-    if folder is not None:
-        about = {"network": recipe.network, "data": splits.name, "seed": seed}
+    if folder is not None and processes.rank() == 0:
+        about = {**recipe.about, "data": splits.name, "seed": seed}
         models.save(folder / "dense.safetensors", dense, about=about)
         models.save(folder / "model.safetensors", model, about=about)
         mask.save(folder / "mask.safetensors")
         files.save_json(folder / "run.json", record)  # last: a folder that has it is finished
         shutil.rmtree(checkpoints, ignore_errors=True)
+    processes.wait()
     return Run(record, dense, model, mask)
 
 
@@ -311,8 +174,9 @@ def _scanned(
         return scan, None
     if folder is not None and (folder / "plan.json").exists():
         return scan, sensitivity.Plan.load(folder / "plan.json")
+    processes.wait()  # until all have looked whether there is one
     plan = sensitivity.choose(scan, model=model, images=splits.val, **recipe.choose)
-    if folder is not None:
+    if folder is not None and processes.rank() == 0:
         plan.save(folder / "plan.json")
     return scan, plan
 
@@ -327,7 +191,7 @@ def compare(dense: nn.Module, model: nn.Module, splits: Splits) -> dict:
             "train_sha256": splits.train.fingerprint(),
         },
         "versions": versions(),
-        "machine": machine(splits.test.images.device),
+        "machine": machine(splits.test.device),
         "test": {
             "dense": plain(before),
             "pruned": plain(after),
@@ -354,9 +218,10 @@ def _claim(folder: Path, recipe: Recipe, splits: Splits, seed: int) -> None:
     }
     if (folder / "run.json").exists():
         raise FileExistsError(f"{folder} holds a finished run; name another folder")
-    if not (folder / "config.json").exists():
+    if not (folder / "config.json").exists() and processes.rank() == 0:
         files.save_json(folder / "config.json", settings)
-    elif files.load_json(folder / "config.json") != settings:
+    processes.wait()
+    if files.load_json(folder / "config.json") != settings:
         raise ValueError(f"{folder} holds a run with other settings or data; name another folder")
 
 

@@ -1,0 +1,39 @@
+"""The main job, from a new network to the paper's tables: train, scan, prune and retrain in rounds.
+
+A run is a value (`Recipe`) and a seed; what came of it is a plain record of rows that `run.json`
+holds and that tables, plots and reports read.
+"""
+
+from pruning_lab.experiments.recipes import (
+    REDUCED,
+    Recipe,
+    chosen_recipe,
+    compressed_recipe,
+    paper_recipe,
+)
+from pruning_lab.experiments.running import (
+    Note,
+    Run,
+    compare,
+    machine,
+    percent,
+    plain,
+    run,
+    versions,
+)
+
+__all__ = [
+    "REDUCED",
+    "Note",
+    "Recipe",
+    "Run",
+    "chosen_recipe",
+    "compare",
+    "compressed_recipe",
+    "machine",
+    "paper_recipe",
+    "percent",
+    "plain",
+    "run",
+    "versions",
+]
