@@ -5,7 +5,8 @@
     python3 lab.py test             every test, notebooks and browser included
     python3 lab.py test -k masks    what follows goes to pytest
     python3 lab.py notebooks        the course, in JupyterLab
-    python3 lab.py studio           any other word goes to pruning-lab, with what follows it
+    python3 lab.py studio           the threshold studio, in the browser
+    python3 lab.py scan ...         any other word goes to pruning-lab, with what follows it
 
 The first call makes .venv here, with uv where it is on the PATH, else with pip. That takes some
 minutes, and on Linux downloads about 3 GB that become 6 GB (torch's CUDA build, which also serves

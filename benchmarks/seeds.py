@@ -45,7 +45,7 @@ def main() -> None:
             record = experiments.Run.load(folder).record
         else:
             record = experiments.run(recipe, splits, seed=seed, folder=folder).record
-        rows.append(_row(record))
+        rows.append(row(record))
         about = {"data": record["data"], "recipe": asdict(recipe)}
         files.save_json(path, {**about, "median": _median(rows), "rows": rows})
         print(
@@ -54,7 +54,7 @@ def main() -> None:
         )
 
 
-def _row(record: dict) -> dict:
+def row(record: dict) -> dict:
     test = record["test"]
     kept = {row["layer"]: row["kept"] for row in record["layers"]["pruned"]}
     return {

@@ -1,12 +1,15 @@
 """The command line as a person types it: real processes, real files."""
 
+import asyncio
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 from pathlib import Path
 
 import pytest
@@ -698,3 +701,181 @@ def test_images_that_do_not_fit_a_built_in_network_are_refused_before_training(o
     assert "cannot take the images of folder:photos, which are 3 x 9 x 7" in said
     assert here("run", "--data", "folder:photos", "--out", "runs/photos") == 2
     assert not Path("runs").exists()
+
+
+# ----------------------------------------------------------------------------------- the studio
+
+
+@pytest.fixture
+def served(own):
+    """A studio of an own network on its page, as a process: the process and its address."""
+    _, model = own
+    models.save("own.safetensors", model.eval())
+    words = ("--model", "own_nets:make", "--weights", "own.safetensors", "--data", "folder:photos")
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "pruning_lab", "studio", *words, "--no-browser", "--json"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "IPYTHONDIR": "ipython"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,  # who runs the tests in the background may ignore Ctrl-C
+    )
+    try:
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        yield process, json.loads(line)["address"]
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=60)
+
+
+def heed_interrupts():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+async def asked(address, headers=None):
+    """Status and text of a page; it is not followed where it sends one elsewhere."""
+    from tornado.httpclient import AsyncHTTPClient
+
+    answer = await AsyncHTTPClient().fetch(
+        address,
+        headers=headers,
+        follow_redirects=False,
+        raise_error=False,
+        request_timeout=120,
+    )
+    return answer.code, answer.body.decode(), answer.headers
+
+
+async def widgets_of(socket):
+    """How many widgets live in the kernel behind a socket."""
+    header = {"msg_id": "1", "msg_type": "comm_info_request", "version": "5.3"}
+    header |= {"session": "s", "username": "", "date": "2026-01-01T00:00:00Z"}
+    message = {"header": header, "parent_header": {}, "metadata": {}, "channel": "shell"}
+    await socket.write_message(json.dumps({**message, "content": {}, "buffers": []}))
+    while True:
+        answer = json.loads(await socket.read_message())
+        if answer["msg_type"] == "comm_info_reply":
+            return len(answer["content"]["comms"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as POSIX sends it")
+def test_the_studio_is_a_page_for_those_with_its_token_and_ends_with_its_kernel(served):
+    from tornado.httpclient import HTTPClientError, HTTPRequest
+    from tornado.websocket import websocket_connect
+
+    process, address = served
+    place, _, token = address.partition("?token=")
+    assert place.startswith("http://127.0.0.1:")
+    assert len(token) >= 32
+
+    async def visit():
+        for wrong in (place, f"{place}?token=", f"{place}?token={token[:-1]}"):
+            code, _, headers = await asked(wrong)
+            assert (code, headers["Location"].partition("?")[0]) == (302, "/login")
+        assert (await asked(address, {"Host": "elsewhere.example"}))[0] == 403
+
+        code, page, headers = await asked(address)
+        assert code == 200
+        assert "The threshold studio" in page
+        assert "widget-view+json" in page
+        assert "commands.panel()" not in page  # the code is hidden
+        (kernel,) = set(re.findall(r'"kernelId": "([0-9a-f-]{36})"', page))
+
+        channels = f"{place.replace('http', 'ws', 1)}api/kernels/{kernel}/channels"
+        with pytest.raises(HTTPClientError, match="403"):
+            await websocket_connect(channels)
+        cookies = "; ".join(c.partition(";")[0] for c in headers.get_list("Set-Cookie"))
+        socket = await websocket_connect(HTTPRequest(channels, headers={"Cookie": cookies}))
+        assert await widgets_of(socket) > 30  # the panel is there, and answers
+        socket.close()
+
+    asyncio.run(visit())
+    kernels = children(process.pid)
+    assert kernels
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert not any(Path(f"/proc/{kernel}").exists() for kernel in kernels)
+
+
+def children(pid):
+    """Processes that a process has started. Only where there is /proc."""
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    return found.read_text().split() if found.exists() else [0]
+
+
+def test_the_page_opens_what_was_typed(own, monkeypatch):
+    folder, model = own
+    models.save("own.safetensors", model.eval())
+    words = ("--model", "own_nets:make", "--weights", "own.safetensors", "--data", "folder:photos")
+    assert here("scan", *words[:4], *words[4:], *LEVELS) == 0
+    options = cli.parser().parse_args(["studio", *words, "--scan", "scan.csv"])
+    typed = json.dumps({**vars(options), "folder": str(folder)})
+    monkeypatch.setenv("PRUNING_LAB_STUDIO", typed)
+    monkeypatch.chdir("/")  # the kernel's folder is another one
+    panel = commands.panel()
+    try:
+        assert panel.settle(60).studio.layers == ["conv", "mix", "head"]
+        assert Path.cwd() == folder  # where exports go
+        assert panel.studio.scan == sensitivity.Scan.load("scan.csv")
+        val = data.load("folder:photos").val
+        assert panel.studio.metrics().accuracy.value == evaluation.evaluate(model, val).value
+        (line,) = panel.studio.export("plan.json").command.splitlines()
+        assert "--model" in line  # its code is not run unasked
+    finally:
+        panel.close()
+
+
+@pytest.mark.parametrize(("words", "weights"), [((), 430_500), (("lenet-300-100",), 266_200)])
+def test_without_a_file_the_studio_has_a_lenet_as_it_ships(words, weights, capsys):
+    model = ["--model", *words] if words else []
+    options = cli.parser().parse_args(["studio", *model, "--data", "digits"])
+    studio = commands.open_studio(options)
+    studio.close()
+    assert studio.metrics().weights == weights
+    shipped = models.lenet_300_100 if words else models.lenet_5
+    expected = shipped(trained="mnist").state_dict()
+    assert all(torch.equal(t, expected[n]) for n, t in studio.model.state_dict().items())
+    assert capsys.readouterr().out.startswith("digits: ")
+
+
+def test_mistakes_about_the_studio_get_one_sentence_and_no_server(own, capsys, monkeypatch):
+    monkeypatch.setattr(commands.page, "serve", lambda *_: pytest.fail("there is a server"))
+    _, model = own
+    models.save("own.safetensors", model.eval())
+    models.save("lenet.safetensors", models.lenet_300_100(), about={"network": "lenet-300-100"})
+    Path("own_dull.py").write_text("import torch\n\n\ndef make():\n    return torch.nn.Flatten()\n")
+    network = ("--model", "own_nets:make", "--data", "folder:photos")
+    assert here("scan", *network, *LEVELS, "--seed", "9") == 0
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = str(taken.getsockname()[1])
+    capsys.readouterr()
+    mistakes = {
+        ("nothing.safetensors",): "nothing.safetensors",
+        ("lenet.safetensors", "--data", "digit"): "digit",
+        ("lenet.safetensors", "--data", "folder:photos"): "cannot take the images",
+        ("--model", "alexnet"): "name a network's file",
+        ("--model", "own_dull:make", "--data", "digits"): "nothing to set",
+        (*network, "--weights", "own.safetensors", "--scan", "scan.csv"): "other weights",
+        (*network, "--seed", "9", "--scan", "no.csv"): "no file no.json",
+        ("--port", port): f"--port {port}: Address already in use; leave --port out",
+    }
+    for typed, expected in mistakes.items():
+        assert here("studio", *typed, "--no-browser") == 2, typed
+        said = [line for line in capsys.readouterr().err.splitlines() if line != "loaded"]
+        assert len(said) == 1, said
+        assert expected in said[0]
+    taken.close()
+
+
+def test_the_browser_is_sent_by_a_file_of_ones_own(tmp_path, monkeypatch):
+    """Where the token is in a command line, everybody on the machine can read it."""
+    opened = []
+    monkeypatch.setattr(commands.page.webbrowser, "open", opened.append)
+    commands.page.browse("http://127.0.0.1:1/?token=secret", str(tmp_path))
+    while not opened:
+        time.sleep(0.01)
+    assert "secret" not in opened[0]
+    way = Path(urllib.parse.unquote(urllib.parse.urlsplit(opened[0]).path))
+    assert 'url=http://127.0.0.1:1/?token=secret"' in way.read_text()

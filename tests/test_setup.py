@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tomllib
 import venv
+import zipfile
 from collections import defaultdict
 from datetime import datetime
 from itertools import product
@@ -100,6 +101,23 @@ def test_no_lock_file_is_tracked():
     if (ROOT / ".git").exists():
         git = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "*.lock", "*pylock*.toml"]
         assert subprocess.check_output(git, cwd=ROOT, text=True) == ""
+
+
+def test_a_wheel_holds_all_that_the_package_reads(tmp_path):
+    pytest.importorskip("setuptools", "77", reason="nothing to build a wheel with")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "pruning_lab", tmp_path / "pruning_lab", ignore=ignored)
+    build = "from setuptools.build_meta import build_wheel; print(build_wheel('.'))"
+    subprocess.run(
+        [sys.executable, "-c", build], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    inside = {name for name in zipfile.ZipFile(wheel).namelist() if "dist-info" not in name}
+    sources = (path.relative_to(tmp_path) for path in (tmp_path / "pruning_lab").rglob("*.*"))
+    assert inside == {path.as_posix() for path in sources}
+    assert {"pruning_lab/pages/studio.ipynb", "pruning_lab/weights/lenet-5-mnist.json"} <= inside
 
 
 def test_the_checksums_in_the_data_page_are_those_of_the_files():

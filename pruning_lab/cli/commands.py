@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,50 +26,81 @@ from pruning_lab import (
     sensitivity,
     training,
 )
-from pruning_lab.cli import names
-from pruning_lab.cli.words import CRITERIA, DENSITIES, NETWORKS
+from pruning_lab.cli import names, page
+from pruning_lab.cli.words import CRITERIA, DENSITIES, LENETS, RECIPES, TRAINED, parser
+from pruning_lab.sensitivity.scanning import fingerprint
+from pruning_lab.studio import Studio
 
 
 def run(options: argparse.Namespace) -> None:
+    with processes.joined():
+        _run(options)
+
+
+def _run(options: argparse.Namespace) -> None:
+    if processes.world() > 1 and not options.out:
+        raise ValueError("several processes write into one folder; name it with --out")
     if options.resume:
         folder = Path(options.out) if options.out else _newest_unfinished()
         settings = _settings(options, folder)
         network, data_name, seed = settings["network"], settings["data"], settings["seed"]
     else:
-        network, data_name, seed = options.model or NETWORKS[0], options.data, options.seed or 0
+        network, data_name, seed = options.model or RECIPES[0], options.data, options.seed or 0
         folder = Path(options.out) if options.out else _free_folder(network)
         if (folder / "config.json").exists():
             raise FileExistsError(
                 f"{folder} holds a run already; go on with it by --resume, or name another --out"
             )
+    processes.wait()  # until all have looked into the folder
     if (folder / "run.json").exists():
         result = experiments.Run.load(folder)
         _say(options, f"{folder} is finished already")
     else:
-        splits = _load_data(options, models.BUILT_IN[network](), data_name)
-        _set_threads(options, network)
         if options.resume:
             recipe = experiments.Recipe.from_json(settings["recipe"])
+            about = recipe.about
+            splits = names.splits(options, data_name, about)
         else:
-            recipe = _recipe(options, network, splits.name)
+            about = {"network": network, **names.shape(options, network)}
+            splits = names.splits(options, data_name, about)
+            recipe = _recipe(options, _fitted(about, splits), splits.name)
+        _say(options, str(splits))
+        if network in names.PHOTOS:
+            _say(options, _said(recipe.about, options))
+        names.check_fit(models.build(recipe.about).to(splits.val.device), splits)
+        _set_threads(options, network)
         _say(
             options, f"{network}, seed {seed}, {recipe.epochs} epochs in all; files go to {folder}"
         )
         with _progress(recipe.epochs, options) as notify:
             result = experiments.run(recipe, splits, seed=seed, folder=folder, notify=notify)
-    page = files.write(folder / "report.html", reports.html(result))
+    page = folder / "report.html"
+    if processes.rank() == 0:
+        files.write(page, reports.html(result))
     _show(options, result.record)
     _say(options, f"\nThe plots are in {page}, the network in {folder / 'model.safetensors'}")
 
 
 def train(options: argparse.Namespace) -> None:
+    with processes.joined():
+        _train_dense(options)
+
+
+def _train_dense(options: argparse.Namespace) -> None:
+    about = {"network": options.model, **names.shape(options, options.model)}
+    splits = names.splits(options, about=about)
+    about = _fitted(about, splits)
     _seed(options)
-    model = models.BUILT_IN[options.model]()
-    splits = _load_data(options, model)
+    model = models.build(about)
+    _place(options, model, splits)
+    if options.model in names.PHOTOS:
+        _say(options, _said(about, options))
     _set_threads(options, options.model)
-    config = _train_config(options, options.model, splits.name)
+    config = _train_config(options, about, splits.name)
     rows, accuracy = _train(options, model, splits, config)
-    about = {"network": options.model, "data": splits.name, "seed": options.seed or 0}
+    about |= {"data": splits.name, "seed": options.seed or 0}
+    if processes.rank() > 0:
+        return
     models.save(options.out, model, about=about)
     Path(_checkpoint(options)).unlink(missing_ok=True)
     _done(options, {"out": options.out, "epochs": rows, "val": accuracy})
@@ -77,8 +110,8 @@ def scan(options: argparse.Namespace) -> None:
     with processes.joined():
         _check_rows_file(options.out)
         _seed(options)  # before the network: an own one may come with random weights
-        model, _ = names.network(options)
-        splits = _load_data(options, model)
+        model, about = names.network(options)
+        splits = _load_data(options, model, about=about)
         _set_threads(options)
         levels = {"densities": options.densities, "qualities": options.qualities}
         if not any(levels.values()):
@@ -110,8 +143,8 @@ def choose(options: argparse.Namespace) -> None:
     model = val = None
     _seed(options)
     if options.file or options.weights or options.model:
-        model, _ = names.network(options)
-        val = _load_data(options, model).val
+        model, about = names.network(options)
+        val = _load_data(options, model, about=about).val
         _set_threads(options)
         _check_same_images(options.scan, scanned, val)
     elif options.method == "joint":
@@ -155,14 +188,21 @@ def prune(options: argparse.Namespace) -> None:
 
 
 def retrain(options: argparse.Namespace) -> None:
+    with processes.joined():
+        _retrain(options)
+
+
+def _retrain(options: argparse.Namespace) -> None:
     model, about = names.network(options)
-    splits = _load_data(options, model)
+    splits = _load_data(options, model, about=about)
     _set_threads(options, about["network"])
     mask = masks.Mask.load(options.mask)
     mask.apply_(model)
-    config = _train_config(options, about["network"], splits.name)
+    config = _train_config(options, about, splits.name)
     with retraining.dropout_adjusted(model, mask), retraining.frozen(model, options.freeze):
         rows, accuracy = _train(options, model, splits, config, mask=mask)
+    if processes.rank() > 0:
+        return
     models.save(options.out, model, about=about)
     Path(_checkpoint(options)).unlink(missing_ok=True)
     _done(options, {"out": options.out, "density": mask.density, "epochs": rows, "val": accuracy})
@@ -180,7 +220,7 @@ def report(options: argparse.Namespace) -> None:
             )
         model, about = names.network(options)
         dense, _ = names.network(options, options.dense)
-        splits = _load_data(options, model)
+        splits = _load_data(options, model, about=about)
         _set_threads(options, about["network"])
         record = {
             "recipe": {"network": about["network"]},
@@ -193,7 +233,63 @@ def report(options: argparse.Namespace) -> None:
     _say(options, f"\nOpen {out} for the plots")
 
 
-def _recipe(options: argparse.Namespace, network: str, data_name: str) -> experiments.Recipe:
+def studio(options: argparse.Namespace) -> None:
+    port = page.free_port(options.port)
+    names.device(options.device)
+    # What cannot work is said before there is a server; the page opens a studio of its own.
+    open_studio(argparse.Namespace(**{**vars(options), "device": "cpu"})).close()
+    with tempfile.TemporaryDirectory() as folder:
+
+        def ready(address: str) -> None:
+            if options.json:
+                print(json.dumps({"address": address}), flush=True)
+            _say(options, f"The studio is at {address}\nCtrl-C ends it")
+            if not options.no_browser:
+                page.browse(address, folder)
+
+        page.serve(options, port, ready)
+    _say(options, "\nthe studio is closed")
+
+
+def open_studio(options: argparse.Namespace) -> Studio:
+    """The studio of the network and the images that were typed."""
+    _seed(options)
+    trained = not (options.file or options.weights) and (options.model or TRAINED) in LENETS
+    if trained:
+        about = {"network": options.model or TRAINED}
+        model = models.BUILT_IN[about["network"]](trained="mnist")
+    else:
+        model, about = names.network(options)
+    splits = _load_data(options, model, about=about)
+    _set_threads(options, about["network"])
+    scanned = _scan_of(options.scan, model, splits.val) if options.scan else None
+    own = about["network"] not in models.BUILT_IN  # then its files cannot say what they hold
+    return Studio(model, splits, scan=scanned, about=None if own else about)
+
+
+def panel():
+    """The studio's panel for what was typed: the one cell of the page."""
+    from pruning_lab.widgets import StudioPanel  # no other command needs matplotlib's widgets
+
+    typed = page.typed()
+    os.chdir(typed.pop("folder", "."))
+    options = parser().parse_args(["studio"])
+    return StudioPanel(open_studio(argparse.Namespace(**{**vars(options), **typed, "json": False})))
+
+
+def _recipe(options: argparse.Namespace, about: Mapping, data_name: str) -> experiments.Recipe:
+    """What was asked for; photos on a GPU always go in bfloat16, which its units are made for."""
+    network = about["network"]
+    shape = {name: value for name, value in about.items() if name != "network"}
+    recipe = _asked_recipe(options, network, data_name, shape)
+    on_gpu = names.device(options.device).startswith("cuda")
+    if options.bf16 or (on_gpu and network in names.PHOTOS):
+        retrain = tuple(replace(config, bf16=True) for config in recipe.retrain)
+        return replace(recipe, dense=replace(recipe.dense, bf16=True), retrain=retrain)
+    return recipe
+
+
+def _asked_recipe(options, network: str, data_name: str, shape: dict) -> experiments.Recipe:
     given = {name: getattr(options, name) for name in ("compression", "density", "max_drop")}
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) > 1:
@@ -201,11 +297,25 @@ def _recipe(options: argparse.Namespace, network: str, data_name: str) -> experi
     if options.method and not given.keys() & {"density", "max_drop"}:
         raise ValueError("--method goes with --density or --max-drop")
     if not given:
-        return experiments.paper_recipe(network, data_name)
+        return experiments.paper_recipe(network, data_name, shape)
     if "compression" in given:
-        return experiments.compressed_recipe(network, options.compression, data_name)
+        return experiments.compressed_recipe(network, options.compression, data_name, shape)
     choose = {**given, "method": options.method or "joint"}
-    return experiments.chosen_recipe(network, choose, data_name)
+    return experiments.chosen_recipe(network, choose, data_name, shape)
+
+
+def _fitted(about: dict, splits: data.Splits) -> dict:
+    """A network for photos tells as many classes apart as there are."""
+    if about["network"] not in names.PHOTOS:
+        return about
+    return {**about, "classes": names.classes(splits)}
+
+
+def _said(about: Mapping, options: argparse.Namespace) -> str:
+    words = models.describe(about)
+    if about.get("width", 1) < 1 and options.width is None:
+        words += ": reduced for a CPU; --width 1 --size 227 is the paper's"
+    return words
 
 
 # ------------------------------------------------------------------------- of scan and choose
@@ -224,6 +334,16 @@ def _check_same_images(path: str, scanned: sensitivity.Scan, val: data.Split) ->
         raise ValueError(
             f"{path} was made on other images than these; name the same --data as for the scan"
         )
+
+
+def _scan_of(path: str, model, val: data.Split) -> sensitivity.Scan:
+    """A scan to go on from. Raises ValueError where it is of something else, or says too little."""
+    scanned = sensitivity.Scan.load(path)
+    if scanned.about.get("model_sha256") not in (None, fingerprint(model)):
+        raise ValueError(f"{path} is of a network with other weights; scan this one first")
+    _check_same_images(path, scanned, val)
+    sensitivity.choose(scanned, density=1.0)  # raises where nothing can be chosen by it
+    return scanned
 
 
 def _amount(options: argparse.Namespace) -> str:
@@ -321,25 +441,34 @@ def _train(options, model, splits, config, mask=None):
     return rows, experiments.plain(accuracy)
 
 
-def _train_config(options: argparse.Namespace, network: str, data_name: str):
+def _train_config(options: argparse.Namespace, about: Mapping, data_name: str):
     """The network's recipe, with what was typed in place of what it says."""
-    config = experiments.paper_recipe(network, data_name).dense
-    words = ("epochs", "lr", "batch_size", "weight_decay", "shift", "seed")
-    typed = {word: getattr(options, word) for word in words}
+    shape = models.settings(about)
+    network = shape.pop("network").removesuffix("-torchvision")  # which the paper does not have
+    config = experiments.paper_recipe(network, data_name, shape).dense
+    words = ("epochs", "lr", "batch_size", "weight_decay", "shift", "crop", "colour", "accumulate")
+    typed = {word: getattr(options, word) for word in (*words, "seed")}
     typed = {name: value for name, value in typed.items() if value is not None}
-    return replace(config, **typed, bf16=options.bf16)
+    flip = options.flip or config.flip
+    return replace(config, **typed, flip=flip, bf16=options.bf16, compile=options.compile)
 
 
 def _checkpoint(options: argparse.Namespace) -> str:
     return f"{options.out}.checkpoint"
 
 
-def _load_data(options: argparse.Namespace, model, name: str | None = None) -> data.Splits:
+def _load_data(
+    options: argparse.Namespace, model, name: str | None = None, about: Mapping | None = None
+) -> data.Splits:
     """The splits, said in one line; the model goes where they are, and has to fit them."""
-    splits = names.splits(options, name)
-    _say(options, str(splits))
-    names.check_fit(model.to(splits.val.images.device), splits)
+    splits = names.splits(options, name, about)
+    _place(options, model, splits)
     return splits
+
+
+def _place(options: argparse.Namespace, model, splits: data.Splits) -> None:
+    _say(options, str(splits))
+    names.check_fit(model.to(splits.val.device), splits)
 
 
 def _set_threads(options: argparse.Namespace, network: str | None = None) -> None:
@@ -384,7 +513,7 @@ def _settings(options: argparse.Namespace, folder: Path) -> dict:
                 f"{folder} was started with {option} {settings[name]}, not {value}; "
                 f"--resume needs no settings, it takes those of the run"
             )
-    for name in ("compression", "density", "max_drop", "method"):
+    for name in ("compression", "density", "max_drop", "method", "width", "size", "dropout"):
         if getattr(options, name) is not None:
             word = f"--{name.replace('_', '-')}"
             raise ValueError(f"--resume takes the run's own settings; leave {word} out")
@@ -434,5 +563,6 @@ def _done(options: argparse.Namespace, result: dict, more: str = "") -> None:
 
 
 COMMANDS = {
-    command.__name__: command for command in (run, train, scan, choose, prune, retrain, report)
+    command.__name__: command
+    for command in (run, train, scan, choose, prune, retrain, report, studio)
 }

@@ -5,14 +5,14 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 
 import torch
 from torch import nn
 
-from pruning_lab import criteria, data, evaluation, files, models
-from pruning_lab.cli.words import NETWORKS
+from pruning_lab import criteria, data, evaluation, experiments, files, models, processes
+from pruning_lab.cli.words import LENETS, NETWORKS
 
 CRITERIA = {"magnitude": criteria.magnitude, "random": criteria.random}
 
@@ -46,15 +46,13 @@ def network(options: argparse.Namespace, path: str | None = None) -> tuple[nn.Mo
     name = name or about.get("network")
     if name not in models.BUILT_IN:
         raise ValueError(_unknown(name, path, options))
-    model = models.BUILT_IN[name]()
-    models.load_(model, path)
-    return model, {**about, "network": name}
+    return models.load(path, name)
 
 
 def check_fit(model: nn.Module, splits: data.Splits) -> None:
     """Raise ValueError where the network cannot take these images, or has too few answers."""
     images = splits.val.head(1)
-    shape = " x ".join(map(str, images.images.shape[1:]))
+    shape = " x ".join(map(str, images.shape))
     try:
         with evaluation.measuring(model):
             (answer,) = (model(x.to(evaluation.device_of(model))) for x, _ in images)
@@ -64,10 +62,9 @@ def check_fit(model: nn.Module, splits: data.Splits) -> None:
             f"this network cannot take the images of {splits.name}, which are {shape}: "
             f"{_first_line(error)}"
         ) from error
-    classes = 1 + max(int(s.labels.max()) for s in (splits.train, splits.val, splits.test))
-    if classes > outputs:
+    if (there := classes(splits)) > outputs:
         raise ValueError(
-            f"this network tells {outputs} classes apart, and {splits.name} has {classes}"
+            f"this network tells {outputs} classes apart, and {splits.name} has {there}"
         )
 
 
@@ -141,13 +138,47 @@ def _first_line(error: BaseException) -> str:
 # ------------------------------------------------------------------------------- data and device
 
 
-def splits(options: argparse.Namespace, name: str | None = None) -> data.Splits:
-    return data.load(
-        name or options.data or "auto",
-        root=options.root,
-        device=device(options.device),
-        download=options.download,
-    )
+def splits(
+    options: argparse.Namespace, name: str | None = None, about: Mapping | None = None
+) -> data.Splits:
+    """The images that were named, at the size that the network `about` takes."""
+    photos = (about or {}).get("network") in PHOTOS
+    size = options.size
+    if photos and size is None:
+        size = models.settings(about)["size"]
+    with processes.first_alone():  # one decodes, the others find it done
+        return data.load(
+            name or options.data or ("photos" if photos else "auto"),
+            root=options.root,
+            device=device(options.device),
+            download=options.download,
+            size=size,
+        )
+
+
+PHOTOS = tuple(name for name in models.BUILT_IN if name not in LENETS)
+
+
+def shape(options: argparse.Namespace, network: str) -> dict:
+    """Width, size and dropout of a network for photos: what was typed, else what suits the device.
+
+    A LeNet has none to choose. Raises ValueError where one was typed for it.
+    """
+    typed = {name: getattr(options, name) for name in ("width", "size", "dropout")}
+    typed = {name: value for name, value in typed.items() if value is not None}
+    if network not in PHOTOS:
+        for name in typed:
+            raise ValueError(f"--{name} goes with alexnet and vgg-16, {network} has one shape")
+        return {}
+    if options.data == "imagenet":
+        return typed
+    if "width" in typed or not device(options.device).startswith("cpu"):
+        return {"size": 128, **typed}
+    return {**experiments.REDUCED[network], **typed}
+
+
+def classes(splits: data.Splits) -> int:
+    return 1 + max(int(part.labels.max()) for part in (splits.train, splits.val, splits.test))
 
 
 def device(name: str) -> str:

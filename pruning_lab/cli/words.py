@@ -4,8 +4,11 @@ import argparse
 
 from pruning_lab import __version__
 
-NETWORKS = ("lenet-300-100", "lenet-5")
-DATA = ("auto", "mnist", "digits", "folder:PATH")
+LENETS = ("lenet-300-100", "lenet-5")  # which come trained
+NETWORKS = (*LENETS, "alexnet", "alexnet-torchvision", "vgg-16")
+RECIPES = (*LENETS, "alexnet", "vgg-16")  # networks of the paper
+TRAINED = "lenet-5"  # what the studio opens where no file is named
+DATA = ("auto", "mnist", "digits", "photos", "imagenette", "imagenet", "shapes", "folder:PATH")
 CRITERIA = ("magnitude", "random")
 METHODS = ("single", "joint")
 DENSITIES = (0.9, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02)  # of a scan that is not told any
@@ -30,11 +33,27 @@ def parser() -> argparse.ArgumentParser:
     seeded.add_argument("--seed", type=_whole, help="of everything random (0)")
 
     images = argparse.ArgumentParser(add_help=False)
-    images.add_argument("--data", metavar="NAME", help=f"{', '.join(DATA)} (auto: mnist if there)")
+    images.add_argument(
+        "--data",
+        metavar="NAME",
+        help=f"{', '.join(DATA)} (auto: mnist where it is, else digits; photos, for the large "
+        "networks: imagenette where it is, else shapes)",
+    )
+    images.add_argument("--size", type=_whole, metavar="PX", help="of photos (the network's)")
     images.add_argument("--root", help="folder of the data ($PRUNING_LAB_DATA, else data)")
     images.add_argument("--download", action="store_true", help="fetch the data if missing")
     images.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     images.add_argument("--threads", type=_whole, help="threads on a CPU (what suits the network)")
+
+    shaped = argparse.ArgumentParser(add_help=False)
+    shaped.add_argument(
+        "--width",
+        type=float,
+        metavar="W",
+        help="share of the channels and units of alexnet and vgg-16 (on a CPU few, at 64 px; "
+        "else all, at 128 px)",
+    )
+    shaped.add_argument("--dropout", type=float, metavar="P", help="of those two")
 
     learning = argparse.ArgumentParser(add_help=False)
     learning.add_argument("--epochs", type=_whole, help="passes over the training images")
@@ -42,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
     learning.add_argument("--batch-size", type=_whole)
     learning.add_argument("--weight-decay", type=float, help="L2")
     learning.add_argument("--shift", type=_whole, help="pixels by which images move at random")
+    learning.add_argument("--flip", action="store_true", help="mirror images at random")
+    learning.add_argument("--crop", type=float, metavar="SHARE", help="smallest area of a crop")
+    learning.add_argument("--colour", type=float, metavar="SIGMA", help="jitter along RGB's axes")
+    learning.add_argument("--accumulate", type=_whole, metavar="N", help="batches for a step")
+    learning.add_argument("--compile", action="store_true", help="by torch.compile")
     learning.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     learning.add_argument("--resume", action="store_true", help="go on behind the checkpoint")
 
@@ -73,8 +97,10 @@ def parser() -> argparse.ArgumentParser:
         "run --model lenet-5 --data mnist --out runs/first",
         images,
         seeded,
+        shaped,
     ).add_argument
-    add("--model", choices=NETWORKS, help=f"which network ({NETWORKS[0]})")
+    add("--model", choices=RECIPES, help=f"which network ({RECIPES[0]})")
+    add("--bf16", action="store_true", help="autocast to bfloat16 (always for photos on a GPU)")
     add("--compression", type=float, metavar="X", help="parameters, before / after (the paper's)")
     add("--density", type=float, metavar="D", help="share of all weights to keep, by its own scan")
     add("--max-drop", type=float, metavar="POINTS", help="what may be lost before retraining")
@@ -88,9 +114,10 @@ def parser() -> argparse.ArgumentParser:
         "train --model lenet-300-100 --epochs 5 --out dense.safetensors",
         images,
         seeded,
+        shaped,
         learning,
     ).add_argument
-    add("--model", choices=NETWORKS, default="lenet-300-100")
+    add("--model", choices=RECIPES, default="lenet-300-100")
     add("--out", default="dense.safetensors", help="file for the network (dense.safetensors)")
 
     add = command(
@@ -180,6 +207,20 @@ def parser() -> argparse.ArgumentParser:
     add("file", help="the folder of a run, or a pruned network's file")
     add("--dense", metavar="FILE", help="the network before pruning")
     add("--out", help="file for the page (report.html)")
+
+    add = command(
+        "studio",
+        "drag thresholds and see the network change, in the browser (uses the val images)",
+        "studio dense.safetensors --scan scan.csv\n"
+        "  pruning-lab studio --model nets:make --weights mine.safetensors --data folder:photos",
+        network,
+        images,
+        seeded,
+    ).add_argument
+    add("file", nargs="?", help=f"a network's file (the trained {TRAINED} that comes with this)")
+    add("--scan", metavar="FILE", help="the rows of a scan of it (scan.csv), to start with")
+    add("--port", type=_whole, metavar="N", help="of this machine (any free one)")
+    add("--no-browser", action="store_true", help="only print the address")
     return whole
 
 

@@ -6,7 +6,8 @@ share, and sent as PNG, which every notebook front end shows.
 """
 
 from pruning_lab.widgets.growing import GrowingScan
+from pruning_lab.widgets.numbers import NumbersSlider
 from pruning_lab.widgets.sliders import DropSlider, ThresholdSlider
 from pruning_lab.widgets.studio import StudioPanel
 
-__all__ = ["DropSlider", "GrowingScan", "StudioPanel", "ThresholdSlider"]
+__all__ = ["DropSlider", "GrowingScan", "NumbersSlider", "StudioPanel", "ThresholdSlider"]

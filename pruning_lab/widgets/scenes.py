@@ -7,7 +7,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
 from pruning_lab import plots
-from pruning_lab.studio import Studio
+from pruning_lab.studio import Attempt, Studio
 from pruning_lab.widgets.pictures import Film, png
 
 _SIZE = (620, 290)
@@ -128,28 +128,20 @@ class TrailFilm:
 def trail(studio: Studio, ax: Axes) -> Axes:
     """Draw the attempts that were measured; those that no other beats are filled and joined."""
     comparison = studio.compare()
-    best = comparison.pareto
-    numbers = {attempt.number for attempt in best}
-    for attempt in comparison:
-        if (a := attempt.accuracy) is None:
-            continue
-        here, beaten = attempt.number == studio.attempt.number, attempt.number not in numbers
-        colour = plots.LIMIT if here else plots.NOISE if beaten else plots.KEPT
-        ax.errorbar(
-            [max(attempt.density, 1e-4)],
-            [a.value],
-            yerr=[[a.value - a.low], [a.high - a.value]],
-            fmt="D" if here else "o",
-            markersize=9 if here else 5,
-            markerfacecolor="white" if beaten and not here else colour,
-            color=colour,
-            elinewidth=1,
-            zorder=3 if here else 2,
-        )
+    best, now = comparison.pareto, studio.attempt.number
+    numbers = {attempt.number for attempt in best} - {now}
+    measured = [attempt for attempt in comparison if attempt.accuracy is not None]
+    here = [a for a in measured if a.number == now]
+    unbeaten = [a for a in measured if a.number in numbers]
+    beaten = [a for a in measured if a.number not in {*numbers, now}]
+    _marks(ax, beaten, plots.NOISE, fmt="o", markersize=5, markerfacecolor="white")
+    _marks(ax, unbeaten, plots.KEPT, fmt="o", markersize=5)
+    _marks(ax, here, plots.LIMIT, fmt="D", markersize=9, zorder=3)
+    for attempt in measured:
         if attempt.name:
             ax.annotate(
                 attempt.name,
-                (max(attempt.density, 1e-4), a.value),
+                (max(attempt.density, 1e-4), attempt.accuracy.value),
                 xytext=(6, 6),
                 textcoords="offset points",
                 fontsize=_FONT - 1,
@@ -179,6 +171,21 @@ def trail(studio: Studio, ax: Axes) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25)
     return ax
+
+
+def _marks(ax: Axes, attempts: list[Attempt], colour: str, **style) -> None:
+    """Those that look alike at once: each call takes milliseconds, and a drag leaves many."""
+    if not attempts:
+        return
+    values, low, high = zip(
+        *((a.accuracy.value, a.accuracy.low, a.accuracy.high) for a in attempts), strict=True
+    )
+    ax.errorbar(
+        [max(a.density, 1e-4) for a in attempts],
+        values,
+        yerr=[np.subtract(values, low), np.subtract(high, values)],
+        **{"color": colour, "elinewidth": 1, "zorder": 2, **style},
+    )
 
 
 def _percent(share: float, _: int) -> str:

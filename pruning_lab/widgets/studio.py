@@ -12,7 +12,6 @@ from ipywidgets import HTML, Box, Button, HBox, Layout, VBox
 
 from pruning_lab.studio import ALL, LayerMetrics, Metrics, Setting, Studio
 from pruning_lab.studio.layers import LIMIT, STEP
-from pruning_lab.widgets import pictures
 from pruning_lab.widgets.scenes import TrailFilm, WeightsFilm
 from pruning_lab.widgets.tables import NUMBER, table
 
@@ -43,7 +42,14 @@ class StudioPanel(VBox):
         self.table, self.attempts = HTML(), HTML()
         self._buttons = self._make_buttons()
         tabs = ipywidgets.Tab([self.table, self.attempts], titles=["Layers", "Attempts"])
-        sliders = Box([row.view for row in self.rows.values()], layout=_SCROLLING)
+        scrolling = Layout(
+            display="flex",
+            flex_flow="column",
+            max_height="440px",
+            overflow="hidden auto",
+            width="100%",
+        )
+        sliders = Box([row.view for row in self.rows.values()], layout=scrolling)
         hand = VBox(
             [*self._tools(), sliders, *self._bars(), self.message],
             layout=Layout(width=f"{_SIDE}px", flex="0 0 auto"),
@@ -62,6 +68,11 @@ class StudioPanel(VBox):
             "message": self.message,
             "layers": self.table,
             "attempts": self.attempts,
+            "max-drop": self.max_drop,
+            "epochs": self.epochs,
+            "label": self.label,
+            "path": self.path,
+            "filter": self.filter,
             **{name.replace(" ", "-"): button for name, button in self._buttons.items()},
         }
         for name, part in named.items():
@@ -93,8 +104,9 @@ class StudioPanel(VBox):
     def close(self) -> None:
         """End the studio's thread, and take the panel off the page."""
         self.studio.close()
-        for part in (*self.children, *self._parts):
-            part.close()
+        for widget in (*_with_parts(self.filter), *_with_parts(self)):
+            if widget is not self:
+                widget.close()
         super().close()
 
     # -------------------------------------------------------------------------------- the parts
@@ -206,8 +218,8 @@ class StudioPanel(VBox):
         try:
             action()
         except Exception as error:
-            words = error.args[0] if error.args else type(error).__name__
-            self.problem.value = _alert(str(words))
+            words = error.args[0] if isinstance(error, KeyError) else error  # it would add quotes
+            self.problem.value = _alert(str(words) or type(error).__name__)
             self._write(anew=True)  # a slider that was refused goes back
         else:
             self.problem.value = ""
@@ -231,10 +243,10 @@ class StudioPanel(VBox):
             self._write()
             self.picture.value = self._films[0].picture(self._layer)
         elif event == "done":
-            self.picture.value = self._films[0].picture(self._layer)
-            self.trail.value = self._films[1].picture()
-            self.attempts.value = _attempts(self.studio)
             self._write(whole=True)
+            if self.studio.attempt.accuracy is not None:  # else a hand is further, and waits
+                self.trail.value = self._films[1].picture()
+                self.attempts.value = _attempts(self.studio)
         else:
             self._write()
 
@@ -281,14 +293,15 @@ class StudioPanel(VBox):
         bundle = super()._repr_mimebundle_(**options)
         data = bundle[0] if isinstance(bundle, tuple) else bundle
         if data and self.picture.value:
-            shots = [pic.value for pic in (self.picture, self.trail) if pic.value]
+            shots = [base64.b64encode(pic.value).decode() for pic in (self.picture, self.trail)]
             images = "".join(
-                f'<p><img alt="threshold studio" width="{pictures.WIDTH}" '
-                f'src="data:image/png;base64,{base64.b64encode(shot).decode()}"></p>'
-                for shot in shots
+                f'<p><img alt="{film.words}" width="{film.pixels[0]}" '
+                f'src="data:image/png;base64,{shot}"></p>'
+                for film, shot in zip(self._films, shots, strict=True)
+                if shot
             )
             data["text/html"] = f"{self.headline.value}{images}{self.table.value}"
-            data["image/png"] = base64.b64encode(shots[0]).decode()
+            data["image/png"] = shots[0]
             data["text/plain"] = f"{self.studio!r}\n\n{self.studio.mask.receipt}"
         return bundle
 
@@ -300,7 +313,8 @@ class _Row:
     """One layer's line: its name, its slider, a box for exact values, what it keeps, its lock."""
 
     def __init__(self, panel: StudioPanel, row: LayerMetrics):
-        self._panel, name = panel, row.layer
+        self._panel = panel
+        self._name = name = row.layer
         self.name = Button(
             description=name,
             tooltip=f"show {name}: {row.weights:,} weights",
@@ -328,10 +342,15 @@ class _Row:
         for part, word in zip(parts, _WORDS, strict=True):
             part.add_class(f"studio-{word}-{css}")
         self.name.on_click(lambda _: panel.select(name))
-        self.slider.observe(lambda change: panel.moved(name, round(change["new"], 10)), "value")
+        self.slider.observe(self._slid, "value")
         self.box.observe(lambda change: panel.moved(name, change["new"]), "value")
         self.lock.observe(lambda change: panel.lock(name, change["new"]), "value")
         self.reset.on_click(lambda _: panel.moved(name, 0.0))
+
+    def _slid(self, change: dict) -> None:
+        """A browser answers a new value with its own last digit of it: no hand did that."""
+        if _on_grid(change["new"]) != _on_grid(change["old"]):
+            self._panel.moved(self._name, _on_grid(change["new"]))
 
     def show(self, row: LayerMetrics, selected: bool) -> None:
         """What follows from where it stands."""
@@ -342,8 +361,13 @@ class _Row:
         """Where it stands. A value off the slider's grid would come back from the browser rounded,
         over a later one: exact ones are for the box.
         """
-        self.slider.value = round(min(LIMIT, round(row.quality / STEP) * STEP), 10)
-        self.box.value = float(f"{row.quality:.4g}") if row.kept else self.slider.max
+        quality = float(f"{row.quality:.4g}") if row.kept else LIMIT
+        if row.asked.kind == "quality":
+            quality = row.asked.amount
+        place = _on_grid(min(quality, LIMIT))
+        if place != _on_grid(self.slider.value):  # it would jump back under a fast hand
+            self.slider.value = place
+        self.box.value = quality
         self.lock.value = row.locked
         self.lock.icon = "lock" if row.locked else "unlock"
 
@@ -356,9 +380,19 @@ class _Row:
 
 _UNSEEN = "position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)"
 _WORDS = ("name", "slider", "box", "kept", "lock", "reset")
-_SCROLLING = Layout(
-    display="flex", flex_flow="column", max_height="440px", overflow="hidden auto", width="100%"
-)
+
+
+def _on_grid(quality: float) -> float:
+    return round(round(quality / STEP) * STEP, 10)
+
+
+def _with_parts(widget: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
+    """A widget after all that hangs on it: children, layouts, styles."""
+    for value in (getattr(widget, key) for key in widget.keys):
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, ipywidgets.Widget):
+                yield from _with_parts(part)
+    yield widget
 
 
 def _bar(*parts: ipywidgets.Widget) -> HBox:

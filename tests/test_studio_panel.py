@@ -1,0 +1,684 @@
+"""The studio's panel without a browser: hands move its widgets as the browser's messages would."""
+
+import base64
+import copy
+import gc
+import html
+import io
+import json
+import re
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from ipywidgets.widgets.widget import _instances as living
+from PIL import Image
+from torch import nn
+from toys import CLASSES
+
+from pruning_lab import data, models, plots
+from pruning_lab.cli import main as pruning_lab
+from pruning_lab.masks import Mask, prunable
+from pruning_lab.studio import ALL, Setting, Studio
+from pruning_lab.widgets import StudioPanel, scenes
+
+
+@pytest.fixture
+def splits(split):
+    """Noise to train on, to choose by, and to test on."""
+
+    def part(name, count, seed):
+        generator = torch.Generator().manual_seed(seed)
+        pixels = torch.randint(256, (count, 1, 8, 8), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(CLASSES, (count,), generator=generator)
+        return replace(split, name=name, images=pixels, labels=labels)
+
+    return data.Splits("noise", part("train", 40, 2), split, part("test", 30, 3), "random")
+
+
+@pytest.fixture
+def panel_of():
+    """Opens panels, and closes them in the end."""
+    panels = []
+
+    def open_(model, images, **options) -> StudioPanel:
+        panels.append(StudioPanel(Studio(model, images, **options)))
+        return panels[-1].settle(60)
+
+    yield open_
+    for panel in panels:
+        panel.close()
+
+
+@pytest.fixture
+def panel(panel_of, toy, splits) -> StudioPanel:
+    return panel_of(toy, splits)
+
+
+# --- a hand ------------------------------------------------------------------------------------
+
+
+def drag(panel: StudioPanel, layer: str, value: float) -> None:
+    """What a browser sends for a slider, in the thread that takes messages."""
+    panel.rows[layer].slider.set_state({"value": value})
+
+
+def type_in(panel: StudioPanel, layer: str, value: float) -> None:
+    panel.rows[layer].box.set_state({"value": value})
+
+
+def press(panel: StudioPanel, name: str) -> StudioPanel:
+    """A browser lets nobody press what is disabled."""
+    button = panel._buttons[name]
+    assert not button.disabled
+    button.click()
+    return panel
+
+
+def text(widget) -> str:
+    return " ".join(html.unescape(re.sub("<[^>]*>", " ", widget.value)).split())
+
+
+# --- what is shown, against others -------------------------------------------------------------
+
+
+@torch.no_grad()
+def right_by_hand(model: nn.Module, settings: dict, images) -> tuple[int, int]:
+    """(right answers, weights that stay) of a copy cut by hand at quality x standard deviation."""
+    cut, kept = copy.deepcopy(model).eval(), 0
+    for name, layer in prunable(cut).items():
+        threshold = (
+            settings[name].amount * layer.weight.std(correction=0) if name in settings else 0
+        )
+        layer.weight.mul_(layer.weight.abs() >= threshold)
+        kept += int(layer.weight.count_nonzero())
+    return sum(int((cut(x).argmax(1) == y).sum()) for x, y in images), kept
+
+
+def check(panel: StudioPanel, model: nn.Module, images) -> None:
+    """All that stands in the panel is what the studio says, and so is what the studio says."""
+    panel.settle(60)
+    metrics = panel.studio.metrics()
+    right, kept = right_by_hand(model, panel.studio.attempt.settings, images)
+    assert metrics.final
+    assert (round(metrics.accuracy.value * metrics.accuracy.n), metrics.kept) == (right, kept)
+    check_words(panel)
+
+
+def check_words(panel: StudioPanel) -> None:
+    metrics, headline, table = panel.studio.metrics(), text(panel.headline), text(panel.table)
+    accuracy = metrics.accuracy
+    interval = f"{accuracy.low:.2%} to {accuracy.high:.2%}, {accuracy.n:,} images"
+    assert f"accuracy on val {accuracy.value:.2%} {interval}" in headline
+    assert f"drop {metrics.drop}" in headline
+    assert f"weights kept {share(metrics.density)} {metrics.kept:,}" in headline
+    assert headline.endswith("● up to date")
+    assert f"{metrics.kept:,} of {metrics.weights:,}" in table
+    for row in metrics.layers:
+        line = panel.rows[row.layer]
+        assert text(line.kept) == share(row.density)
+        assert f"{row.threshold:.4g} {share(row.density)} {row.kept:,} of {row.weights:,}" in table
+        assert line.slider.value == pytest.approx(min(3, round(row.quality / 0.05) * 0.05))
+        assert round(line.slider.value / 0.05, 6) == round(line.slider.value / 0.05)
+        if row.asked.kind == "quality":
+            assert line.box.value == row.asked.amount
+        assert line.lock.value == row.locked
+        assert line.slider.disabled == line.box.disabled == line.reset.disabled == row.locked
+        assert (line.name.button_style == "primary") == (row.layer == panel.layer)
+
+
+def share(density: float) -> str:
+    return f"{density:.1%}" if density >= 0.01 or density == 0 else f"{density:.2%}"
+
+
+def pixels(widget) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(widget.value)).convert("RGB")).astype(int)
+
+
+# --- sliders -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", ["conv1", "fc1", "fc2"])
+def test_label_picture_and_accuracy_follow_a_slider(panel, toy, split, layer):
+    check(panel, toy, split)
+    seen = []
+    for quality in (0.5, 1.0, 1.55, 3.0):
+        drag(panel, layer, quality)
+        check(panel, toy, split)
+        assert panel.studio.setting(layer) == Setting("quality", quality)
+        seen.append((panel.rows[layer].kept.value, panel.picture.value, panel.headline.value))
+    for shown in zip(*seen, strict=True):
+        assert len(set(shown)) == len(seen)
+    assert panel.layer == layer
+
+
+def test_what_a_browser_adds_to_a_step_is_left_out(panel, toy, split):
+    drag(panel, "fc1", 0.15000000000000002)
+    assert panel.studio.setting("fc1").amount == panel.rows["fc1"].box.value == 0.15
+    # Nothing goes back to the browser, where the hand is further by now.
+    assert panel.rows["fc1"].slider.value == 0.15000000000000002
+    check(panel, toy, split)
+
+
+@pytest.mark.parametrize("quality", [1.23456789, 0.7312, 3.7, 12.5])
+def test_the_box_is_exact_and_the_slider_stays_on_its_grid(panel, toy, split, quality):
+    type_in(panel, "fc1", quality)
+    assert panel.studio.setting("fc1").amount == panel.rows["fc1"].box.value == quality
+    check(panel, toy, split)
+    attempt = panel.studio.attempt
+    # A browser that is told a value of the grid answers with another last digit of it.
+    drag(panel, "fc1", np.nextafter(panel.rows["fc1"].slider.value, 0))
+    assert panel.settle(60).studio.attempt is attempt
+
+
+def test_reset_gives_a_layer_all_its_weights_again(panel, toy, split):
+    type_in(panel, "fc1", 1.234)
+    drag(panel, "conv1", 0.5)
+    panel.rows["fc1"].reset.click()
+    check(panel, toy, split)
+    assert panel.studio.setting("fc1") == ALL
+    assert panel.rows["fc1"].box.value == panel.rows["fc1"].slider.value == 0
+    assert panel.studio.setting("conv1").amount == 0.5
+
+
+def test_fifty_events_at_once_leave_one_result_the_newest(panel, toy, split):
+    """They come while the thread is kept from working on the first."""
+    began, go, moved = threading.Event(), threading.Event(), []
+
+    def hold(event):
+        if event == "moved":
+            moved.append(panel.studio.setting("fc1").amount)
+            began.set()
+            assert go.wait(20)
+
+    panel.studio.listen(hold)
+    pictures = []
+    panel.picture.observe(lambda change: pictures.append(change["new"]), "value")
+    drag(panel, "fc1", 0.05)
+    assert began.wait(20)
+    for step in range(2, 51):
+        drag(panel, "fc1", step * 0.05)
+    assert text(panel.rows["fc1"].kept) == share(panel.studio.metrics().layers[1].density)
+    go.set()
+    check(panel, toy, split)
+    assert panel.studio.setting("fc1").amount == pytest.approx(2.5)
+    assert moved == [0.05, 2.5]
+    assert len(pictures) <= 2
+    assert [a.settings.keys() for a in panel.studio.attempts] == [set(), {"fc1"}]
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_messages_may_come_in_a_thread_of_their_own(panel, toy, split, elsewhere):
+    """As of JupyterLab 4.4: while a cell runs. Voila and nbval take them in the main thread."""
+    errors = []
+
+    def messages():
+        try:
+            for step in range(1, 31):
+                drag(panel, ("fc1", "conv1")[step % 2], step * 0.1 % 2)
+                panel.select("fc2" if step % 3 else "fc1")
+        except BaseException as error:
+            errors.append(error)
+
+    hand = threading.Thread(target=messages)
+    hand.start() if elsewhere else messages()
+    for step in range(1, 31):
+        panel.studio.set(fc2=step * 0.05)
+        assert panel.studio.metrics().weights == 516
+    if elsewhere:
+        hand.join(60)
+    assert errors == []
+    assert panel.problem.value == ""
+    check(panel, toy, split)
+    asked = {layer: setting.amount for layer, setting in panel.studio.attempt.settings.items()}
+    assert asked["fc2"] == pytest.approx(1.5)
+    assert (asked["fc1"], asked["conv1"]) == (pytest.approx(1.0), pytest.approx(0.9))
+
+
+def test_a_cell_moves_the_sliders(panel, toy, split):
+    panel.studio.set(fc1=1.37, fc2=0.5)
+    check(panel, toy, split)
+    assert (panel.rows["fc1"].slider.value, panel.rows["fc1"].box.value) == (1.35, 1.37)
+    panel.studio.set(density={"fc1": 0.25}).settle()
+    row = panel.studio.metrics().layers[1]
+    assert panel.rows["fc1"].box.value == pytest.approx(row.quality, rel=1e-3)
+    check_words(panel)
+    assert "density 0.25" in text(panel.table)
+    panel.studio.set(density={"fc1": 0.0}).settle()
+    assert (panel.rows["fc1"].slider.value, panel.rows["fc1"].box.value) == (3.0, 3.0)
+
+
+def test_a_cell_chooses_the_layer_in_the_picture(panel):
+    assert panel.layer == "conv1"
+    first = panel.picture.value
+    panel.layer = "fc2"
+    assert panel.settle(60).picture.value != first
+    check_words(panel)
+    with pytest.raises(KeyError, match="did you mean fc2"):
+        panel.layer = "fc3"
+    assert panel.layer == "fc2"
+    panel.rows["conv1"].name.click()
+    assert panel.settle(60).layer == "conv1"
+    assert panel.picture.value == first
+
+
+# --- locks, links, filters ---------------------------------------------------------------------
+
+
+def test_a_locked_layer_is_left_alone(panel, toy, split):
+    drag(panel, "fc1", 1.0)
+    panel.rows["fc1"].lock.set_state({"value": True})
+    assert panel.studio.locked == {"fc1"}
+    assert panel.rows["fc1"].slider.disabled
+    check(panel, toy, split)
+    panel.studio.set(0.5)
+    check(panel, toy, split)
+    assert panel.studio.setting("fc1").amount == 1.0
+    drag(panel, "fc1", 2.0)  # a message that was under way
+    assert "layer 'fc1' is locked; unlock it first" in text(panel.problem)
+    check(panel, toy, split)
+    assert panel.rows["fc1"].slider.value == 1.0
+    panel.rows["fc1"].lock.set_state({"value": False})
+    assert panel.problem.value == ""
+    drag(panel, "fc1", 2.0)
+    check(panel, toy, split)
+    panel.studio.lock("fc2").settle()  # by a cell
+    assert panel.rows["fc2"].lock.value
+    assert panel.rows["fc2"].slider.disabled
+
+
+def test_linked_layers_move_together(panel, toy, split):
+    assert list(panel.link) == ["conv", "fc"]
+    panel.link["fc"].value = True
+    drag(panel, "fc1", 0.8)
+    check(panel, toy, split)
+    assert panel.studio.attempt.settings.keys() == {"fc1", "fc2"}
+    assert panel.rows["fc2"].slider.value == 0.8
+    panel.rows["fc2"].lock.set_state({"value": True})
+    drag(panel, "fc1", 1.2)
+    drag(panel, "conv1", 0.3)
+    check(panel, toy, split)
+    asked = {layer: setting.amount for layer, setting in panel.studio.attempt.settings.items()}
+    assert asked == {"fc1": 1.2, "fc2": 0.8, "conv1": 0.3}
+
+
+def test_a_network_of_one_kind_has_one_link(panel_of, split):
+    torch.manual_seed(0)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, CLASSES))
+    panel = panel_of(linear, split)
+    assert list(panel.link) == ["fc"]
+    drag(panel, "1", 1.0)
+    check(panel, linear, split)
+    assert panel._buttons["retrain"].disabled  # a split alone has nothing to train or test on
+    assert panel._buttons["test"].disabled
+
+
+@pytest.fixture
+def resnet() -> tuple[nn.Module, list]:
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(num_classes=CLASSES)
+    images = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    return model, [(x, torch.arange(8) % CLASSES) for x in images.split(8)]
+
+
+def test_a_network_of_twenty_layers(panel_of, resnet):
+    model, images = resnet
+    panel = panel_of(model, images)
+    assert len(panel.rows) == 21
+    check(panel, model, images)
+    drag(panel, "layer2.0.downsample.0", 1.1)  # a name with dots
+    check(panel, model, images)
+    assert "studio-slider-layer2-0-downsample-0" in slider_classes(panel, "layer2.0.downsample.0")
+    panel.rows["conv1"].lock.value = True
+    panel.link["conv"].value = True
+    drag(panel, "layer1.0.conv1", 0.6)
+    check(panel, model, images)
+    assert len(panel.studio.attempt.settings) == 19  # all but the first and fc
+    panel.filter.set_state({"value": "layer1."})
+    seen = [name for name, row in panel.rows.items() if row.view.layout.display != "none"]
+    assert seen == [name for name in panel.rows if name.startswith("layer1.")]
+    panel.filter.value = ""
+    assert all(row.view.layout.display != "none" for row in panel.rows.values())
+
+
+def slider_classes(panel, layer) -> tuple:
+    return panel.rows[layer].slider._dom_classes
+
+
+def test_few_layers_have_no_filter(panel):
+    tools = panel._parts[1].children[0].children
+    assert panel.filter not in tools
+    assert tools == tuple(panel.link.values())
+
+
+# --- buttons -----------------------------------------------------------------------------------
+
+
+def test_undo_and_redo_move_the_sliders(panel, toy, split):
+    assert panel._buttons["undo"].disabled
+    assert panel._buttons["redo"].disabled
+    drag(panel, "fc1", 1.0)
+    check(panel, toy, split)
+    before = panel.headline.value, panel.picture.value
+    drag(panel, "fc2", 0.55)
+    check(panel, toy, split)
+    press(panel, "undo")
+    check(panel, toy, split)
+    assert panel.rows["fc2"].slider.value == 0
+    panel.layer = "fc1"
+    assert (panel.headline.value, panel.settle(60).picture.value) == before
+    press(panel, "redo")
+    check(panel, toy, split)
+    assert panel.rows["fc2"].slider.value == 0.55
+    assert panel._buttons["redo"].disabled
+    press(press(panel, "undo"), "undo")
+    check(panel, toy, split)
+    assert panel._buttons["undo"].disabled
+    assert panel.studio.attempt.number == 1
+
+
+def test_suggest_sets_what_a_scan_says_and_draws_its_curve(panel, toy, splits):
+    bare = pixels(panel.picture)
+    panel.max_drop.value = 3.0
+    press(panel, "suggest").settle(60)
+    expected = Studio(toy, splits).suggest(3.0)
+    assert panel.studio.attempt.settings == expected.attempt.settings
+    assert panel.studio.attempt.what == expected.attempt.what
+    check_words(panel)
+    right_half = pixels(panel.picture)[:, 600:], bare[:, 600:]
+    assert np.abs(right_half[0] - right_half[1]).max() > 50
+    expected.close()
+
+
+def test_retraining_is_shown_and_keeps_zeros(panel, splits):
+    drag(panel, "fc1", 1.0)
+    panel.settle(60)
+    said = []
+    panel.headline.observe(lambda change: said.append(text(panel.headline)), "value")
+    kept = panel.studio.mask["fc1"]
+    panel.epochs.value = 3
+    press(panel, "retrain").settle(60)
+    assert [bool(re.search(f"retraining … epoch {n} of 3, loss", " ".join(said))) for n in (1, 3)]
+    assert panel.studio.attempt.what == "retrained 3 epochs"
+    assert panel.studio.network().fc1.weight[~kept].count_nonzero() == 0
+    check_words(panel)
+    assert "retrained 3 epochs" in text(panel.attempts)
+    press(panel, "undo").settle(60)
+    assert panel.rows["fc1"].slider.value == 1.0
+
+
+def test_stop_ends_a_retraining_at_its_last_whole_epoch(panel):
+    drag(panel, "fc1", 1.0)
+    panel.settle(60)
+    one = threading.Event()
+    panel.headline.observe(lambda change: "epoch 2 of" in change["new"] and one.set(), "value")
+    panel.epochs.value = 1000
+    press(panel, "retrain")
+    assert one.wait(60)
+    others = set(panel._buttons) - {"stop"}
+    assert all(panel._buttons[name].disabled for name in others)
+    assert all(row.slider.disabled for row in panel.rows.values())
+    drag(panel, "fc1", 2.0)  # a message that was under way
+    assert "the studio is retraining; stop() it" in text(panel.problem)
+    press(panel, "stop").settle(60)
+    assert re.fullmatch(r"retrained \d+ epochs of 1000, stopped", panel.studio.attempt.what)
+    assert not panel.rows["fc1"].slider.disabled
+    assert panel.rows["fc1"].slider.value == 0
+    check_words(panel)
+    assert panel._buttons["stop"].disabled
+
+
+def test_names_and_lines_stand_in_the_table(panel):
+    drag(panel, "fc1", 1.0)
+    panel.settle(60)
+    panel.label.value = "<gentle>"
+    press(panel, "name").settle(60)
+    assert panel.studio.attempt.name == "<gentle>"
+    assert "&lt;gentle&gt;" in panel.attempts.value
+    assert "<gentle>" not in panel.attempts.value
+    panel.label.value = "daring"
+    press(panel, "branch").settle(60)
+    assert (panel.studio.attempt.line, panel.studio.attempt.number) == ("daring", 3)
+    drag(panel, "fc1", 2.0)
+    panel.settle(60)
+    rows = text(panel.attempts)
+    assert re.search(r"4 ◀ daring fc1: quality 2", rows)
+    press(panel, "branch")  # there is such a line
+    assert "there is a line 'daring' already" in text(panel.problem)
+
+
+def test_what_is_exported_prunes_to_the_same_mask(panel_of, tmp_path):
+    torch.manual_seed(0)
+    network = models.lenet_300_100()
+    images = [(torch.randn(16, 1, 28, 28), torch.arange(16) % 10)]
+    about = {"network": "lenet-300-100"}
+    panel = panel_of(network, images, about=about)
+    panel.studio.set(density={"fc1": 0.1, "fc3": 0.3}).settle()
+    type_in(panel, "fc2", 1.2345)
+    panel.settle(60)
+    panel.path.value = str(tmp_path / "plan.json")
+    press(panel, "export")
+    command = html.unescape(re.search("<code>(.*)</code>", panel.message.value)[1])
+    assert json.loads((tmp_path / "plan.json").read_text())["method"] == "studio"
+    _, *words = command.split()
+    written = tmp_path / "mask.safetensors"
+    assert pruning_lab([*words, "--out", str(written)]) in (0, None)
+    assert Mask.load(written).fingerprint() == panel.studio.mask.fingerprint()
+
+
+def test_the_test_button_counts_its_uses(panel, toy, splits):
+    assert panel._buttons["test"].description == "test (used 0 times)"
+    drag(panel, "fc1", 1.5)
+    for _ in range(2):
+        panel.settle(60)
+        press(panel, "test").settle(60)
+    right, _ = right_by_hand(toy, panel.studio.attempt.settings, splits.test)
+    assert panel.studio.tested.value == right / 30
+    words = f"test images: {panel.studio.tested}, drop {panel.studio.test_drop}; looked at 2 times"
+    assert words in text(panel.headline)
+    assert panel._buttons["test"].description == "test (used 2 times)"
+
+
+# --- errors ------------------------------------------------------------------------------------
+
+
+def test_what_is_refused_says_so_and_goes_away(panel, toy, split, tmp_path):
+    panel.path.value = "plan.txt"
+    press(panel, "export")
+    assert "a plan is JSON; name it plan.json" in text(panel.problem)
+    assert 'role="alert"' in panel.problem.value
+    (tmp_path / "file").touch()
+    panel.path.value = str(tmp_path / "file" / "plan.json")
+    press(panel, "export")
+    assert re.search("(?i)not a directory|file exists", text(panel.problem))
+    drag(panel, "fc1", 0.5)
+    assert panel.problem.value == ""
+    check(panel, toy, split)
+
+
+def test_a_model_changed_behind_its_back_is_noticed(panel, toy):
+    drag(panel, "fc1", 0.5)
+    panel.settle(60)
+    with torch.no_grad():
+        toy.fc1.weight.add_(1)
+    drag(panel, "fc1", 1.0)
+    assert "the model was changed since the studio opened it" in text(panel.problem)
+    assert panel.rows["fc1"].slider.value == 0.5
+    with pytest.raises(RuntimeError, match="changed since the studio opened it"):
+        panel.settle(60)
+
+
+def test_an_error_in_the_thread_appears_and_raises(panel, toy, split, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no <ink>")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scenes.WeightsFilm, "picture", broken)
+        drag(panel, "fc1", 1.0)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="no <ink>"):
+                panel.settle(60)
+        assert "▲ failed: no <ink>" in text(panel.headline)
+        assert "no &lt;ink&gt;" in panel.headline.value
+        assert "up to date" not in panel.headline.value
+    drag(panel, "fc1", 1.05)
+    check(panel, toy, split)
+
+
+def test_images_that_fail_are_an_error_in_the_panel(toy, splits):
+    class Broken:
+        def __iter__(self):
+            raise OSError("the disk is gone")
+
+    panel = StudioPanel(Studio(toy, Broken()))
+    with pytest.raises(OSError, match="the disk is gone"):
+        panel.settle(60)
+    assert "failed: the disk is gone" in text(panel.headline)
+    panel.close()
+
+
+# --- pages without widgets, and what listens ---------------------------------------------------
+
+
+def test_pages_without_widgets_get_pictures_and_numbers(panel):
+    drag(panel, "fc1", 1.0)
+    panel.settle(60)
+    bundle = panel._repr_mimebundle_()
+    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == panel.model_id
+    assert base64.b64decode(bundle["image/png"]) == panel.picture.value
+    page = bundle["text/html"]
+    shots = re.findall(r'<img alt="([^"]+)" [^>]*src="data:image/png;base64,([^"]+)"', page)
+    assert [base64.b64decode(shot) for _, shot in shots] == [
+        panel.picture.value,
+        panel.trail.value,
+    ]
+    assert len({words for words, _ in shots}) == 2  # each says what it shows
+    assert "<table" in page
+    assert f"{panel.studio.metrics().accuracy.value:.2%}" in page
+    assert "fc1" in bundle["text/plain"]
+
+
+def test_before_the_first_picture_there_is_still_a_table(toy, splits, monkeypatch):
+    gate = threading.Event()
+    monkeypatch.setattr(Studio, "_measure", lambda self, stale: gate.wait(20))
+    panel = StudioPanel(Studio(toy, splits))
+    bundle = panel._repr_mimebundle_()
+    gate.set()
+    panel.close()
+    assert bundle["text/plain"].startswith("StudioPanel(Studio(attempt 1 of 1")
+
+
+def test_pictures_have_words_beside_them(panel):
+    looks = panel._parts[2]
+    for picture, film in zip((panel.picture, panel.trail), panel._films, strict=True):
+        place = looks.children.index(picture)
+        assert text(looks.children[place + 1]) == film.words
+        assert pixels(picture).shape[:2] == tuple(1.5 * side for side in film.pixels[::-1])
+        width, height = film.pixels
+        assert (picture.layout.width, picture.layout.height) == (f"{width}px", f"{height}px")
+    for name, button in panel._buttons.items():
+        assert button.tooltip, name
+
+
+def test_texts_are_dark_and_large_enough(panel):
+    """Contrast of at least 4.5 against white (WCAG 2.1, AA), and no letters below 13 pixels."""
+    shown = panel.headline.value + panel.table.value + panel.attempts.value
+    panel.studio.retrain(1, wait=False)
+    shown += panel.headline.value
+    colours = set(re.findall("color: (#[0-9a-f]{6})", shown))
+    assert colours
+    for colour in (*colours, "#a40e26"):
+        channels = [level / 255 for level in rgb(colour)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        light = sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+        assert 1.05 / (light + 0.05) >= 4.5
+    assert min(map(int, re.findall(r"font-size: (\d+)px", shown))) >= 13
+    panel.settle(60)
+
+
+def test_a_test_in_the_browser_can_find_its_parts(panel):
+    names = ("headline", "picture", "trail", "problem", "message")
+    parts = {f"studio-{name}": getattr(panel, name) for name in names} | {"studio-panel": panel}
+    parts |= {f"studio-{name}": button for name, button in panel._buttons.items()}
+    parts |= {f"studio-slider-{layer}": row.slider for layer, row in panel.rows.items()}
+    for css, part in parts.items():
+        assert css in part._dom_classes
+
+
+def test_the_histogram_loses_its_middle(panel):
+    """Between the two lines there is the colour of what is gone, outside that of what stays."""
+    panel.layer = "fc1"
+
+    def areas(quality):
+        drag(panel, "fc1", quality)
+        histogram = pixels(panel.settle(60).picture)[:, :520]
+        return [
+            int((np.abs(histogram - rgb(c)).max(-1) < 24).sum()) for c in (plots.KEPT, plots.GONE)
+        ]
+
+    kept, gone = zip(*map(areas, (0.0, 0.4, 0.8, 1.2)), strict=True)
+    assert [*kept] == sorted({*kept}, reverse=True)
+    assert [*gone] == sorted({*gone})
+    assert kept[-1] > 5000 > gone[0] + 1000
+
+
+def rgb(colour: str) -> list[int]:
+    return [int(colour[n : n + 2], 16) for n in (1, 3, 5)]
+
+
+# --- the end, and what is loaded ---------------------------------------------------------------
+
+
+def test_close_ends_the_thread_and_all_widgets(toy, splits):
+    gc.collect()
+    before = set(living)
+    panel = StudioPanel(Studio(toy, splits)).settle(60)
+    assert len(set(living) - before) > 50
+    drag(panel, "fc1", 1.0)
+    panel.close()
+    panel.close()  # again does no harm
+    gc.collect()
+    assert set(living) - before == set()
+    assert not [t for t in threading.enumerate() if t.name == "newest-first" and t.is_alive()]
+
+
+def test_closing_in_the_middle_of_a_retraining(toy, splits):
+    panel = StudioPanel(Studio(toy, splits)).settle(60)
+    panel.epochs.value = 1000
+    press(panel, "retrain")
+    panel.close()
+    assert not [t for t in threading.enumerate() if t.name == "newest-first" and t.is_alive()]
+
+
+def test_two_panels_show_one_studio(toy, split):
+    studio = Studio(toy, split)
+    one, other = StudioPanel(studio), StudioPanel(studio)
+    drag(one, "fc1", 1.0)
+    check(one, toy, split)
+    assert other.rows["fc1"].slider.value == 1.0
+    assert other.headline.value == one.headline.value
+    for panel in (one, other):
+        panel.close()
+
+
+def test_widgets_load_no_pyplot():
+    """Its global state must not be touched by threads."""
+    code = """if True:
+        import sys, torch
+        from torch import nn
+        from pruning_lab import studio, widgets
+        images = [(torch.randn(8, 4), torch.arange(8) % 3)]
+        panel = widgets.StudioPanel(studio.Studio(nn.Sequential(nn.Linear(4, 3)), images))
+        panel.rows["0"].slider.value = 1.0
+        panel.settle()
+        assert panel.picture.value and panel.trail.value
+        panel.close()
+        print("matplotlib.figure" in sys.modules, "matplotlib.pyplot" in sys.modules)
+    """
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ran.stdout.split() == ["True", "False"], ran.stderr
