@@ -5,7 +5,7 @@ always refers to the whole layer, so that repeating a call never compounds.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 
 import numpy as np
@@ -30,8 +30,29 @@ def sigma(weight: Tensor, kept: Tensor | None = None) -> float:
     Our reading of the paper, which does not say: of the survivors at the time of the call, so
     thresholds grow as a network is pruned again.
     """
-    survivors = weight.detach() if kept is None else weight.detach()[kept]
-    return survivors.std(correction=0).item() if survivors.numel() else 0.0
+    count, mean = _mean(weight, kept, lambda part: part)
+    if not count:
+        return 0.0
+    return math.sqrt(_mean(weight, kept, lambda part: (part - mean).square())[1])
+
+
+def _mean(weight: Tensor, kept: Tensor | None, of: Callable[[Tensor], Tensor]) -> tuple[int, float]:
+    """How many survivors there are, and the mean of a function of them.
+
+    In double, and part by part: a large layer's survivors, taken out at once, need four times the
+    memory of the layer.
+    """
+    parts = weight.detach().reshape(-1).split(_PART)
+    masks = [None] * len(parts) if kept is None else kept.reshape(-1).split(_PART)
+    count, total = 0, 0.0
+    for part, mask in zip(parts, masks, strict=True):
+        survivors = part if mask is None else part[mask]
+        count += survivors.numel()
+        total += of(survivors.double()).sum().item()
+    return count, total / max(count, 1)
+
+
+_PART = 2**20  # weights
 
 
 def by_quality(weight: Tensor, quality: float, kept: Tensor | None = None) -> Tensor:

@@ -96,7 +96,8 @@ class Layer:
     @cached_property
     def histogram(self) -> tuple[np.ndarray, np.ndarray]:
         """(counts, edges) of the weights that are not zero, as matplotlib's `stairs` takes them."""
-        edge = max(float(self.weight.abs().max()) if self.size else 0.0, 1e-12)
+        ends = self.weight.aminmax() if self.size else (0.0, 0.0)
+        edge = max(*(abs(float(end)) for end in ends), 1e-12)
         edges = np.linspace(-edge, edge, _BINS + 1)
         edges[_BINS // 2] = 0.0
         below = np.zeros(_BINS + 1, np.int64)

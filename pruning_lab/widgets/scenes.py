@@ -97,9 +97,10 @@ class WeightsFilm:
         for side, place in zip(self._sides, (-threshold, threshold), strict=True):
             side.set_xdata([place, place])
             side.set_visible(threshold > 0)
-        self._title.set_text(
-            f"{row.layer}: {row.density:.1%} stay at quality {row.quality:.2f} (σ {row.sigma:.3g})"
+        where = (
+            f"quality {row.quality:.2f} × σ {row.sigma:.3g}" if threshold else "all that are left"
         )
+        self._title.set_text(f"{row.layer}: {row.density:.1%} stay, {where}")
         density = max(row.density, 0.008)
         self._line.set_xdata([density, density])
         self._line.set_visible(bool(self._points))

@@ -138,7 +138,7 @@ class StudioPanel(VBox):
 
     def _make_buttons(self) -> dict[str, Button]:
         studio = self.studio
-        self.max_drop = _number(0.5, 0.0, 100.0, 0.1, "points that each layer alone may lose")
+        self.max_drop = _number(0.1, 0.0, 100.0, 0.1, "points that each layer alone may lose")
         self.epochs = ipywidgets.BoundedIntText(
             1, min=1, max=1000, layout=Layout(width="60px"), tooltip="epochs to retrain"
         )
@@ -403,7 +403,7 @@ def _number(
     value: float, low: float, high: float, step: float | None, tooltip: str
 ) -> ipywidgets.BoundedFloatText:
     return ipywidgets.BoundedFloatText(
-        value, min=low, max=high, step=step, tooltip=tooltip, layout=Layout(width="66px")
+        value, min=low, max=high, step=step, tooltip=tooltip, layout=Layout(width="80px")
     )
 
 
