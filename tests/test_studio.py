@@ -423,7 +423,7 @@ def test_images_that_come_in_another_order_each_time_are_refused(toy, split, stu
 
 
 def test_fewer_images_than_all_where_the_budget_says_so(toy, split, studio_of):
-    each = 4 * (64 + 64 + 36 + 12 + CLASSES)  # bytes of an image and its activations
+    each = 4 * (64 + 36 + 12 + CLASSES)  # bytes of what is kept of an image
     studio = studio_of(toy, split, budget=33 * each).set(1.2).settle()
     assert studio.n == studio.metrics().accuracy.n == 32
     expected = measured(toy, mask_of(toy, studio.attempt.settings), split.head(32))

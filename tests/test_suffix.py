@@ -746,8 +746,8 @@ def test_what_lies_before_a_change_is_not_computed(toy, split):
 
 def test_an_evaluator_keeps_as_many_batches_as_its_budget_holds(toy, split, batches):
     everything = SuffixEvaluator(toy, split)
-    # Of an image: itself and a copy, what enters fc1 and fc2, and the answer; four bytes each.
-    each = 4 * (64 + 64 + 36 + 12 + CLASSES)
+    # Of an image: what enters conv1, fc1 and fc2, and the answer; four bytes each.
+    each = 4 * (64 + 36 + 12 + CLASSES)
     assert everything.bytes == 50 * each
     for budget, n in [(50 * each, 50), (50 * each - 1, 48), (32 * each, 32), (16 * each, 16)]:
         session = SuffixEvaluator(toy, split, budget=budget)
@@ -755,7 +755,7 @@ def test_an_evaluator_keeps_as_many_batches_as_its_budget_holds(toy, split, batc
         expected = answers_of(toy, batches, {})[:n]
         assert torch.allclose(session.logits(), expected, atol=1e-6)
         assert session.accuracy() == evaluation.evaluate(toy, split.head(n))
-    with pytest.raises(ValueError, match=r"no batch of images fits into 11,519 bytes; give small"):
+    with pytest.raises(ValueError, match=r"no batch of images fits into 7,423 bytes; give small"):
         SuffixEvaluator(toy, split, budget=16 * each - 1)
 
 
@@ -764,7 +764,7 @@ def test_a_batch_that_does_not_fit_ends_the_reading(toy, batches):
         yield from batches[:2]
         pytest.fail("read on")
 
-    session = SuffixEvaluator(toy, images(), budget=17 * 720)
+    session = SuffixEvaluator(toy, images(), budget=17 * 464)
     assert session.n == 16
 
 
@@ -781,7 +781,7 @@ def test_the_bytes_of_a_graph_count_each_tensor_once_however_deep_it_lies(double
     model = Calling(forward, fc1=nn.Linear(32, 9), fc2=nn.Linear(9, CLASSES)).double()
     session = SuffixEvaluator(model, doubles)
     assert session.how == "graph"
-    assert session.bytes == 50 * 8 * (64 + 64 + 9 + CLASSES)
+    assert session.bytes == 50 * 8 * (64 + 9 + CLASSES)
 
 
 def test_an_unknown_layer_and_a_weight_of_another_shape_get_one_sentence(toy, split):

@@ -28,36 +28,32 @@ class SuffixEvaluator:
         self.model, self.device = model, device_of(model)
         self.base: Changes = {}
         self.bytes = 0
-        self._batches: list[tuple[Tensor, Tensor]] = []
+        self._labels: list[Tensor] = []  # batch by batch
         self._starts: list[tuple[Tensor, dict[str, State]]] = []
         with measuring(model):
             for x, y in images:
                 x, y = x.to(self.device), y.to(self.device)
-                if not self._batches:
+                if not self._labels:
+                    self.image = x[:1].clone()  # (1, C, H, W): the first one
                     self._way = suffixes(model, x[:64])
                     self.pace = self._way.prepare(x[:64])
                 (start,) = self._run([partial(self._way.start, x)])
-                size = x.nbytes + _bytes(start)
+                size = _bytes(start)
                 if self.bytes + size > budget:
                     break
                 self.bytes += size
-                self._batches.append((x, y))
+                self._labels.append(y)
                 self._starts.append(start)
-        if not self._batches:
+        if not self._labels:
             raise ValueError(
                 f"no batch of images fits into {budget:,} bytes; give smaller batches, or a larger "
                 f"budget="
             )
-        self.labels = torch.cat([y for _, y in self._batches])
+        self.labels = torch.cat(self._labels)
 
     @property
     def n(self) -> int:
         return len(self.labels)
-
-    @property
-    def image(self) -> Tensor:
-        """(1, C, H, W): the first one."""
-        return self._batches[0][0][:1]
 
     @property
     def how(self) -> str:
@@ -118,7 +114,7 @@ class SuffixEvaluator:
             with measuring(self.model):
                 done = self._run(jobs[place : place + self.pace.workers])
             for answer, kept in done:
-                y = self._batches[len(starts)][1]
+                y = self._labels[len(starts)]
                 starts.append((answer, {**self._starts[len(starts)][1], **kept}))
                 yield (answer.argmax(1) == y).cpu()
         self.base, self._starts = base, starts
@@ -126,12 +122,12 @@ class SuffixEvaluator:
     def _count(self, first: int | None) -> int:
         """How many batches hold the first so many images."""
         if first is None:
-            return len(self._batches)
+            return len(self._labels)
         if first < 1:
             raise ValueError(f"first must be 1 or more, got {first}")
         count = images = 0
-        while images < first and count < len(self._batches):
-            images += len(self._batches[count][1])
+        while images < first and count < len(self._labels):
+            images += len(self._labels[count])
             count += 1
         return count
 
