@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,29 @@ def test_the_results_are_of_the_recipes_that_the_library_has(path):
         compression = float(path.stem.removeprefix(f"{network}-").removesuffix("x"))
         recipe = experiments.compressed_recipe(network, compression)
     assert experiments.Recipe.from_json(recorded) == recipe
+
+
+PHOTOS = files.load_json(ROOT / "results" / "photos.json")["rows"]
+
+
+@pytest.mark.parametrize(
+    "row", PHOTOS, ids=lambda row: f"{row['network']}, {row['compression']:.0f}x"
+)
+def test_photos_lose_nothing_and_are_of_the_recipes_that_the_library_has(row):
+    recorded = experiments.Recipe.from_json(row["recipe"])
+    theirs = paper.TABLE_1[recorded.network].compression
+    recipe = experiments.paper_recipe(recorded.network, row["data"], recorded.shape)
+    if round(row["compression"]) != theirs:
+        ask = (recorded.network, round(row["compression"]), row["data"], recorded.shape)
+        recipe = experiments.compressed_recipe(*ask)
+    if recorded.dense.bf16:
+        retrain = tuple(replace(config, bf16=True) for config in recipe.retrain)
+        recipe = replace(recipe, dense=replace(recipe.dense, bf16=True), retrain=retrain)
+    assert replace(recorded, rounds=()) == replace(recipe.seeded(row["seed"]), rounds=())
+    for ours, now in zip(recorded.rounds, recipe.rounds, strict=True):
+        assert ours["density"] == pytest.approx(now["density"], rel=1e-5)
+    assert row["compression"] >= theirs
+    assert row["change"]["low"] <= 0  # a drop, so the interval reaches down to none at least
 
 
 @pytest.mark.parametrize("network", ["lenet-300-100", "lenet-5"])

@@ -142,8 +142,69 @@ def choosing() -> str:
     return tabulate(table, headers, tablefmt="github", disable_numparse=True)
 
 
+def photos() -> str:
+    """The paper's ImageNet rows, and ours of other photos, each under its own name."""
+    rows = []
+    found = files.load_json(ROOT / "results" / "photos.json")["rows"]
+    ran = {row["recipe"]["network"] for row in found}
+    for network in (name for name in ("alexnet", "vgg-16") if name in ran):
+        theirs = paper.TABLE_1[network]
+        rows.append(
+            (
+                f"{theirs.network}, the paper",
+                "ImageNet",
+                f"{theirs.dense_error:.2%}",
+                f"{theirs.error:.2%}",
+                f"{theirs.parameters / 1e6:.1f}M of {theirs.dense_parameters / 1e6:.0f}M",
+                f"{theirs.compression}x",
+                "",
+            )
+        )
+        for row in (one for one in found if one["recipe"]["network"] == network):
+            change = row["change"]
+            points = [100 * change[name] for name in ("value", "low", "high")]
+            device = row["machine"]["device"]
+            minutes = sum(row["seconds"].values()) / 60
+            rows.append(
+                (
+                    f"{row['network'].removesuffix(', 10 classes')}",
+                    row["data"].capitalize(),
+                    f"{row['dense_error']:.2%}",
+                    "**{:.2%}** ({:+.2f} to {:+.2f})".format(row["error"], *points[1:]),
+                    f"{_million(row['parameters'])} of {_million(row['dense_parameters'])}",
+                    f"**{row['compression']:.1f}x**",
+                    f"{minutes:.1f} on {'2 cores' if device == 'cpu' else device.split(' ')[1]}",
+                )
+            )
+    headers = (
+        *("network", "photos", "dense error", "pruned error (change, points)"),
+        *("parameters left", "compression", "minutes"),
+    )
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def _million(count: float) -> str:
+    return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}K"
+
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def gpu() -> str:
+    """What a GPU does, as benchmarks/gpu.py found it."""
+    speed = files.load_json(ROOT / "results" / "gpu.json")
+    rows = [
+        (row["what"], f"{_digits(row['value'])} {row['unit']}", row["how"]) for row in speed["rows"]
+    ]
+    return tabulate(
+        rows, ("", speed["machine"]["device"], ""), tablefmt="github", disable_numparse=True
+    )
+
+
 SCAN_SPEED = ROOT / "results" / "scan-speed.json"
 TABLES = {"lenets": lenets, "epochs": epochs, "steps": steps, "choosing": choosing}
+TABLES |= {"photos": photos, "gpu": gpu}
 if SCAN_SPEED.exists():  # benchmarks/scan.py --save writes it
     TABLES["scan"] = scan
 
