@@ -19,6 +19,7 @@ from pruning_lab import data, evaluation, experiments, files, masks, models, sen
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 LEVELS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 DENSITIES = (0.2, 0.1, 0.05)
+LENETS = ("lenet-300-100", "lenet-5")
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
     )
     parser.add_argument("--save", action="store_true", help="write results/choosing.json")
     options = parser.parse_args()
-    rows = [row for network in models.BUILT_IN for row in _rows(network, data.load("mnist"))]
+    rows = [row for network in LENETS for row in _rows(network, data.load("mnist"))]
     shown = [{name: value for name, value in row.items() if name != "densities"} for row in rows]
     print(tabulate(shown, headers="keys", floatfmt=".4f"))
     if options.save:

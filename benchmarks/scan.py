@@ -30,6 +30,7 @@ from pruning_lab import counts, data, experiments, files, masks, models, sensiti
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 DENSITIES = [0.9, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.02]
+LENETS = ("lenet-300-100", "lenet-5")
 Cell = tuple[str, float]  # a layer and its density
 
 
@@ -48,7 +49,7 @@ class Case:
 
 
 def main() -> None:
-    cases = {**dict.fromkeys(models.BUILT_IN, mnist), "alexnet": photos}
+    cases = {**dict.fromkeys(LENETS, mnist), "alexnet": photos}
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -27,6 +27,7 @@ from torch.nn.utils import prune as torch_prune
 from pruning_lab import data, experiments, files, masks, models, training
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
+LENETS = ("lenet-300-100", "lenet-5")
 
 
 def main() -> None:
@@ -60,7 +61,8 @@ def epochs(threads: list[int], turns: int) -> list[dict]:
     splits = data.load("mnist")
     root = os.environ.get("PRUNING_LAB_DATA", "data")
     rows = []
-    for name, build in models.BUILT_IN.items():
+    for name in LENETS:
+        build = models.BUILT_IN[name]
         for count in threads:
             torch.set_num_threads(count)
             sides = {
@@ -130,7 +132,7 @@ def steps(threads: list[int], turns: int, each: int = 25) -> list[dict]:
         "AdamW": lambda p: torch.optim.AdamW(p, lr=1e-4),
         "AdamW, fused": lambda p: torch.optim.AdamW(p, lr=1e-4, fused=True),
     }
-    cases = itertools.product(models.BUILT_IN, threads, (64, 256), optimizers.items())
+    cases = itertools.product(LENETS, threads, (64, 256), optimizers.items())
     rows = []
     for network, count, batch, (label, make) in cases:
         torch.set_num_threads(count)

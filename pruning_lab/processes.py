@@ -62,9 +62,11 @@ def first_alone() -> Iterator[None]:
     """The first process does it, then all the others: what it leaves on disk they find."""
     if rank() > 0:
         wait()
-    yield
-    if rank() == 0:
-        wait()
+    try:
+        yield
+    finally:  # where it failed, the others fail likewise, and say so
+        if rank() == 0:
+            wait()
 
 
 def wait() -> None:

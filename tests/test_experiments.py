@@ -97,6 +97,8 @@ def test_a_recipe_survives_json():
         experiments.paper_recipe("lenet-5"),
         experiments.compressed_recipe("lenet-5", 9),
         experiments.chosen_recipe("lenet-5", {"max_drop": 0.5, "method": "joint"}),
+        experiments.paper_recipe("alexnet", "imagenette", {"classes": 10, "width": 0.25}),
+        experiments.compressed_recipe("vgg-16", 20, "imagenette", {"classes": 10, "size": 64}),
     ):
         assert experiments.Recipe.from_json(json.loads(json.dumps(asdict(recipe)))) == recipe
 

@@ -66,7 +66,7 @@ def _run(options: argparse.Namespace) -> None:
             recipe = _recipe(options, _fitted(about, splits), splits.name)
         _say(options, str(splits))
         if network in names.PHOTOS:
-            _say(options, _said(recipe.about, options))
+            _say(options, _said(recipe.about))
         names.check_fit(models.build(recipe.about).to(splits.val.device), splits)
         _set_threads(options, network)
         _say(
@@ -94,7 +94,7 @@ def _train_dense(options: argparse.Namespace) -> None:
     model = models.build(about)
     _place(options, model, splits)
     if options.model in names.PHOTOS:
-        _say(options, _said(about, options))
+        _say(options, _said(about))
     _set_threads(options, options.model)
     config = _train_config(options, about, splits.name)
     rows, accuracy = _train(options, model, splits, config)
@@ -219,6 +219,10 @@ def report(options: argparse.Namespace) -> None:
                 f"or give the folder of a run"
             )
         model, about = names.network(options)
+        if about["network"] not in RECIPES:
+            raise ValueError(
+                f"the paper has no {about['network']} to compare with, only {', '.join(RECIPES)}"
+            )
         dense, _ = names.network(options, options.dense)
         splits = _load_data(options, model, about=about)
         _set_threads(options, about["network"])
@@ -311,10 +315,11 @@ def _fitted(about: dict, splits: data.Splits) -> dict:
     return {**about, "classes": names.classes(splits)}
 
 
-def _said(about: Mapping, options: argparse.Namespace) -> str:
+def _said(about: Mapping) -> str:
     words = models.describe(about)
-    if about.get("width", 1) < 1 and options.width is None:
-        words += ": reduced for a CPU; --width 1 --size 227 is the paper's"
+    if experiments.REDUCED[about["network"]].items() <= about.items():
+        size = models.settings({"network": about["network"]})["size"]
+        words += f": reduced for a CPU; --width 1 --size {size} is the paper's"
     return words
 
 
@@ -485,7 +490,7 @@ def _seed(options: argparse.Namespace) -> None:
 @contextmanager
 def _progress(epochs: int, options: argparse.Namespace) -> Iterator[Callable]:
     """Gives a function to notify: a bar on a terminal, a line per phase anywhere."""
-    off = True if options.json else None  # None: off where stderr is not a terminal
+    off = True if _quiet(options) else None  # None: off where stderr is not a terminal
     with tqdm(total=epochs, unit="epoch", leave=False, disable=off) as bar:
 
         def notify(note: experiments.Note) -> None:
@@ -493,7 +498,7 @@ def _progress(epochs: int, options: argparse.Namespace) -> Iterator[Callable]:
                 bar.set_description(note.phase, refresh=False)
                 bar.set_postfix(loss=f"{note.epoch.loss:.3f}", refresh=False)
                 bar.update()
-            if note.text and not options.json:
+            if note.text and not _quiet(options):
                 bar.write(f"  {note.phase:8} {note.text}", file=sys.stdout)
 
         yield notify
@@ -550,6 +555,8 @@ def _say(options: argparse.Namespace, line: str) -> None:
 
 
 def _show(options: argparse.Namespace, record: dict) -> None:
+    if processes.rank() > 0:
+        return
     if options.json:
         print(json.dumps(record, ensure_ascii=False))
     else:

@@ -140,8 +140,9 @@ def _as_compressed(
     total = sum(p.numel() for p in model.parameters())
     weights = {name: layer.weight.numel() for name, layer in prunable(model).items()}
     allowed = total / paper.TABLE_1[network].compression - (total - sum(weights.values()))
+    allowed -= len(weights) / 2  # each layer keeps a whole number, by rounding
     kept = sum(densities[name] * count for name, count in weights.items())
-    share = min(1.0, (1 - 1e-6) * allowed / kept)
+    share = min(1.0, allowed / kept)
     return {name: density * share for name, density in densities.items()}
 
 

@@ -169,7 +169,6 @@ class StudioPanel(VBox):
             button = Button(description=name, tooltip=tooltip, layout=Layout(width="auto"))
             button.on_click(partial(self._press, action))
             buttons[name] = button
-        buttons["stop"].button_style = "warning"
         return buttons
 
     def _bars(self) -> list[HBox]:
@@ -275,6 +274,7 @@ class StudioPanel(VBox):
         }
         for name, button in self._buttons.items():
             button.disabled = not busy if name == "stop" else busy or not can.get(name, True)
+        self._buttons["stop"].button_style = "warning" if busy else ""
         self._buttons["test"].description = f"test (used {studio.tests} times)"
         for row in self.rows.values():
             row.enable(not busy)
@@ -326,7 +326,7 @@ class _Row:
             step=STEP,
             readout=False,
             tooltip=f"quality of {name}: threshold / sigma",
-            layout=Layout(width="150px"),
+            layout=Layout(width="138px"),
         )
         self.box = _number(0.0, 0.0, 1000.0, None, f"quality of {name}, exactly")
         self.kept = HTML(layout=Layout(width="58px"))
