@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MNIST = Path(os.environ.get("PRUNING_LAB_DATA", ROOT / "data")).resolve()
 DATA = ["digits", "mnist"] if (MNIST / "MNIST" / "raw").is_dir() else ["digits"]
-PROMISED_SECONDS = 60
+PROMISED_SECONDS = {"08_alexnet": 120}  # 60 where nothing is said
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -136,10 +136,10 @@ def test_it_runs_and_its_checked_cells_say_what_they_said(path, data, tmp_path):
     outcome = nbval(path, tmp_path, data=MNIST if data == "mnist" else None)
     assert not outcome.complaint, outcome.complaint
     print(f"{path.stem} on {data}: {outcome.seconds:.0f} s")
-    if outcome.seconds > PROMISED_SECONDS:
+    if outcome.seconds > (promised := PROMISED_SECONDS.get(path.stem, 60)):
         warnings.warn(
             f"{path.stem} on {data} took {outcome.seconds:.0f} s here, and promises to take less "
-            f"than {PROMISED_SECONDS} on an idle machine",
+            f"than {promised} on an idle machine",
             stacklevel=1,
         )
 
