@@ -496,12 +496,22 @@ def _progress(epochs: int, options: argparse.Namespace) -> Iterator[Callable]:
         def notify(note: experiments.Note) -> None:
             if note.epoch:
                 bar.set_description(note.phase, refresh=False)
-                bar.set_postfix(loss=f"{note.epoch.loss:.3f}", refresh=False)
+                bar.set_postfix_str(_pace(note.epoch), refresh=False)
                 bar.update()
             if note.text and not _quiet(options):
                 bar.write(f"  {note.phase:8} {note.text}", file=sys.stdout)
 
         yield notify
+
+
+def _pace(epoch: training.Epoch) -> str:
+    """Loss, images a second, and the most memory so far; the bar itself has the time left."""
+    words = [f"loss {epoch.loss:.3f}"]
+    if epoch.images_per_second is not None:
+        words.append(f"{epoch.images_per_second:,.0f} images/s")
+    if epoch.peak_bytes is not None:
+        words.append(f"{epoch.peak_bytes / 1e9:.1f} GB")
+    return ", ".join(words)
 
 
 def _settings(options: argparse.Namespace, folder: Path) -> dict:
