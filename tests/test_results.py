@@ -66,8 +66,7 @@ def test_photos_lose_nothing_and_are_of_the_recipes_that_the_library_has(row):
         ask = (recorded.network, round(row["compression"]), row["data"], recorded.shape)
         recipe = experiments.compressed_recipe(*ask)
     if recorded.dense.bf16:
-        retrain = tuple(replace(config, bf16=True) for config in recipe.retrain)
-        recipe = replace(recipe, dense=replace(recipe.dense, bf16=True), retrain=retrain)
+        recipe = recipe.in_bf16()
     assert replace(recorded, rounds=()) == replace(recipe.seeded(row["seed"]), rounds=())
     for ours, now in zip(recorded.rounds, recipe.rounds, strict=True):
         assert ours["density"] == pytest.approx(now["density"], rel=1e-5)

@@ -28,7 +28,6 @@ from pruning_lab import (
 )
 from pruning_lab.cli import names, page
 from pruning_lab.cli.words import CRITERIA, DENSITIES, LENETS, RECIPES, TRAINED, parser
-from pruning_lab.sensitivity.scanning import fingerprint
 from pruning_lab.studio import Studio
 
 
@@ -288,8 +287,7 @@ def _recipe(options: argparse.Namespace, about: Mapping, data_name: str) -> expe
     recipe = _asked_recipe(options, network, data_name, shape)
     on_gpu = names.device(options.device).startswith("cuda")
     if options.bf16 or (on_gpu and network in names.PHOTOS):
-        retrain = tuple(replace(config, bf16=True) for config in recipe.retrain)
-        return replace(recipe, dense=replace(recipe.dense, bf16=True), retrain=retrain)
+        return recipe.in_bf16()
     return recipe
 
 
@@ -344,7 +342,7 @@ def _check_same_images(path: str, scanned: sensitivity.Scan, val: data.Split) ->
 def _scan_of(path: str, model, val: data.Split) -> sensitivity.Scan:
     """A scan to go on from. Raises ValueError where it is of something else, or says too little."""
     scanned = sensitivity.Scan.load(path)
-    if scanned.about.get("model_sha256") not in (None, fingerprint(model)):
+    if scanned.about.get("model_sha256") not in (None, models.fingerprint(model)):
         raise ValueError(f"{path} is of a network with other weights; scan this one first")
     _check_same_images(path, scanned, val)
     sensitivity.choose(scanned, density=1.0)  # raises where nothing can be chosen by it

@@ -5,7 +5,6 @@ The file lies beside the images; where that cannot be written, in $XDG_CACHE_HOM
 for the very bytes that it was made of, and only while it is whole.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -76,7 +75,7 @@ class Source:
 
     @cached_property
     def content(self) -> str:
-        return _digest([_sha256(self.read(name)) for name in self.names])
+        return _digest([files.sha256(self.read(name)) for name in self.names])
 
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
@@ -84,7 +83,7 @@ class Source:
     def places(self) -> list[Path]:
         """Where the cache may lie, the best place first."""
         label = f"{self.size or 'full'}px.safetensors"
-        mark = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:8]
+        mark = files.sha256(str(self.root.resolve()).encode())[:8]
         away = f"{self.root.resolve().name}-{mark}-{label}"
         if named := os.environ.get("PRUNING_LAB_CACHE"):
             return [Path(named).expanduser() / away]
@@ -136,8 +135,8 @@ def _decode_into(
         try:
             images[place] = decode(content, grey=images.shape[1] == 1, size=source.size)
         except BrokenImageError as broken:
-            return _sha256(content), str(broken)
-        return _sha256(content), None
+            return files.sha256(content), str(broken)
+        return files.sha256(content), None
 
     digests, left_out = [], {}
     pool = ThreadPoolExecutor()  # PIL decodes without holding up Python's other threads
@@ -232,11 +231,7 @@ def _tuples(value):
 
 
 def _digest(*parts) -> str:
-    return _sha256(json.dumps(parts).encode())
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    return files.sha256(json.dumps(parts).encode())
 
 
 _FORMAT = "pruning_lab images 1"

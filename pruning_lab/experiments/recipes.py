@@ -44,6 +44,11 @@ class Recipe:
         )
         return replace(self, dense=replace(self.dense, seed=100 * seed), retrain=retrain)
 
+    def in_bf16(self) -> "Recipe":
+        """The same recipe with every forward pass in bfloat16."""
+        retrain = tuple(replace(config, bf16=True) for config in self.retrain)
+        return replace(self, dense=replace(self.dense, bf16=True), retrain=retrain)
+
     @classmethod
     def from_json(cls, value: dict) -> "Recipe":
         return cls(

@@ -4,7 +4,7 @@ from pruning_lab.models.built_in import BUILT_IN, build, describe, input_shape, 
 from pruning_lab.models.chains import Model, is_chain
 from pruning_lab.models.lenets import lenet_5, lenet_300_100
 from pruning_lab.models.photos import LocalResponseNorm, alexnet, alexnet_torchvision, vgg_16
-from pruning_lab.models.stored import fill_, load_, save
+from pruning_lab.models.stored import fill_, fingerprint, load_, save
 
 __all__ = [
     "BUILT_IN",
@@ -15,6 +15,7 @@ __all__ = [
     "build",
     "describe",
     "fill_",
+    "fingerprint",
     "input_shape",
     "is_chain",
     "lenet_5",

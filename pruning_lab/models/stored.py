@@ -140,3 +140,11 @@ def _keep_last(chain: nn.Sequential, tensors: dict[str, Tensor]) -> None:
     theirs = tensors.get(f"{name}.weight", layer.weight)
     if theirs.shape[1:] == layer.weight.shape[1:] and len(theirs) != layer.out_features:
         tensors[f"{name}.weight"], tensors[f"{name}.bias"] = layer.weight, layer.bias
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of all that a network learned."""
+    tensors = model.state_dict().values()
+    return files.sha256(
+        *(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy() for t in tensors)
+    )

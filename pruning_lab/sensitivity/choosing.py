@@ -10,12 +10,11 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from pruning_lab import criteria, files
+from pruning_lab import criteria, files, models
 from pruning_lab.data import Part
 from pruning_lab.evaluation import Drop, Images, SuffixEvaluator, drop, evaluate
 from pruning_lab.masks import Criterion, Mask, masked, prunable, prune
 from pruning_lab.sensitivity.points import Scan, ScanPoint
-from pruning_lab.sensitivity.scanning import fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +141,10 @@ def choose(
         raise ValueError(f"method {method!r}: give both model= and images= to measure on")
     if isinstance(images, Part) and images.name == "test":
         raise ValueError("choosing by the test split would spoil it; give splits.val")
-    if model is not None and scan.about.get("model_sha256") not in (None, fingerprint(model)):
+    if model is not None and scan.about.get("model_sha256") not in (
+        None,
+        models.fingerprint(model),
+    ):
         raise ValueError("this network has other weights than the one scanned; scan it first")
     if scan.about["cumulative"]:
         raise ValueError(

@@ -75,9 +75,7 @@ class Scan(tuple[ScanPoint, ...]):
 
     def save(self, path: str | Path) -> Path:
         """Write the rows as CSV, and beside them as .json what was scanned and how."""
-        files.save_json(
-            _beside(path), {"format": _FORMAT, "dense": _accuracy(self.dense), **self.about}
-        )
+        files.save_json(_beside(path), {"format": _FORMAT, "dense": self.dense.row(), **self.about})
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(_COLUMNS)
@@ -119,10 +117,6 @@ _COLUMNS = [
     *("layer", "asked", "density", "quality", "threshold", "accuracy", "low", "high"),
     *("drop", "drop_low", "drop_high", "images", "note"),
 ]
-
-
-def _accuracy(accuracy: Accuracy) -> dict:
-    return {name: getattr(accuracy, name) for name in ("value", "low", "high", "n")}
 
 
 def _cells(point: ScanPoint) -> list:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pruning_lab import __version__, criteria, files, processes
+from pruning_lab import __version__, criteria, files, models, processes
 from pruning_lab.data import Part
 from pruning_lab.evaluation import Accuracy, Drop, Images, device_of, measuring, wilson
 from pruning_lab.evaluation.suffix import Whole, suffixes
@@ -99,7 +99,7 @@ def scan(
             "torch": torch.__version__,
             "split": images.name if isinstance(images, Part) else None,
             "images_sha256": images.fingerprint() if isinstance(images, Part) else None,
-            "model_sha256": fingerprint(model),
+            "model_sha256": models.fingerprint(model),
             "criterion": getattr(criterion, "__name__", str(criterion)),
             "asked": kind,
             "levels": levels,
@@ -445,11 +445,3 @@ def _length(images: Images) -> int | None:
         return len(images.dataset)  # of a DataLoader; its own length, as any other's, is of batches
     except (AttributeError, TypeError):
         return None
-
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of all that a network learned."""
-    tensors = model.state_dict().values()
-    return files.sha256(
-        *(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy() for t in tensors)
-    )

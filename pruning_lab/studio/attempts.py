@@ -58,8 +58,7 @@ class Attempt:
         plain = {name: value for name, value in vars(self).items() if name != "settings"}
         plain["settings"] = {layer: asdict(setting) for layer, setting in self.settings.items()}
         if self.accuracy is not None:
-            names = ("value", "low", "high", "n")
-            plain["accuracy"] = {name: getattr(self.accuracy, name) for name in names}
+            plain["accuracy"] = self.accuracy.row()
             plain["drop"] = asdict(self.drop)
         return plain
 
@@ -140,3 +139,15 @@ def summary(settings: Mapping[str, Setting], sizes: Iterable[str]) -> str:
     words = [f"{layer}: {setting}" for layer, setting in settings.items()]
     more = f" and {len(words) - 3} more" if len(words) > 3 else ""
     return ", ".join(words[:3]) + more
+
+
+def check_tree(attempts: list[Attempt], now: int) -> None:
+    """Raise ValueError unless attempts are numbered, and come from earlier ones and bases."""
+    numbers = [attempt.number for attempt in attempts]
+    if numbers != [*range(1, len(attempts) + 1)] or now not in numbers:
+        raise ValueError("its attempts are not in order")
+    first, *others = attempts
+    if first.parent is not None or not all(1 <= a.parent < a.number for a in others):
+        raise ValueError("its attempts do not come from one another")
+    if first.base != 0 or {a.base for a in attempts} != {*range(max(a.base for a in attempts) + 1)}:
+        raise ValueError("its weights are not in order")

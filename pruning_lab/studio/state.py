@@ -6,7 +6,7 @@ import ctypes
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,21 +15,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pruning_lab import counts, criteria, files, models, retraining, sensitivity
+from pruning_lab import criteria, files, models, retraining, sensitivity
 from pruning_lab.data import Part
 from pruning_lab.evaluation import (
     Accuracy,
     Drop,
     Images,
-    SuffixEvaluator,
     device_of,
     drop,
     evaluate,
 )
 from pruning_lab.masks import Amount, Mask, Receipt, ReceiptRow, prunable, unknown_layer
 from pruning_lab.sensitivity import Plan, PlanRow, Scan
-from pruning_lab.sensitivity.scanning import fingerprint
-from pruning_lab.studio.attempts import ALL, Attempt, Comparison, Setting, summary
+from pruning_lab.studio.attempts import ALL, Attempt, Comparison, Setting, check_tree, summary
+from pruning_lab.studio.bases import Base, Origin, flops_of, sharing
+from pruning_lab.studio.images import Bits, Stoppable, Stopped, fingerprint_of
 from pruning_lab.studio.layers import Choice, Layer, LayerMetrics, Metrics
 from pruning_lab.studio.worker import NewestFirst
 from pruning_lab.training import Epoch, TrainConfig, train
@@ -91,7 +91,7 @@ class Studio:
             raise ValueError("this model has no Conv2d or Linear layer, so there is nothing to set")
         self.model, self.about = model, about
         self._budget = budget or (2**28 if device_of(model).type == "cpu" else 2**32)
-        self._origin = _Origin(model)
+        self._origin = Origin(model)
         self.tests = 0  # how often the test split was used
         self.tested: Accuracy | None = None  # what it said last
         self.test_drop: Drop | None = None
@@ -107,7 +107,7 @@ class Studio:
         self._scans: dict[int, Scan] = {} if scan is None else {0: scan}
         self._flops: dict[str, int] = {}
         self._labels: Tensor | None = None  # of the images, in their order
-        self._base: _Base | None = None
+        self._base: Base | None = None
         self._attempts: list[Attempt] = [Attempt(1, None, 0, "as it came")]
         self._now = 1
         self._latest_child: dict[int, int] = {}
@@ -229,7 +229,7 @@ class Studio:
     def fingerprint(self) -> str:
         """SHA-256 of weights and mask: two states with the same one are the same network."""
         with self._lock:
-            weights = fingerprint(self._unpruned())
+            weights = models.fingerprint(self._unpruned())
             return files.sha256(f"{weights} {self.mask.fingerprint()}".encode())
 
     # ------------------------------------------------------------------------------- moving on
@@ -415,7 +415,7 @@ class Studio:
             about = {
                 "format": _FORMAT,
                 "about": None if self.about is None else dict(self.about),
-                "images": _fingerprint(self.val),
+                "images": fingerprint_of(self.val),
                 "now": self._now,
                 "tests": self.tests,
                 "locked": sorted(self._locked),
@@ -440,14 +440,14 @@ class Studio:
                 bases[int(number)][rest] = tensor
             now, tests, locked = int(about["now"]), int(about["tests"]), set(about["locked"])
             said, images = about["about"], about["images"]
-            _check_tree(attempts, now)
+            check_tree(attempts, now)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ValueError(f"{path} is a broken studio file: {error!r}") from None
         model = copy.deepcopy(model)
         for base in reversed(bases):  # the first one last: it is what the model came as
             models.fill_(model, base, path)
         studio = cls(model, splits, about=said, **options)
-        if images not in (None, _fingerprint(studio.val)):
+        if images not in (None, fingerprint_of(studio.val)):
             studio.close()
             raise ValueError(f"{path} was measured on other images; open it with the same data")
         device = device_of(model)
@@ -560,12 +560,12 @@ class Studio:
             self._base = self._based(attempt.base)
         self._base.choose(attempt.settings)
 
-    def _based(self, number: int) -> "_Base":
-        return _Base(number, self._origin.look(), self.model, self._bases[number])
+    def _based(self, number: int) -> "Base":
+        return Base(number, self._origin.look(), self.model, self._bases[number])
 
     def _unpruned(self) -> nn.Module:
         """The weights that are pruned here, in a model that no thread is measuring with."""
-        return _sharing(self.model, self._bases[self.attempt.base]).eval()
+        return sharing(self.model, self._bases[self.attempt.base]).eval()
 
     def _sized(self, attempt: Attempt) -> Attempt:
         metrics = self.metrics()
@@ -608,7 +608,7 @@ class Studio:
     def _work(self, task: Callable, stale: Callable[[], bool]) -> None:
         try:
             task(stale)
-        except _Stopped:  # it was closed
+        except Stopped:  # it was closed
             pass
         except BaseException as error:
             self._say(f"failed: {error}", "failed")
@@ -618,7 +618,7 @@ class Studio:
         try:
             self._say(f"{self._busy} …")
             task()
-        except _Stopped:
+        except Stopped:
             pass
         finally:
             self._busy = ""
@@ -646,7 +646,7 @@ class Studio:
     def _look_closer(
         self,
         attempt: Attempt,
-        base: "_Base",
+        base: "Base",
         choices: Mapping[str, Choice],
         stale: Callable[[], bool],
     ) -> None:
@@ -687,14 +687,14 @@ class Studio:
         if not final:
             self._tell("looked")
 
-    def _open(self, base: "_Base") -> None:
+    def _open(self, base: "Base") -> None:
         """The session that answers for these weights, and what the network as it came answered."""
         self._say("preparing the images …")
-        images = _Bits(_Stoppable(self.val, self._check_open), base.model)
+        images = Bits(Stoppable(self.val, self._check_open), base.model)
         if self.dense is None:
             first = base if base.number == 0 else self._based(0)
             first.open(images, self._budget)
-            self._flops, self._labels = _flops(first.model, first.session), first.session.labels
+            self._flops, self._labels = flops_of(first.model, first.session), first.session.labels
             self.dense = first.session.accuracy()
         if base.session is None:
             base.open(images, self._budget)
@@ -706,7 +706,7 @@ class Studio:
         weights, done = None, 0
         try:
             with retraining.dropout_adjusted(model, mask):
-                images = _Stoppable(self.train, self._check_halt)
+                images = Stoppable(self.train, self._check_halt)
                 for epoch in train(model, images, config, mask=mask):
                     weights = {n: t.detach().clone() for n, t in model.state_dict().items()}
                     done = epoch.epoch
@@ -715,7 +715,7 @@ class Studio:
                         "progress",
                     )
                     on_epoch(epoch)
-        except _Stopped:
+        except Stopped:
             pass
         if weights is None:
             return
@@ -741,7 +741,7 @@ class Studio:
     def _scan_images(self) -> Images:
         if hasattr(self.val, "head"):
             return self.val.head(SCAN_IMAGES)
-        return _Stoppable(self.val, self._check_halt)
+        return Stoppable(self.val, self._check_halt)
 
     def _scan_progress(self, progress: sensitivity.Progress) -> None:
         self._check_halt()
@@ -750,18 +750,18 @@ class Studio:
 
     def _use_test(self) -> None:
         self.tests += 1
-        images = _Stoppable(self._test_images, self._check_halt)
+        images = Stoppable(self._test_images, self._check_halt)
         after = evaluate(self.network(), images)
-        before = evaluate(_sharing(self.model, self._bases[0]), images)
+        before = evaluate(sharing(self.model, self._bases[0]), images)
         self.tested, self.test_drop = after, drop(before, after)
 
     def _check_halt(self) -> None:
         if self._halt:
-            raise _Stopped
+            raise Stopped
 
     def _check_open(self) -> None:
         if self._worker.closed:
-            raise _Stopped
+            raise Stopped
 
     def _say(self, status: str, event: str | None = "progress") -> None:
         self._status = status
@@ -776,184 +776,7 @@ class Studio:
 _FORMAT = "pruning_lab studio 1"
 
 
-class _Stopped(Exception):  # noqa: N818 - it is no error
-    """Somebody asked for an end."""
-
-
-class _Stoppable:
-    """Images that look up between two batches whether they are still wanted."""
-
-    def __init__(self, images: Images, check: Callable[[], None]):
-        self._images, self._check = images, check
-
-    def __getattr__(self, name: str):
-        if name == "shuffled" and hasattr(self._images, name):
-            return self._shuffled
-        return getattr(self._images, name)
-
-    def __len__(self) -> int:
-        counted = hasattr(self._images, "__len__")
-        return len(self._images) if counted else sum(1 for _ in self._images)
-
-    def __iter__(self) -> Iterator:
-        return self._checked(self._images)
-
-    def _shuffled(self, *args, **options) -> Iterator:
-        return self._checked(self._images.shuffled(*args, **options))
-
-    def _checked(self, batches) -> Iterator:
-        with torch.random.fork_rng([]):  # a DataLoader draws here, from the main thread's generator
-            batches = iter(batches)
-        for batch in batches:
-            self._check()
-            yield batch
-
-
-class _Bits:
-    """Batches in bits, between which a hand that has moved on is noticed; on a GPU whole ones."""
-
-    VALUES, FEWEST, MOST = 2**21, 16, 128  # of images in a bit
-
-    def __init__(self, images: Images, model: nn.Module):
-        self._images, self._whole = images, device_of(model).type != "cpu"
-
-    def __iter__(self) -> Iterator:
-        for x, y in self._images:
-            if self._whole:
-                yield x, y
-                continue
-            size = self.VALUES // max(1, x[0].numel())
-            size = min(self.MOST, max(self.FEWEST, size))
-            yield from zip(x.split(size), y.split(size), strict=True)
-
-
-class _Origin:
-    """The model as the studio found it; changing it behind the studio's back is noticed."""
-
-    def __init__(self, model: nn.Module):
-        self.model = model
-        self.seen, self.content = self.look(), fingerprint(model)
-
-    def check(self) -> None:
-        if (seen := self.look()) == self.seen:
-            return
-        if fingerprint(self.model) != self.content:
-            raise RuntimeError(
-                "the model was changed since the studio opened it, so its numbers no longer hold; "
-                "make a new Studio"
-            )
-        self.seen = seen  # changed and changed back, as masks.masked does
-
-    def look(self) -> list[tuple]:
-        """What differs after a change: where tensors lie, how often they were written, some values.
-
-        Fused optimizers and whoever writes to `.data` leave the count of writings as it was.
-        """
-        state = self.model.state_dict(keep_vars=True).values()
-        return [(t.data_ptr(), 0 if t.is_inference() else t._version, *_some(t)) for t in state]
-
-
-def _some(tensor: Tensor, count: int = 32) -> list[float]:
-    """Values from all over a tensor, which is not read as a whole."""
-    held = tensor.untyped_storage().nbytes() // tensor.element_size() - tensor.storage_offset()
-    size = min(tensor.numel(), held)
-    step = max(1, size // count)
-    return tensor.detach().as_strided((size // step,), (step,), tensor.storage_offset()).tolist()
-
-
-class _Base:
-    """A network with one set of weights: what a slider moves on, until it is retrained."""
-
-    def __init__(self, number: int, seen: list, model: nn.Module, weights: Mapping[str, Tensor]):
-        self.number, self.seen = number, seen  # what the model looked like that it shares
-        self.model = _sharing(model, weights).eval()
-        found = prunable(self.model)
-        self.layers = {name: Layer(name, module.weight) for name, module in found.items()}
-        self.choices: dict[str, Choice] = {}
-        self._asked: dict[str, Setting] = {}
-        self.choose({})
-        self.session: SuffixEvaluator | None = None
-        self.prepared = False
-        self._masked: dict[str, Tensor] = {}  # a buffer for each layer that was ever cut
-        self._held = dict(self.choices)  # what these hold
-        self._settled = dict(self.choices)  # what the session last went through with
-        self._stale: set[str] = set()  # layers whose buffer it may have seen with other content
-
-    def choose(self, settings: Mapping[str, Setting]) -> None:
-        for name, layer in self.layers.items():
-            setting = settings.get(name, ALL)
-            if self._asked.get(name) != setting:
-                self.choices[name], self._asked[name] = layer.choose(setting), setting
-
-    def prepare(self, say: Callable[[str], None], stale: Callable[[], bool]) -> None:
-        """What makes a slider quick; a layer that is done stays done."""
-        for number, layer in enumerate(self.layers.values(), start=1):
-            if stale():
-                return
-            if len(self.layers) > 2:
-                say(f"{layer.name}, {number} of {len(self.layers)}")
-            layer.prepare()
-        self.prepared = True
-
-    def open(self, images: Images, budget: int) -> None:
-        self.session = SuffixEvaluator(self.model, images, budget=budget)
-
-    def advance(self, choices: Mapping[str, Choice]) -> Iterator[Tensor]:
-        """Hits batch by batch, of what lies behind the first layer that has changed."""
-        self._stale |= {n for n, choice in choices.items() if not choice.same(self._settled[n])}
-        changes = {name: self._weight(name, choices[name]) for name in self._stale}
-        yield from self.session.advance(changes)
-        self._stale, self._settled = set(), dict(choices)
-
-    def _weight(self, name: str, choice: Choice) -> Tensor:
-        """Of a layer with this choice; the same buffer every time, for memory's sake."""
-        layer = self.layers[name]
-        if choice.kept == layer.alive:
-            return layer.weight
-        if name not in self._masked:
-            self._masked[name] = torch.empty_like(layer.weight)
-        elif choice.same(self._held[name]):
-            return self._masked[name]
-        with torch.inference_mode():
-            layer.masked(choice, self._masked[name])
-        self._held[name] = choice
-        return self._masked[name]
-
-
-def _sharing(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of the model whose parameters and buffers are these tensors, and not copies."""
-    memo = {}
-    own = model.state_dict(keep_vars=True)
-    for name, tensor in own.items():
-        given = weights[name].detach()
-        is_parameter = isinstance(tensor, nn.Parameter)
-        memo[id(tensor)] = nn.Parameter(given, requires_grad=False) if is_parameter else given
-    return copy.deepcopy(model, memo)
-
-
-def _flops(model: nn.Module, session: SuffixEvaluator) -> dict[str, int]:
-    """Of each layer, per image; a layer that never runs has none."""
-    counted = {row.layer: row.flops for row in counts.layers(model, [(session.image, None)])}
-    return {name: counted.get(name, 0) for name in prunable(model)}
-
-
-def _check_tree(attempts: list[Attempt], now: int) -> None:
-    """Raise ValueError unless attempts are numbered, and come from earlier ones and bases."""
-    numbers = [attempt.number for attempt in attempts]
-    if numbers != [*range(1, len(attempts) + 1)] or now not in numbers:
-        raise ValueError("its attempts are not in order")
-    first, *others = attempts
-    if first.parent is not None or not all(1 <= a.parent < a.number for a in others):
-        raise ValueError("its attempts do not come from one another")
-    if first.base != 0 or {a.base for a in attempts} != {*range(max(a.base for a in attempts) + 1)}:
-        raise ValueError("its weights are not in order")
-
-
 def _give_back_memory() -> None:
     """What the C library keeps of temporaries, per thread, is as much as a large network takes."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _fingerprint(images: Images) -> str | None:
-    return images.fingerprint() if hasattr(images, "fingerprint") else None

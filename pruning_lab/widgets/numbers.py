@@ -1,23 +1,21 @@
 """A threshold on a few numbers, to meet the rule by hand before a network follows it."""
 
-import base64
 from collections.abc import Callable, Sequence
 
-import ipywidgets
 import torch
 import traitlets
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from pruning_lab import criteria, plots
-from pruning_lab.studio import NewestFirst
+from pruning_lab.widgets.panels import SliderPanel
 from pruning_lab.widgets.pictures import WIDTH, png
 from pruning_lab.widgets.tables import table
 
 MANY = 24  # numbers, of which one can still read each
 
 
-class NumbersSlider(ipywidgets.VBox):
+class NumbersSlider(SliderPanel):
     """A few numbers as bars, and a slider for the quality: those below quality x sigma turn grey.
 
     Set `panel.quality` in a cell, or move the slider; read `kept` (criteria.by_quality's answer),
@@ -27,8 +25,7 @@ class NumbersSlider(ipywidgets.VBox):
     """
 
     quality = traitlets.Float(help="threshold / sigma; rounded to a step of the slider")
-    height = 230
-    _worker = None  # what a refused panel, which is closed too, never got
+    follows, limited_by, css, height = "quality", "max_quality", "numbers", 230
 
     def __init__(
         self,
@@ -40,41 +37,11 @@ class NumbersSlider(ipywidgets.VBox):
     ):
         self.numbers = _checked(numbers)
         self.sigma = criteria.sigma(self.numbers)
-        self._limit, self._step = max_quality, step
-        self._worker = NewestFirst(self._draw)
-        self.slider = ipywidgets.FloatSlider(
-            min=0,
-            max=max_quality,
-            step=step,
-            description="quality",
-            readout_format=".2f",
-            style={"description_width": "initial"},
-            layout=ipywidgets.Layout(width=f"{WIDTH}px"),
-        )
-        self.picture = ipywidgets.Image(
-            format="png", layout=ipywidgets.Layout(width=f"{WIDTH}px", height=f"{self.height}px")
-        )
-        self.text = ipywidgets.HTML()
-        super().__init__([self.slider, self.picture, self.text])
-        for part, name in (
-            (self, "panel"), (self.slider, "slider"), (self.picture, "picture"), (self.text, "text")
-        ):  # fmt: skip
-            part.add_class(f"numbers-{name}")
-        self.quality = quality
-        traitlets.link((self, "quality"), (self.slider, "value"))
-        self._show()
-        self.observe(lambda change: self._show(), "quality")
+        super().__init__(self._draw, quality, limit=max_quality, step=step, description="quality")
 
     @traitlets.validate("quality")
     def _rounded(self, proposal) -> float:
-        """A value between two steps would come back rounded from the browser, over a later one."""
-        criteria.check_amount("quality", proposal["value"])
-        if proposal["value"] > self._limit:
-            raise ValueError(
-                f"quality must lie in [0, {self._limit:g}] here, got {proposal['value']:g}; "
-                f"for more, make the slider with max_quality="
-            )
-        return round(round(proposal["value"] / self._step) * self._step, 10)
+        return self._on_the_grid(proposal["value"])
 
     @property
     def threshold(self) -> float:
@@ -88,18 +55,6 @@ class NumbersSlider(ipywidgets.VBox):
     @property
     def density(self) -> float:
         return self.kept.float().mean().item()
-
-    def settle(self, timeout: float | None = None) -> "NumbersSlider":
-        """Wait until the newest state is drawn; raises what went wrong on the way."""
-        self._worker.settle(timeout)
-        return self
-
-    def close(self) -> None:
-        if self._worker is not None:
-            self._worker.close()
-        for part in self.children:
-            part.close()
-        super().close()
 
     def _show(self) -> None:
         """The text at once, the picture when the worker comes to it."""
@@ -141,14 +96,6 @@ class NumbersSlider(ipywidgets.VBox):
         ax.spines[["top", "right", "bottom"]].set_visible(False)
         ax.set_title(f"grey goes: |w| < {quality:.2f} × σ", loc="left", color=plots.INK)
         self.picture.value = png(figure)
-
-    def _repr_mimebundle_(self, **options) -> dict:
-        """With the picture as it stands, for pages that show no widgets."""
-        bundle = super()._repr_mimebundle_(**options)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
-        if data and self.picture.value:
-            data["image/png"] = base64.b64encode(self.picture.value).decode()
-        return bundle
 
     def __repr__(self) -> str:
         return (

@@ -1,13 +1,11 @@
 """One number under a slider: a layer's threshold, or the drop that each layer may cost."""
 
-import base64
 import copy
 import html
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-import ipywidgets
 import torch
 import traitlets
 from matplotlib.figure import Figure
@@ -17,28 +15,22 @@ from pruning_lab import criteria, masks, plots, sensitivity
 from pruning_lab.data import Part
 from pruning_lab.evaluation import Accuracy, Changes, Drop, Images, device_of, drop, measuring
 from pruning_lab.models import is_chain
-from pruning_lab.studio import NewestFirst
+from pruning_lab.widgets.panels import SliderPanel
 from pruning_lab.widgets.pictures import LINE, OTHERS, WIDTH, png
 from pruning_lab.widgets.tables import NUMBER, table
 
 FIRST_LOOK = 500  # images on which accuracy is estimated before all of them are asked
 
 
-class _Panel(ipywidgets.VBox):
-    """A slider for one number; the text and the picture below it follow.
+class _Panel(SliderPanel):
+    """Accuracy, text and picture follow the slider.
 
-    A subclass names the number, a trait, and says for a value of it which weights stand in for the
-    network's own (`_changes`), what is written (`_words`) and what is painted (`_paint`). It sets
-    what these need before it calls this `__init__`.
+    A subclass says for a value of its number which weights stand in for the network's own
+    (`_changes`), what is written (`_words`) and what is painted (`_paint`). It sets what these need
+    before it calls this `__init__`.
 
     The panel looks at the network as it is now: it works on a copy, and leaves `model` alone.
     """
-
-    follows: str  # the trait
-    limited_by: str  # the argument that says how far it goes
-    css: str
-    height: int  # of the picture
-    _worker = None  # what a refused panel, which is closed too, never got
 
     def __init__(
         self,
@@ -56,65 +48,18 @@ class _Panel(ipywidgets.VBox):
             raise ValueError(
                 "a slider chooses, and the test split is not for choosing; give splits.val"
             )
-        self._limit, self._step = limit, step
         # The copy's parameters need no gradient, and nobody else changes them or its mode.
         self._model = copy.deepcopy(model).requires_grad_(False).eval()
         self._behind, self._batches, self.dense = _cached(self._model, first, images)
         self._measured: tuple[float, Accuracy] | None = None
         self._lending = threading.Lock()  # functional_call lends the copy other weights meanwhile
         self._writing = threading.Lock()
-        self._worker = NewestFirst(self._follow)
-
-        self.slider = ipywidgets.FloatSlider(
-            min=0,
-            max=limit,
-            step=step,
-            description=description,
-            readout_format=".2f",
-            style={"description_width": "initial"},
-            layout=ipywidgets.Layout(width=f"{WIDTH}px"),
-        )
-        self.picture = ipywidgets.Image(
-            format="png", layout=ipywidgets.Layout(width=f"{WIDTH}px", height=f"{self.height}px")
-        )
-        self.text = ipywidgets.HTML()
-        super().__init__([self.slider, self.picture, self.text])
-        for part, name in (
-            (self, "panel"), (self.slider, "slider"), (self.picture, "picture"), (self.text, "text")
-        ):  # fmt: skip
-            part.add_class(f"{self.css}-{name}")
-
-        setattr(self, self.follows, value)
-        traitlets.link((self, self.follows), (self.slider, "value"))
-        self._show()
-        self.observe(lambda change: self._show(), self.follows)
-
-    def _on_the_grid(self, value: float) -> float:
-        """A value between two steps would come back rounded from the browser, over a later one."""
-        criteria.check_amount(self.follows, value)
-        if value > self._limit:
-            raise ValueError(
-                f"{self.follows} must lie in [0, {self._limit:g}] here, got {value:g}; "
-                f"for more, make the slider with {self.limited_by}="
-            )
-        return round(round(value / self._step) * self._step, 10)
+        super().__init__(self._follow, value, limit=limit, step=step, description=description)
 
     @property
     def accuracy(self) -> Accuracy | None:
         """On all images where the slider stands; None until it has been measured."""
         return self._accuracy_at(getattr(self, self.follows))
-
-    def settle(self, timeout: float | None = None):
-        """Wait until the newest state is evaluated and drawn; raises what went wrong on the way."""
-        self._worker.settle(timeout)
-        return self
-
-    def close(self) -> None:
-        if self._worker is not None:
-            self._worker.close()
-        for part in self.children:
-            part.close()
-        super().close()
 
     def _changes(self, state: float) -> Changes:
         raise NotImplementedError
@@ -189,14 +134,6 @@ class _Panel(ipywidgets.VBox):
         figure = Figure(figsize=(WIDTH / 100, self.height / 100))
         self._paint(state, figure)
         self.picture.value = png(figure)
-
-    def _repr_mimebundle_(self, **options) -> dict:
-        """With the picture as it stands, for pages that show no widgets."""
-        bundle = super()._repr_mimebundle_(**options)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
-        if data and self.picture.value:
-            data["image/png"] = base64.b64encode(self.picture.value).decode()
-        return bundle
 
 
 class ThresholdSlider(_Panel):

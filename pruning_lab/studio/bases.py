@@ -1,0 +1,123 @@
+"""Networks that a studio prunes: the model as it came, and what each retraining left."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pruning_lab import counts, models
+from pruning_lab.evaluation import Images, SuffixEvaluator
+from pruning_lab.masks import prunable
+from pruning_lab.studio.attempts import ALL, Setting
+from pruning_lab.studio.layers import Choice, Layer
+
+
+class Origin:
+    """The model as the studio found it; changing it behind the studio's back is noticed."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.seen, self.content = self.look(), models.fingerprint(model)
+
+    def check(self) -> None:
+        if (seen := self.look()) == self.seen:
+            return
+        if models.fingerprint(self.model) != self.content:
+            raise RuntimeError(
+                "the model was changed since the studio opened it, so its numbers no longer hold; "
+                "make a new Studio"
+            )
+        self.seen = seen  # changed and changed back, as masks.masked does
+
+    def look(self) -> list[tuple]:
+        """What differs after a change: where tensors lie, how often they were written, some values.
+
+        Fused optimizers and whoever writes to `.data` leave the count of writings as it was.
+        """
+        state = self.model.state_dict(keep_vars=True).values()
+        return [(t.data_ptr(), 0 if t.is_inference() else t._version, *_some(t)) for t in state]
+
+
+def _some(tensor: Tensor, count: int = 32) -> list[float]:
+    """Values from all over a tensor, which is not read as a whole."""
+    held = tensor.untyped_storage().nbytes() // tensor.element_size() - tensor.storage_offset()
+    size = min(tensor.numel(), held)
+    step = max(1, size // count)
+    return tensor.detach().as_strided((size // step,), (step,), tensor.storage_offset()).tolist()
+
+
+class Base:
+    """A network with one set of weights: what a slider moves on, until it is retrained."""
+
+    def __init__(self, number: int, seen: list, model: nn.Module, weights: Mapping[str, Tensor]):
+        self.number, self.seen = number, seen  # what the model looked like that it shares
+        self.model = sharing(model, weights).eval()
+        found = prunable(self.model)
+        self.layers = {name: Layer(name, module.weight) for name, module in found.items()}
+        self.choices: dict[str, Choice] = {}
+        self._asked: dict[str, Setting] = {}
+        self.choose({})
+        self.session: SuffixEvaluator | None = None
+        self.prepared = False
+        self._masked: dict[str, Tensor] = {}  # a buffer for each layer that was ever cut
+        self._held = dict(self.choices)  # what these hold
+        self._settled = dict(self.choices)  # what the session last went through with
+        self._stale: set[str] = set()  # layers whose buffer it may have seen with other content
+
+    def choose(self, settings: Mapping[str, Setting]) -> None:
+        for name, layer in self.layers.items():
+            setting = settings.get(name, ALL)
+            if self._asked.get(name) != setting:
+                self.choices[name], self._asked[name] = layer.choose(setting), setting
+
+    def prepare(self, say: Callable[[str], None], stale: Callable[[], bool]) -> None:
+        """What makes a slider quick; a layer that is done stays done."""
+        for number, layer in enumerate(self.layers.values(), start=1):
+            if stale():
+                return
+            if len(self.layers) > 2:
+                say(f"{layer.name}, {number} of {len(self.layers)}")
+            layer.prepare()
+        self.prepared = True
+
+    def open(self, images: Images, budget: int) -> None:
+        self.session = SuffixEvaluator(self.model, images, budget=budget)
+
+    def advance(self, choices: Mapping[str, Choice]) -> Iterator[Tensor]:
+        """Hits batch by batch, of what lies behind the first layer that has changed."""
+        self._stale |= {n for n, choice in choices.items() if not choice.same(self._settled[n])}
+        changes = {name: self._weight(name, choices[name]) for name in self._stale}
+        yield from self.session.advance(changes)
+        self._stale, self._settled = set(), dict(choices)
+
+    def _weight(self, name: str, choice: Choice) -> Tensor:
+        """Of a layer with this choice; the same buffer every time, for memory's sake."""
+        layer = self.layers[name]
+        if choice.kept == layer.alive:
+            return layer.weight
+        if name not in self._masked:
+            self._masked[name] = torch.empty_like(layer.weight)
+        elif choice.same(self._held[name]):
+            return self._masked[name]
+        with torch.inference_mode():
+            layer.masked(choice, self._masked[name])
+        self._held[name] = choice
+        return self._masked[name]
+
+
+def sharing(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of the model whose parameters and buffers are these tensors, and not copies."""
+    memo = {}
+    own = model.state_dict(keep_vars=True)
+    for name, tensor in own.items():
+        given = weights[name].detach()
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(given, requires_grad=False) if is_parameter else given
+    return copy.deepcopy(model, memo)
+
+
+def flops_of(model: nn.Module, session: SuffixEvaluator) -> dict[str, int]:
+    """Of each layer, per image; a layer that never runs has none."""
+    counted = {row.layer: row.flops for row in counts.layers(model, [(session.image, None)])}
+    return {name: counted.get(name, 0) for name in prunable(model)}
