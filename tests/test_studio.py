@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from toys import CLASSES, Branching, lively
 
 from pruning_lab import cli, counts, criteria, data, evaluation, files, masks, models, sensitivity
+from pruning_lab.evaluation.thresholded import whole
 from pruning_lab.masks import Mask, prunable
 from pruning_lab.studio import Attempt, Comparison, NewestFirst, Setting, Studio, layers, state
 from pruning_lab.training import TrainConfig, train
@@ -326,8 +327,7 @@ def test_counts_made_ahead_are_those_of_pruning(name):
                 choice = one.choose(Setting("quality", quality))
                 assert choice.kept == int(kept.sum())
                 assert torch.equal(one.kept(choice), kept)
-                room = torch.full_like(one.weight, 7)
-                assert torch.equal(one.masked(choice, room), module.weight.detach() * kept)
+                assert torch.equal(whole(one.cut(choice)), module.weight.detach() * kept)
 
 
 def test_counts_ahead_need_no_second_look_at_the_weights(monkeypatch):
@@ -347,7 +347,7 @@ def test_a_layer_larger_than_a_part_is_counted_in_parts(monkeypatch):
         kept = criteria.by_quality(weight, quality)
         choice = layer.choose(Setting("quality", quality))
         assert choice.kept == int(kept.sum())
-        assert torch.equal(layer.masked(choice, torch.empty(17, 19)), weight * kept)
+        assert torch.equal(whole(layer.cut(choice)), weight * kept)
     found, edges = layer.histogram
     assert found.tolist() == np.histogram(weight, edges)[0].tolist()
 

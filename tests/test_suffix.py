@@ -2,6 +2,7 @@
 
 import copy
 import random
+import threading
 from collections import OrderedDict
 from contextlib import contextmanager
 
@@ -13,7 +14,14 @@ from torch.utils.data import DataLoader, TensorDataset
 from toys import CLASSES, Branching, lively
 
 from pruning_lab import criteria, data, evaluation, models
-from pruning_lab.evaluation import SuffixEvaluator, measuring, suffix, teams
+from pruning_lab.evaluation import (
+    SuffixEvaluator,
+    Thresholded,
+    measuring,
+    suffix,
+    teams,
+    thresholded,
+)
 from pruning_lab.masks import prunable
 
 LEVELS = [0.0, 0.1, 0.3, 0.6, 1.0]
@@ -703,6 +711,114 @@ def test_between_two_batches_of_an_advance_nothing_shows(name, doubles, spread, 
         assert everything_of(model) == before
         assert torch.is_grad_enabled()
         assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("name", ["grouped", "like alexnet", "like vgg"])
+def test_a_network_in_training_mode_is_measured_in_evaluation_mode(name, doubles, spread):
+    """Also the batches that workers have begun while somebody looks at the one before."""
+    model = make(name).train()
+    session = SuffixEvaluator(model, doubles)
+    for layer in prunable(model):
+        weight = pruned(model, layer, 0.5)
+        list(session.advance({layer: weight}))
+        expected = answers_of(model, doubles, session.base)
+        assert torch.allclose(session.logits(), expected, rtol=0, atol=1e-10)
+        assert model.training
+
+
+def test_whoever_stops_asking_leaves_no_worker_working(doubles, monkeypatch):
+    model, begun = make("grouped"), []
+    with threads(2):
+        session = SuffixEvaluator(model, [(x[:1], y[:1]) for x, y in doubles] * 50)
+        session.pace = teams.Pace(2, 1)
+        resume = session._way.resume
+        monkeypatch.setattr(session._way, "resume", lambda *a: begun.append(0) or resume(*a))
+        steps = session.advance({"0": pruned(model, "0", 0.2)})
+        next(steps)
+        steps.close()
+        count = len(begun)
+        assert 1 <= count <= 2 + 2 * teams.AHEAD
+        assert not [thread for thread in threading.enumerate() if "Pool" in thread.name]
+        assert session.base == {}
+
+
+def test_small_batches_are_answered_together_where_no_convolution_follows(monkeypatch):
+    x, y = torch.randn(60, 1, 8, 8), torch.zeros(60, dtype=torch.long)
+    model = nn.Sequential(
+        OrderedDict(conv=nn.Conv2d(1, 2, 3), flat=nn.Flatten(), fc=nn.Linear(72, CLASSES))
+    )
+    session = SuffixEvaluator(model, list(zip(x.split(7), y.split(7), strict=True)))
+    sizes, resume = [], session._way.resume
+
+    def counted(layer, state, changes):
+        sizes.append(len(state))
+        return resume(layer, state, changes)
+
+    monkeypatch.setattr(session._way, "resume", counted)
+    for workers, most in ((1, 512), (1, 20), (2, 512)):
+        session.pace = teams.Pace(workers, 1)
+        monkeypatch.setattr(suffix, "_LIGHT", most)
+        for layer in ("conv", "fc"):
+            weight = pruned(model, layer, 0.5)
+            hits = list(session.advance({layer: weight}))
+            assert [len(some) for some in hits] == [7] * 8 + [4]
+            expected = answer(model, x, session.base)
+            assert torch.allclose(session.logits(), expected, rtol=0, atol=1e-5)
+            assert torch.cat(hits).tolist() == (expected.argmax(1) == y).tolist()
+            together = {(1, 512): [60], (1, 20): [18, 14, 14, 14], (2, 512): [28, 28, 4]}
+            as_given = [7] * 8 + [4]
+            assert sorted(sizes)[::-1] == (together[workers, most] if layer == "fc" else as_given)
+            sizes.clear()
+
+
+# --- weights cut at a threshold ------------------------------------------------------------------
+
+TINY = torch.finfo(torch.float32).smallest_normal
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("threshold", [0.0, TINY, 0.1, 0.3, 1 / 3, 1.5, 3e38, float("inf")])
+def test_a_thresholded_weight_keeps_what_is_not_nearer_to_zero(dtype, threshold):
+    if dtype is torch.float16 and 1e5 < threshold < float("inf"):
+        pytest.skip("no such number")
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(12, 5, generator=generator).to(dtype)
+    cut = torch.tensor(threshold, dtype=dtype)
+    near = torch.stack([cut, -cut, cut * 1.01, -cut * 0.99, cut * 0])
+    weight = torch.cat([weight, near.nan_to_num(posinf=1, neginf=-1)[None]])
+    expected = weight * (weight.abs() >= threshold)
+    assert torch.equal(Thresholded(weight, threshold).whole(), expected)
+    for row, other in zip(weight.tolist(), expected.tolist(), strict=True):
+        assert other == [w if abs(w) >= cut.item() else 0 for w in row]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_thresholded_weight_answers_part_by_part_as_the_whole_does(dtype, monkeypatch):
+    weight, bias = torch.randn(11, 9, dtype=dtype), torch.randn(11, dtype=dtype)
+    x = torch.randn(4, 3, 9, dtype=dtype)
+    for part in (1, 20, 1000):  # weights: less than a row, two rows, all
+        monkeypatch.setattr(thresholded, "_PART", part)
+        for some in (bias, None):
+            expected = F.linear(x, weight * (weight.abs() >= 0.7), some)
+            assert torch.allclose(Thresholded(weight, 0.7).linear(x, some), expected)
+
+
+@pytest.mark.parametrize("name", EASY)
+def test_an_evaluator_takes_thresholds_for_weights(name, doubles, spread, monkeypatch):
+    monkeypatch.setattr(thresholded, "_PART", 30)
+    model = make(name)
+    session, base = SuffixEvaluator(model, doubles), {}
+    for layer, module in reversed(prunable(model).items()):
+        weight = module.weight.detach()
+        threshold = weight.abs().median().item()
+        base[layer] = weight * (weight.abs() >= threshold)
+        expected = answers_of(model, doubles, base)
+        changes = {layer: Thresholded(weight, threshold)}
+        assert torch.allclose(session.logits(changes), expected, rtol=0, atol=1e-10)
+        session.commit(changes)
+        assert torch.allclose(session.logits(), expected, rtol=0, atol=1e-10)
+    with pytest.raises(ValueError, match="shape"):
+        session.commit({layer: Thresholded(weight[:1, :1], 0.1)})
 
 
 def test_the_first_image_is_the_first_image(doubles):

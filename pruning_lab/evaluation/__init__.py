@@ -15,6 +15,7 @@ from pruning_lab.evaluation.accuracy import (
 )
 from pruning_lab.evaluation.session import SuffixEvaluator
 from pruning_lab.evaluation.suffix import Changes
+from pruning_lab.evaluation.thresholded import Thresholded
 
 __all__ = [
     "Accuracy",
@@ -22,6 +23,7 @@ __all__ = [
     "Drop",
     "Images",
     "SuffixEvaluator",
+    "Thresholded",
     "Z",
     "device_of",
     "drop",

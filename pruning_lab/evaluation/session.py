@@ -68,7 +68,7 @@ class SuffixEvaluator:
         `first` asks for no more than that many images. Raises KeyError for an unknown layer,
         ValueError for a weight of another shape.
         """
-        self._check(changes)
+        changes = self._ready(changes)
         starts = self._starts[: self._count(first)]
         if changes:
             layer = min(changes, key=self._way.layers.index)
@@ -103,20 +103,13 @@ class SuffixEvaluator:
 
         Whoever stops asking before the end leaves the base as it was.
         """
-        self._check(changes)
+        changes = self._ready(changes)
         base, starts = {**self.base, **changes}, []
-        if changes:
-            layer = min(changes, key=self._way.layers.index)
-            jobs = [partial(self._way.resume, layer, kept[layer], base) for _, kept in self._starts]
-        else:
-            jobs = [partial(tuple, start) for start in self._starts]
-        for place in range(0, len(jobs), self.pace.workers):
-            with measuring(self.model):
-                done = self._run(jobs[place : place + self.pace.workers])
-            for answer, kept in done:
-                y = self._labels[len(starts)]
-                starts.append((answer, {**self._starts[len(starts)][1], **kept}))
-                yield (answer.argmax(1) == y).cpu()
+        for answer, kept in self._resumed(changes, base) if changes else self._starts:
+            _, before = self._starts[len(starts)]
+            y = self._labels[len(starts)]
+            starts.append((answer, {**before, **kept}))
+            yield (answer.argmax(1) == y).cpu()
         self.base, self._starts = base, starts
 
     def _count(self, first: int | None) -> int:
@@ -134,6 +127,43 @@ class SuffixEvaluator:
     def _run(self, jobs: list[Callable[[], object]]) -> list:
         with Team(self.pace) as team:
             return team.do(jobs)
+
+    def _resumed(self, changes: Changes, base: Changes) -> Iterator[tuple[Tensor, dict]]:
+        """From the first changed layer on, batch by batch: the answers, and what to keep.
+
+        Between two of them nobody sees that something is measured.
+        """
+        layer = min(changes, key=self._way.layers.index)
+        jobs = [
+            partial(self._way.resume_all, layer, [kept[layer] for _, kept in some], base)
+            for some in self._groups(self._way.together(layer))
+        ]
+        if self.pace.workers > 1:  # threads of their own, and steps that are in evaluation mode
+            with Team(self.pace) as team:
+                for done in team.each(jobs):
+                    yield from done
+            return
+        for job in jobs:
+            with measuring(self.model):
+                (done,) = self._run([job])
+            yield from done
+
+    def _groups(self, images: int) -> list[list[tuple[Tensor, dict[str, State]]]]:
+        """Batches in groups of so many images, fewer where a worker would have nothing to do."""
+        most = min(images, -(-self.n // self.pace.workers))
+        groups, size = [[]], 0
+        for y, start in zip(self._labels, self._starts, strict=True):
+            if groups[-1] and size + len(y) > most:
+                groups.append([])
+                size = 0
+            groups[-1].append(start)
+            size += len(y)
+        return groups
+
+    def _ready(self, changes: Changes) -> Changes:
+        self._check(changes)
+        with torch.inference_mode():
+            return {name: self._way.ready(name, weight) for name, weight in changes.items()}
 
     def _check(self, changes: Changes) -> None:
         layers = prunable(self.model)

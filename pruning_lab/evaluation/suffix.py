@@ -4,6 +4,7 @@ Three ways, the quickest that a network allows: a chain is cut like a list; a ne
 can trace goes on in the middle of its graph; any other runs whole.
 """
 
+import copy
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
@@ -13,11 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from pruning_lab.evaluation.teams import Pace, paces, quickest
+from pruning_lab.evaluation.thresholded import Thresholded, whole
 from pruning_lab.masks import prunable
 from pruning_lab.models import LocalResponseNorm, is_chain
 
-Changes = Mapping[str, Tensor]  # layer -> the weight (out, in, ...) that stands in for its own
+# layer -> the weight (out, in, ...) that stands in for its own
+Changes = Mapping[str, Tensor | Thresholded]
 NOTHING: Changes = MappingProxyType({})
+Exchanged = dict[int, Tensor | Thresholded]  # the same by the id of the parameter
 State = object  # what a way keeps of a batch, to go on from a layer
 
 
@@ -41,6 +45,20 @@ class Whole:
     def resume(self, layer: str, state: State, changes: Changes) -> tuple[Tensor, dict[str, State]]:
         """`answer`, and what to keep for going on from `layer` and from each layer behind it."""
         return self.answer(layer, state, changes), {layer: state}
+
+    def resume_all(
+        self, layer: str, states: list[State], changes: Changes
+    ) -> list[tuple[Tensor, dict[str, State]]]:
+        """`resume` for some batches."""
+        return [self.resume(layer, state, changes) for state in states]
+
+    def together(self, layer: str) -> int:
+        """How many images are best answered at once from `layer` on, where batches hold fewer."""
+        return 0
+
+    def ready(self, layer: str, weight: Tensor | Thresholded) -> Tensor | Thresholded:
+        """A weight of `layer` as it is best used for many batches."""
+        return whole(weight)
 
     def answers(
         self, layer: str, state: State, weights: Tensor, changes: Changes = NOTHING
@@ -80,7 +98,7 @@ class Whole:
         self.start(x[:2])
         return x[: max(2, int(2 * _TRIAL_SECONDS / (time.perf_counter() - began)))]
 
-    def _by_parameter(self, changes: Changes) -> dict[int, Tensor]:
+    def _by_parameter(self, changes: Changes) -> Exchanged:
         return {id(self.model.get_submodule(name).weight): w for name, w in changes.items()}
 
     def _forward(self, x: Tensor, changes: Changes) -> Tensor:
@@ -141,7 +159,7 @@ class Graph(Whole):
 class _Interpreter(fx.Interpreter):
     """Runs a graph with some parameters exchanged, and remembers the values that are wanted."""
 
-    def go(self, changed: dict[int, Tensor], environment: dict, *inputs: Tensor) -> Tensor:
+    def go(self, changed: Exchanged, environment: dict, *inputs: Tensor) -> Tensor:
         self.changed, self.seen = changed, {}
         return self.run(*inputs, initial_env=environment, enable_io_processing=False)
 
@@ -171,7 +189,7 @@ class Chain(Whole):
 
     def __init__(self, model: nn.Module, steps: Iterable[nn.Module]):
         super().__init__(model)
-        self.steps = [_in_place(step) for step in steps]  # a layer used twice stands here twice
+        self.steps = [_step(step) for step in steps]  # a layer used twice stands here twice
         uses: dict[int, list[int]] = {}
         for place, step in enumerate(self.steps):
             for parameter in step.parameters():
@@ -199,6 +217,25 @@ class Chain(Whole):
 
     def resume(self, layer: str, state: State, changes: Changes) -> tuple[Tensor, dict[str, State]]:
         return self._keeping(self.place[layer], state, self._by_parameter(changes))
+
+    def resume_all(
+        self, layer: str, states: list[State], changes: Changes
+    ) -> list[tuple[Tensor, dict[str, State]]]:
+        if len(states) == 1 or not self.together(layer):
+            return super().resume_all(layer, states, changes)
+        sizes = [len(state) for state in states]
+        answer, kept = self.resume(layer, torch.cat(states), changes)
+        parts = [part.split(sizes) for part in (answer, *kept.values())]
+        return [(y, dict(zip(kept, some, strict=True))) for y, *some in zip(*parts, strict=True)]
+
+    def together(self, layer: str) -> int:
+        behind = self.steps[self.place[layer] :]
+        light = all(_one_by_one(step) and not isinstance(step, nn.Conv2d) for step in behind)
+        return _LIGHT if light else 0
+
+    def ready(self, layer: str, weight: Tensor | Thresholded) -> Tensor | Thresholded:
+        is_linear = isinstance(self.steps[self.place[layer]], nn.Linear)
+        return weight if is_linear else whole(weight)
 
     def answers(
         self, layer: str, state: State, weights: Tensor, changes: Changes = NOTHING
@@ -244,16 +281,16 @@ class Chain(Whole):
         for place in reversed(range(len(self.steps))):
             self.bytes[place] = max(self.bytes[place + 1], sizes[place + 1] // len(x))
 
-    def _by_parameter(self, changes: Changes) -> dict[int, Tensor]:
+    def _by_parameter(self, changes: Changes) -> Exchanged:
         return {**self.own, **super()._by_parameter(changes)}
 
-    def _from(self, place: int, x: Tensor, changed: dict[int, Tensor]) -> Tensor:
+    def _from(self, place: int, x: Tensor, changed: Exchanged) -> Tensor:
         for step in self.steps[place:]:
             x = _call(step, (x,), {}, changed)
         return x
 
     def _keeping(
-        self, place: int, x: Tensor, changed: dict[int, Tensor]
+        self, place: int, x: Tensor, changed: Exchanged
     ) -> tuple[Tensor, dict[str, State]]:
         kept = {}
         for at, step in enumerate(self.steps[place:], start=place):
@@ -289,6 +326,7 @@ _TRIAL_SECONDS = 0.03
 # What the steps behind a stacked layer may fill: a core's cache, so that they find it there.
 _CACHED_BYTES = 2**23
 _GPU_BYTES = 2**30  # which would rather have much to do at once
+_LIGHT = 512  # images at once where no convolution follows: they are a product's rows
 _TOGETHER = 64  # images at least, levels counted, for a convolution to be worth it
 
 _CHANNEL_BY_CHANNEL = {nn.MaxPool2d, nn.AvgPool2d, nn.ReLU, nn.Identity, nn.Dropout}
@@ -310,16 +348,20 @@ def _one_by_one(step: nn.Module) -> bool:
     return type(step) in _IMAGE_BY_IMAGE
 
 
-def _in_place(step: nn.Module) -> nn.Module:
-    """A ReLU that writes over its input; nothing that a chain keeps is ever the input of one.
+def _step(step: nn.Module) -> nn.Module:
+    """A step as a chain runs it: in evaluation mode, whatever its network is in meanwhile.
 
-    What is kept enters a layer with weights, and that layer's answer is a new tensor.
+    A ReLU writes over its input; nothing that a chain keeps is ever the input of one. What is kept
+    enters a layer with weights, and that layer's answer is a new tensor.
     """
-    plain = type(step) is nn.ReLU and _one_by_one(step)
-    return nn.ReLU(inplace=True) if plain else step
+    if not _one_by_one(step):
+        return step
+    if type(step) is nn.ReLU:
+        return nn.ReLU(inplace=True)
+    return copy.copy(step).eval()  # with the same parameters
 
 
-def _call(module: nn.Module, args: tuple, kwargs: dict, changed: dict[int, Tensor]):
+def _call(module: nn.Module, args: tuple, kwargs: dict, changed: Exchanged):
     """A module's answer with other tensors in the place of some of its parameters.
 
     functional_call puts them into the module for a moment, which two workers must not do at once;
@@ -328,15 +370,18 @@ def _call(module: nn.Module, args: tuple, kwargs: dict, changed: dict[int, Tenso
     if changed:
         theirs = _named(module, changed)
         if theirs.keys() == {"weight"} and _one_by_one(module) and not kwargs:
-            if isinstance(module, nn.Linear):
-                return F.linear(*args, theirs["weight"], module.bias)
-            return module._conv_forward(*args, theirs["weight"], module.bias)
+            weight = theirs["weight"]
+            if not isinstance(module, nn.Linear):
+                return module._conv_forward(*args, whole(weight), module.bias)
+            if isinstance(weight, Thresholded):
+                return weight.linear(*args, module.bias)
+            return F.linear(*args, weight, module.bias)
         if theirs:
             return _call_with(module, theirs, *args, **kwargs)
     return module(*args, **kwargs)
 
 
-def _named(module: nn.Module, changed: dict[int, Tensor]) -> dict[str, Tensor]:
+def _named(module: nn.Module, changed: Exchanged) -> Changes:
     """What to exchange in a module, by name; every part is named once.
 
     Of a part that stands in two places, functional_call would put back the wrong tensors.
@@ -349,7 +394,8 @@ def _named(module: nn.Module, changed: dict[int, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _call_with(module: nn.Module, tensors: dict[str, Tensor], *args, **kwargs):
+def _call_with(module: nn.Module, weights: Changes, *args, **kwargs):
+    tensors = {name: whole(weight) for name, weight in weights.items()}
     return torch.func.functional_call(module, tensors, args, kwargs, tie_weights=False)
 
 

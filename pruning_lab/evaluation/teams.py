@@ -1,11 +1,14 @@
 """Work spread over torch's threads, or over workers of one thread each: what is quicker here."""
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
+
+AHEAD = 4  # jobs for each worker that may wait or be done, unasked for
 
 
 @dataclass(frozen=True)
@@ -66,20 +69,33 @@ class Team:
             self.pool.shutdown(cancel_futures=True)
         torch.set_num_threads(self.before)
 
-    def do(self, jobs: list[Callable[[], object]]) -> list:
+    def do(self, jobs: Iterable[Callable[[], object]]) -> list:
         """What the jobs give, in their order."""
+        return list(self.each(jobs))
+
+    def each(self, jobs: Iterable[Callable[[], object]]) -> Iterator:
+        """What the jobs give, one after another; workers are a few jobs ahead of whoever asks."""
         if self.pool is None:
-            torch.set_num_threads(self.pace.threads)
-            try:
-                return [job() for job in jobs]
-            finally:
-                torch.set_num_threads(self.before)
-        running = [self.pool.submit(_measured, job) for job in jobs]
+            yield from map(self._alone, jobs)
+            return
+        running = deque()
         try:
-            return [future.result() for future in running]
+            for job in jobs:
+                running.append(self.pool.submit(_measured, job))
+                if len(running) > AHEAD * self.pace.workers:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
         finally:
             for future in running:  # after an interrupt: none is left working behind our back
                 future.cancel() or future.exception()
+
+    def _alone(self, job: Callable[[], object]):
+        torch.set_num_threads(self.pace.threads)
+        try:
+            return job()
+        finally:
+            torch.set_num_threads(self.before)
 
 
 def _measured(job: Callable[[], object]):

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping
 
-import torch
 from torch import Tensor, nn
 
 from pruning_lab import counts, models
@@ -60,10 +59,7 @@ class Base:
         self.choose({})
         self.session: SuffixEvaluator | None = None
         self.prepared = False
-        self._masked: dict[str, Tensor] = {}  # a buffer for each layer that was ever cut
-        self._held = dict(self.choices)  # what these hold
         self._settled = dict(self.choices)  # what the session last went through with
-        self._stale: set[str] = set()  # layers whose buffer it may have seen with other content
 
     def choose(self, settings: Mapping[str, Setting]) -> None:
         for name, layer in self.layers.items():
@@ -86,24 +82,13 @@ class Base:
 
     def advance(self, choices: Mapping[str, Choice]) -> Iterator[Tensor]:
         """Hits batch by batch, of what lies behind the first layer that has changed."""
-        self._stale |= {n for n, choice in choices.items() if not choice.same(self._settled[n])}
-        changes = {name: self._weight(name, choices[name]) for name in self._stale}
+        changes = {
+            name: self.layers[name].cut(choice)
+            for name, choice in choices.items()
+            if not choice.same(self._settled[name])
+        }
         yield from self.session.advance(changes)
-        self._stale, self._settled = set(), dict(choices)
-
-    def _weight(self, name: str, choice: Choice) -> Tensor:
-        """Of a layer with this choice; the same buffer every time, for memory's sake."""
-        layer = self.layers[name]
-        if choice.kept == layer.alive:
-            return layer.weight
-        if name not in self._masked:
-            self._masked[name] = torch.empty_like(layer.weight)
-        elif choice.same(self._held[name]):
-            return self._masked[name]
-        with torch.inference_mode():
-            layer.masked(choice, self._masked[name])
-        self._held[name] = choice
-        return self._masked[name]
+        self._settled = dict(choices)
 
 
 def sharing(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:

@@ -55,8 +55,8 @@ class Bits:
                 yield x, y
                 continue
             size = self.VALUES // max(1, x[0].numel())
-            size = min(self.MOST, max(self.FEWEST, size))
-            yield from zip(x.split(size), y.split(size), strict=True)
+            count = -(-len(x) // min(self.MOST, max(self.FEWEST, size)))
+            yield from zip(x.chunk(count), y.chunk(count), strict=True)
 
 
 def fingerprint_of(images: Images) -> str | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pruning_lab import criteria, paper
-from pruning_lab.evaluation import Accuracy, Drop
+from pruning_lab.evaluation import Accuracy, Drop, Thresholded
 from pruning_lab.studio.attempts import Setting
 
 LIMIT, STEP = 3.0, 0.05  # of a slider: qualities on this grid are counted ahead
@@ -70,14 +70,13 @@ class Layer:
             return choice.chosen
         return (self.weight.abs() >= choice.threshold) & (self.weight != 0)
 
-    def masked(self, choice: Choice, out: Tensor) -> Tensor:
-        """The weight with zeros where nothing stays, written into `out`."""
+    def cut(self, choice: Choice) -> Tensor | Thresholded:
+        """The weight with zeros where nothing stays."""
+        if choice.kept == self.alive:
+            return self.weight
         if choice.chosen is not None:
-            return torch.mul(self.weight, choice.chosen, out=out)
-        parts = zip(_flat(self.weight).split(_CHUNK), _flat(out).split(_CHUNK), strict=True)
-        for weight, into in parts:
-            torch.mul(weight, weight.abs() >= choice.threshold, out=into)
-        return out
+            return self.weight * choice.chosen
+        return Thresholded(self.weight, choice.threshold)
 
     def prepare(self) -> None:
         """Count ahead for every quality on the grid of a slider, and for the histogram."""

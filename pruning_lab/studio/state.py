@@ -35,6 +35,7 @@ from pruning_lab.studio.worker import NewestFirst
 from pruning_lab.training import Epoch, TrainConfig, train
 
 LOOK_SECONDS = 0.15  # between two looks at an accuracy that is still being measured
+LARGE = 2**26  # bytes of weights, from which on memory is worth more than getting it anew
 SCAN_IMAGES = 2000  # for `suggest`
 SCAN_DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 
@@ -641,7 +642,8 @@ class Studio:
             self._look_closer(attempt, base, choices, stale)
         if not stale():
             self._say("ready", "done")
-            _give_back_memory()
+            if sum(layer.weight.nbytes for layer in base.layers.values()) >= LARGE:
+                _give_back_memory()
 
     def _look_closer(
         self,
