@@ -542,6 +542,30 @@ def test_images_that_fail_are_an_error_in_the_panel(toy, splits):
     panel.close()
 
 
+def test_the_trail_goes_on_as_if_it_were_drawn_anew(panel, monkeypatch):
+    """Most of it stands still, and is drawn once."""
+    draw, drawn = scenes.TrailFilm._draw, []
+    monkeypatch.setattr(scenes.TrailFilm, "_draw", lambda *a: drawn.append(0) or draw(*a))
+    studio, shown = panel.studio, set()
+    film = scenes.TrailFilm(studio)
+    for step in range(12):
+        studio.set(0.1 * step).settle()
+        shown.add(film.picture())
+    assert len(shown) == 12
+    assert len(drawn) in (1, 2)
+    for change in (
+        lambda: studio.name("a name"),
+        lambda: studio.set(density=0.02),
+        lambda: studio.name("another"),
+        lambda: studio.set(density=0),
+        studio.undo,
+    ):
+        change().settle()
+        assert film.picture() == scenes.TrailFilm(studio).picture()
+        assert film.picture() not in shown
+        shown.add(film.picture())
+
+
 # --- pages without widgets, and what listens ---------------------------------------------------
 
 

@@ -821,6 +821,19 @@ def test_an_evaluator_takes_thresholds_for_weights(name, doubles, spread, monkey
         session.commit({layer: Thresholded(weight[:1, :1], 0.1)})
 
 
+def test_a_layer_that_somebody_listens_to_takes_a_threshold_too(doubles):
+    model = make("grouped")
+    seen = []
+    model[8].register_forward_hook(lambda layer, args, y: seen.append(layer.weight.clone()))
+    session = SuffixEvaluator(model, doubles)
+    weight = model[8].weight.detach()
+    session.commit({"8": Thresholded(weight, 0.2)})
+    expected = weight * (weight.abs() >= 0.2)
+    assert session.how == "chain"
+    assert torch.equal(seen[-1], expected)
+    assert torch.allclose(session.logits(), answers_of(model, doubles, {"8": expected}))
+
+
 def test_the_first_image_is_the_first_image(doubles):
     session = SuffixEvaluator(make("grouped"), doubles)
     assert torch.equal(session.image, doubles[0][0][:1])

@@ -1,14 +1,17 @@
 """The studio's pictures: a layer's weights and how it takes pruning, and the trail of attempts."""
 
+import math
+
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
 from pruning_lab import plots
 from pruning_lab.studio import Attempt, Studio
-from pruning_lab.widgets.pictures import Film, png
+from pruning_lab.widgets.pictures import Film
 
 _SIZE = (620, 290)
 _FONT = 10.5  # readable on a projector
@@ -111,82 +114,116 @@ class WeightsFilm:
 
 
 class TrailFilm:
-    """Accuracy against what is left, a mark for each attempt, with its interval."""
+    """Accuracy against what is left, a mark for each attempt, with its interval.
+
+    Those that no other beats are filled and joined.
+    """
 
     words = "accuracy with 95 % interval against the share of weights kept, one mark per attempt"
     pixels = _SIZE
 
     def __init__(self, studio: Studio):
         self.studio = studio
+        self._film = Film(*self.pixels, self._draw)
 
     def picture(self) -> bytes:
-        width, height = self.pixels
-        figure = Figure(figsize=(width / 100, height / 100))
-        trail(self.studio, figure.add_axes((0.10, 0.17, 0.88, 0.72)))
-        return png(figure)
+        self._comparison = self.studio.compare()
+        self._measured = [a for a in self._comparison if a.accuracy is not None]
+        names = [(a.name, a.density, a.accuracy) for a in self._measured if a.name]
+        return self._film.frame((self._limits(), names), self._move)
+
+    def _limits(self) -> tuple[float, float, float]:
+        """(least share, lowest and highest accuracy), such that most attempts leave them alone."""
+        lowest = min((a.density for a in self._measured), default=1)
+        least = next((x for x in _SHARES if x <= min(0.1, 0.7 * lowest)), _SHARES[-1])
+        seen = [a.accuracy for a in self._measured]
+        seen += [self.studio.dense] if self.studio.dense else []
+        low, high = min((a.low for a in seen), default=0), max((a.high for a in seen), default=1)
+        for span in reversed(_SHARES):
+            top = math.ceil(high / span * 5) * span / 5
+            if top - span <= low:
+                break
+        return least, top - span, top
+
+    def _draw(self, figure: Figure) -> list:
+        ax = figure.add_axes((0.10, 0.17, 0.86, 0.72))
+        ax.set_xscale("log")
+        least, *accuracies = self._limits()
+        ax.set(xlim=(1.2, least), ylim=accuracies)
+        ax.xaxis.set_major_locator(FixedLocator(_SHARES if least >= 0.005 else _SHARES[::3]))
+        ax.xaxis.set_minor_locator(NullLocator())
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter(_percent)
+        if (dense := self.studio.dense) is not None:
+            ax.axhspan(dense.low, dense.high, color=plots.GONE, alpha=0.5, linewidth=0)
+        ax.set_xlabel("weights kept in the network", fontsize=_FONT)
+        title = "attempts: where you stand ◆, and those that no other beats ●"
+        ax.set_title(title, fontsize=_FONT, loc="left", color=plots.INK)
+        ax.tick_params(labelsize=_FONT - 1)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.25)
+        _names(ax, [attempt for attempt in self._measured if attempt.name])
+        (self._line,) = ax.plot([], [], color=plots.KEPT, linewidth=1, alpha=0.5, animated=True)
+        self._beaten = _Marks(ax, plots.NOISE, marker="o", markersize=5, markerfacecolor="white")
+        self._unbeaten = _Marks(ax, plots.KEPT, marker="o", markersize=5)
+        self._here = _Marks(ax, plots.LIMIT, marker="D", markersize=9)
+        marks = self._beaten, self._unbeaten, self._here
+        return [self._line, *(artist for some in marks for artist in some.artists)]
+
+    def _move(self) -> None:
+        best, now = self._comparison.pareto, self.studio.attempt.number
+        numbers = {attempt.number for attempt in best}
+        self._line.set_data(*zip(*map(_place, best), strict=True) if best else ((), ()))
+        others = [a for a in self._measured if a.number != now]
+        self._beaten.put([a for a in others if a.number not in numbers])
+        self._unbeaten.put([a for a in others if a.number in numbers])
+        self._here.put([a for a in self._measured if a.number == now])
 
 
-def trail(studio: Studio, ax: Axes) -> Axes:
-    """Draw the attempts that were measured; those that no other beats are filled and joined."""
-    comparison = studio.compare()
-    best, now = comparison.pareto, studio.attempt.number
-    numbers = {attempt.number for attempt in best} - {now}
-    measured = [attempt for attempt in comparison if attempt.accuracy is not None]
-    here = [a for a in measured if a.number == now]
-    unbeaten = [a for a in measured if a.number in numbers]
-    beaten = [a for a in measured if a.number not in {*numbers, now}]
-    _marks(ax, beaten, plots.NOISE, fmt="o", markersize=5, markerfacecolor="white")
-    _marks(ax, unbeaten, plots.KEPT, fmt="o", markersize=5)
-    _marks(ax, here, plots.LIMIT, fmt="D", markersize=9, zorder=3)
-    for attempt in measured:
-        if attempt.name:
-            ax.annotate(
-                attempt.name,
-                (max(attempt.density, 1e-4), attempt.accuracy.value),
-                xytext=(6, 6),
-                textcoords="offset points",
-                fontsize=_FONT - 1,
-            )
-    if len(best) > 1:
-        x, y = zip(*((max(a.density, 1e-4), a.accuracy.value) for a in best), strict=True)
-        ax.plot(x, y, color=plots.KEPT, linewidth=1, alpha=0.5)
-    if studio.dense is not None:
-        ax.axhspan(studio.dense.low, studio.dense.high, color=plots.GONE, alpha=0.5, linewidth=0)
-    ax.set_xscale("log")
-    lowest = min((a.density for a in comparison if a.accuracy), default=0.1)
-    ax.set_xlim(1.2, max(min(0.5 * lowest, 0.1), 5e-5))
-    ax.xaxis.set_major_locator(
-        FixedLocator([m * 10.0**-n for n in range(6) for m in (1, 0.5, 0.2)])
-    )
-    ax.xaxis.set_minor_locator(NullLocator())
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(_percent)
-    ax.set_xlabel("weights kept in the network", fontsize=_FONT)
-    ax.set_title(
-        "attempts: where you stand ◆, and those that no other beats ●",
-        fontsize=_FONT,
-        loc="left",
-        color=plots.INK,
-    )
-    ax.tick_params(labelsize=_FONT - 1)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(alpha=0.25)
-    return ax
+class _Marks:
+    """Attempts that look alike, each with its interval."""
+
+    def __init__(self, ax: Axes, colour: str, **style):
+        bars = LineCollection([], colors=colour, linewidths=1, animated=True)
+        self._bars = ax.add_collection(bars, autolim=False)
+        style |= {"linestyle": "", "clip_on": False, "animated": True}
+        (self._dots,) = ax.plot([], [], color=colour, **style)
+        self.artists = self._bars, self._dots
+
+    def put(self, attempts: list[Attempt]) -> None:
+        places = [_place(attempt) for attempt in attempts]
+        self._dots.set_data(*zip(*places, strict=True) if places else ((), ()))
+        ends = [(attempt.accuracy.low, attempt.accuracy.high) for attempt in attempts]
+        pairs = zip(places, ends, strict=True)
+        self._bars.set_segments([[(x, low), (x, high)] for (x, _), (low, high) in pairs])
 
 
-def _marks(ax: Axes, attempts: list[Attempt], colour: str, **style) -> None:
-    """Those that look alike at once: each call takes milliseconds, and a drag leaves many."""
-    if not attempts:
-        return
-    values, low, high = zip(
-        *((a.accuracy.value, a.accuracy.low, a.accuracy.high) for a in attempts), strict=True
-    )
-    ax.errorbar(
-        [max(a.density, 1e-4) for a in attempts],
-        values,
-        yerr=[np.subtract(values, low), np.subtract(high, values)],
-        **{"color": colour, "elinewidth": 1, "zorder": 2, **style},
-    )
+def _place(attempt: Attempt) -> tuple[float, float]:
+    """(density, accuracy); a network without weights stands at the edge."""
+    return max(attempt.density, _SHARES[-1]), attempt.accuracy.value
+
+
+def _names(ax: Axes, attempts: list[Attempt]) -> None:
+    """Beside each mark, lines higher or lower where the edge or another name is in the way."""
+    frame, line, taken = ax.get_window_extent(), 1.3 * _FONT * ax.figure.dpi / 72, []
+    for attempt in sorted(attempts, key=_place, reverse=True):
+        x, y = ax.transData.transform(_place(attempt))
+        width = 0.42 * line * len(attempt.name)
+        x = min(x + 0.4 * line, frame.x1 - width)
+        for lines in (0.5, -1.2, 1.6, -2.3, 2.7, -3.4, -4.5, -5.6):
+            bottom = y + lines * line
+            inside = frame.y0 <= bottom <= frame.y1 - line
+            if inside and all(
+                abs(bottom - other) >= line or x + width < left or right < x
+                for left, right, other in taken
+            ):
+                break
+        taken.append((x, x + width, bottom))
+        ax.text(x, bottom, attempt.name, transform=None, fontsize=_FONT - 1)
+
+
+# What an axis of shares may end at, from all down to next to nothing.
+_SHARES = [round(m * 10.0**-n, 6) for n in range(5) for m in (1, 0.5, 0.2)]
 
 
 def _percent(share: float, _: int) -> str:
