@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-AHEAD = 4  # jobs for each worker that may wait or be done, unasked for
+AHEAD = 1  # jobs for each worker that may wait or be done, unasked for
 
 
 @dataclass(frozen=True)

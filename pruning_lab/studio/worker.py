@@ -9,10 +9,11 @@ class NewestFirst:
     """A thread that works on the newest state given to it and leaves older ones undone.
 
     It lives while there is something to do. `work(state, stale)` should return when stale() is
-    true; nothing needs to be cancelled or timed, and a fast hand costs nothing.
+    true; nothing needs to be cancelled or timed, and a fast hand costs nothing. stale(0.1) waits so
+    many seconds for a newer state, and is true as soon as there is one.
     """
 
-    def __init__(self, work: Callable[[object, Callable[[], bool]], None]):
+    def __init__(self, work: Callable[[object, Callable[..., bool]], None]):
         self._work = work
         self._changed = threading.Condition()
         self._newest = self._finished = 0  # states are numbered as they come
@@ -25,6 +26,7 @@ class NewestFirst:
         with self._changed:
             self._newest += 1
             self._state = state
+            self._changed.notify_all()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="newest-first", daemon=True)
                 self._thread.start()
@@ -44,6 +46,7 @@ class NewestFirst:
         """Let the thread go; what it was working on stays undone."""
         with self._changed:
             self.closed = True
+            self._changed.notify_all()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
@@ -66,5 +69,6 @@ class NewestFirst:
                 if number == self._newest:
                     self._error = error
 
-    def _is_stale(self, number: int) -> bool:
-        return self.closed or number != self._newest
+    def _is_stale(self, number: int, seconds: float = 0) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self.closed or number != self._newest, seconds)

@@ -48,11 +48,11 @@ class WeightsFilm:
         ]
         left.set_xlim(-reach, reach)
         left.set_ylim(0, top)
-        left.set_xlabel("weight", fontsize=_FONT)
+        left.set_xlabel(f"weight (σ = {layer.sigma:.3g})", fontsize=_FONT)
         left.set_ylabel("number of weights", fontsize=_FONT)
-        self._title = left.text(
-            *(0, 1.04, ""), transform=left.transAxes, fontsize=_FONT + 1, animated=True
-        )
+        title = {"transform": left.transAxes, "fontsize": _FONT + 1}
+        left.text(0, 1.04, self._layer, color=plots.INK, **title)
+        self._title = left.text(1, 1.04, "", ha="right", animated=True, **title)
         right = figure.add_axes((0.69, 0.17, 0.30, 0.70))
         self._curve(right)
         self._line = right.axvline(0, color=plots.LIMIT, linewidth=1.4, animated=True)
@@ -101,9 +101,9 @@ class WeightsFilm:
             side.set_xdata([place, place])
             side.set_visible(threshold > 0)
         where = (
-            f"quality {row.quality:.2f} × σ {row.sigma:.3g}" if threshold else "all that are left"
-        )
-        self._title.set_text(f"{row.layer}: {row.density:.1%} stay, {where}")
+            f" at {row.quality:.2f} σ" if threshold else ""
+        )  # every letter costs a drag its time
+        self._title.set_text(f"{row.density:.1%} stay{where}")
         density = max(row.density, 0.008)
         self._line.set_xdata([density, density])
         self._line.set_visible(bool(self._points))

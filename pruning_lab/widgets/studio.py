@@ -214,15 +214,16 @@ class StudioPanel(VBox):
 
     def _press(self, action: Callable[[], object], _button: Button | None = None) -> None:
         """Do it and show it; what goes wrong appears in the panel."""
-        try:
-            action()
-        except Exception as error:
-            words = error.args[0] if isinstance(error, KeyError) else error  # it would add quotes
-            self.problem.value = _alert(str(words) or type(error).__name__)
-            self._write(anew=True)  # a slider that was refused goes back
-        else:
-            self.problem.value = ""
-            self._write()
+        with self._lock:  # the numbers come first: drawing, in the studio's thread, takes longer
+            try:
+                action()
+            except Exception as error:
+                words = error.args[0] if isinstance(error, KeyError) else error  # it adds quotes
+                self.problem.value = _alert(str(words) or type(error).__name__)
+                self._write(anew=True)  # a slider that was refused goes back
+            else:
+                self.problem.value = ""
+                self._write()
 
     def _branch(self) -> None:
         self.studio.branch(self.label.value.strip())
