@@ -733,7 +733,8 @@ def test_fifty_events_at_once_leave_one_result_the_newest(split, studio_of):
     check(studio, model, list(split))
 
 
-def test_no_accuracy_is_ever_taken_for_another_attempts(split, studio_of):
+def test_no_accuracy_is_ever_taken_for_another_attempts(split, studio_of, monkeypatch):
+    monkeypatch.setattr(state, "REST_SECONDS", 0)  # these hands do not rest
     model = pausing()
     model.pause.seconds = 0.001
     studio = studio_of(model, split)
@@ -850,6 +851,28 @@ def test_what_is_stale_stops_between_two_batches(split, studio_of):
     assert model.pause.calls - before == 1 + 4
     check(studio, model, list(split))
     assert studio.attempts[1].accuracy is None
+
+
+def test_a_hand_that_was_too_fast_is_waited_for_after_a_first_look(split, studio_of, monkeypatch):
+    model = pausing()
+    studio = studio_of(model, split).settle()
+    looks = []
+    studio.listen(lambda event: looks.append(studio.attempt.number) if event == "looked" else None)
+    monkeypatch.setattr(state, "REST_SECONDS", 30)
+    before, model.pause.held = model.pause.calls, True
+    studio.set(fc1=0.5)
+    model.pause.until(before + 1)
+    studio.set(fc1=1.0)  # too fast
+    model.pause.let_go()
+    _until(lambda: looks == [3])
+    time.sleep(0.05)
+    assert model.pause.calls == before + 2  # a batch of each
+    assert studio.status == "measuring"
+    monkeypatch.setattr(state, "REST_SECONDS", 0.01)
+    check(studio.set(fc1=1.5).settle(20), model, list(split))  # it ends the waiting
+    assert looks == [3, 4]
+    monkeypatch.setattr(state, "REST_SECONDS", 30)
+    studio.set(fc1=2.0).settle(20)  # and a hand that rested is not waited for
 
 
 def test_going_back_to_what_was_measured_last_is_right_after_something_half_done(split, studio_of):
@@ -1727,3 +1750,28 @@ def test_an_old_error_is_no_error():
         worker.settle(timeout=0.05)
     worker.close()
     assert threads() == []
+
+
+def test_work_that_waits_for_a_newer_state_is_woken_by_it():
+    waited, begun = [], threading.Event()
+
+    def work(number, stale):
+        seconds = {"long": 30, "short": 0.02}[number]
+        began = time.perf_counter()
+        begun.set()
+        waited.append((stale(seconds), time.perf_counter() - began))
+
+    worker = NewestFirst(work)
+    worker.submit("long")
+    assert begun.wait(20)
+    worker.submit("short")
+    worker.settle(20)
+    (first, at_once), (second, whole) = waited
+    assert (first, second) == (True, False)
+    assert at_once < 20
+    assert whole >= 0.02
+    begun.clear()
+    worker.submit("long")
+    assert begun.wait(20)
+    worker.close()
+    assert waited[2][0]

@@ -34,8 +34,8 @@ from pruning_lab.studio.layers import Choice, Layer, LayerMetrics, Metrics
 from pruning_lab.studio.worker import NewestFirst
 from pruning_lab.training import Epoch, TrainConfig, train
 
-LOOK_SECONDS = 0.15  # between two looks at an accuracy that is still being measured
-REST_SECONDS = 0.05  # without a step, after which a hand that was too fast counts as resting
+LOOK_SECONDS = 0.25  # between two looks at an accuracy that is still being measured
+REST_SECONDS = 0.03  # without a step, after which a hand that was too fast counts as resting
 LARGE = 2**26  # bytes of weights, from which on memory is worth more than getting it anew
 SCAN_IMAGES = 2000  # for `suggest`
 SCAN_DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
