@@ -3,6 +3,7 @@
 import copy
 import gc
 import random
+import shlex
 import signal
 import threading
 import time
@@ -1663,8 +1664,8 @@ def test_an_export_makes_the_same_mask_by_the_command_it_names(studio_of, tmp_pa
     for number, step in enumerate(steps):
         step()
         studio.settle()
-        exported = studio.export(tmp_path / f"{number}" / "plan.json")
-        words = exported.command.split()
+        exported = studio.export(tmp_path / f"try {number}" / "plan.json")
+        words = shlex.split(exported.command)
         assert words[0] == "pruning-lab"
         mask_file = tmp_path / "mask.safetensors"
         assert cli.main([*words[1:], "--out", str(mask_file)]) == 0
@@ -1688,6 +1689,34 @@ def test_an_export_of_a_network_of_ones_own_says_what_is_missing(toy, split, stu
         studio.export(tmp_path / "p.safetensors")
     tensors = safetensors.torch.load_file(tmp_path / "p.safetensors")
     assert all(torch.equal(t, toy.state_dict()[name]) for name, t in tensors.items())
+
+
+def test_an_export_never_writes_over_a_saved_studio(toy, split, studio_of, tmp_path):
+    studio = studio_of(toy, split).set(1.0)
+    path = studio.save(tmp_path / "work.safetensors")
+    before = path.read_bytes()
+    with pytest.raises(
+        ValueError, match=r"work.safetensors is a saved studio; give the plan anoth"
+    ):
+        studio.export(tmp_path / "work.json")
+    assert path.read_bytes() == before
+    assert not (tmp_path / "work.json").exists()
+    for content in (b"", b"no tensors", None):  # anything else may be written anew
+        if content is not None:
+            (tmp_path / "plan.safetensors").write_bytes(content)
+        studio.export(tmp_path / "plan.json")
+    assert files.load_tensors(tmp_path / "plan.safetensors")[0].keys() == toy.state_dict().keys()
+
+
+def test_a_scan_of_another_network_is_refused(toy, split):
+    scan = sensitivity.scan(pausing(), split, (0.5,))
+    toys = sensitivity.scan(toy, split, (0.5,), layers=["fc2"])
+    other = nn.Sequential(OrderedDict(flat=nn.Flatten(), fc1=nn.Linear(64, CLASSES)))
+    with pytest.raises(ValueError, match="of another network: it has a layer 'fc2', this one has"):
+        Studio(other, split, scan=scan)
+    studio = Studio(toy, split, scan=toys)  # of some layers
+    assert studio.scan is toys
+    studio.close()
 
 
 def test_a_mask_of_the_studio_can_be_saved(toy, split, studio_of, tmp_path):

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +68,8 @@ class Studio:
     `set` returns at once, and a thread measures what is newest; `settle` waits for it, and raises
     what went wrong there. Every `set` is an attempt, which stays, and can be undone.
 
-    Raises ValueError for the test split alone (choosing by it would spoil it), and for a model with
-    nothing to prune.
+    Raises ValueError for the test split alone (choosing by it would spoil it), for a model with
+    nothing to prune, and for a scan of another network.
     """
 
     def __init__(
@@ -91,6 +92,11 @@ class Studio:
             )
         if not prunable(model):
             raise ValueError("this model has no Conv2d or Linear layer, so there is nothing to set")
+        if scan is not None and (unknown := [*set(scan.layers) - prunable(model).keys()]):
+            raise ValueError(
+                f"the scan is of another network: it has a layer {min(unknown)!r}, this one has "
+                f"{', '.join(prunable(model))}; scan this one"
+            )
         self.model, self.about = model, about
         self._budget = budget or (2**28 if device_of(model).type == "cpu" else 2**32)
         self._origin = Origin(model)
@@ -493,10 +499,13 @@ class Studio:
             if plan.mask(model).fingerprint() != mask.fingerprint():
                 raise RuntimeError("ties among the weights cannot be told by densities; move one")
             network = path.with_suffix(".safetensors")
+            if network.exists() and _is_studio(network):
+                raise ValueError(f"{network} is a saved studio; give the plan another name than it")
             models.save(network, model, about=self.about)
             plan.save(path)
         words = "" if self.about else " --model NETWORK"
-        return Exported(path, network, f"pruning-lab prune {network}{words} --plan {path}")
+        command = f"pruning-lab prune {quote(str(network))}{words} --plan {quote(str(path))}"
+        return Exported(path, network, command)
 
     def __repr__(self) -> str:
         metrics = self.metrics()
@@ -782,6 +791,13 @@ class Studio:
 
 
 _FORMAT = "pruning_lab studio 1"
+
+
+def _is_studio(path: Path) -> bool:
+    with contextlib.suppress(ValueError):  # no safetensors file
+        _, about = files.load_tensors(path)
+        return isinstance(about, dict) and about.get("format") == _FORMAT
+    return False
 
 
 def _give_back_memory() -> None:

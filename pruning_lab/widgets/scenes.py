@@ -36,7 +36,7 @@ class WeightsFilm:
 
     def _draw(self, figure: Figure) -> list:
         layer = self.studio.layer(self._layer)
-        left = figure.add_axes((0.09, 0.17, 0.47, 0.70))  # by hand: laying out costs a drawing
+        left = figure.add_axes((0.10, 0.17, 0.46, 0.70))  # by hand: laying out costs a drawing
         counts, edges = layer.histogram
         reach = 1.05 * _reach(counts, edges)
         left.stairs(counts, edges, fill=True, color=plots.KEPT)
