@@ -595,6 +595,29 @@ def test_a_team_does_its_jobs_in_order_at_its_pace(pace):
         assert team.do([lambda: job(7)]) == [7]
 
 
+@pytest.mark.parametrize(
+    ("threads_take", "workers_take", "expected"),
+    [
+        ([9], [10], "workers"),
+        ([7], [10], "threads"),
+        ([12], [10], "workers"),
+        ([90, 9, 90], [10, 90], "workers"),
+        ([90, 7], [90, 10, 90], "threads"),
+    ],
+)
+def test_torchs_threads_have_to_be_clearly_quicker(
+    threads_take, workers_take, expected, monkeypatch
+):
+    """The least of some trials counts; the first of each is for warming up."""
+    takes = {1: [1, *threads_take * 9], 2: [1, *workers_take * 9]}
+    monkeypatch.setattr(teams.Team, "seconds", lambda team, _: takes[team.pace.workers].pop(0))
+    with threads(2):
+        candidates = teams.paces(alone=False)
+        pace = teams.quickest(lambda: None, candidates, torch.device("cpu"))
+    assert (pace.workers, pace.threads) == {"threads": (1, 2), "workers": (2, 1)}[expected]
+    assert pace.seconds == min({"threads": threads_take, "workers": workers_take}[expected])
+
+
 def test_no_worker_is_left_working_after_an_interrupt():
     begun, ended = [], []
 

@@ -4,10 +4,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
 import torch
 
+ROUNDS, CLEARLY = 5, 0.8  # of trials; the share of another's time that is clearly less
 AHEAD = 1  # jobs for each worker that may wait or be done, unasked for
 
 
@@ -31,21 +33,21 @@ def paces(alone: bool) -> list[Pace]:
 
 
 def quickest(work: Callable[[], object], candidates: list[Pace], device: torch.device) -> Pace:
-    """The pace at which every worker doing `work` once takes least time for each."""
+    """The pace at which every worker doing `work` once takes least time for each.
+
+    Torch's threads wait for each other at every step. What that costs once the machine has more to
+    do, a trial does not show: they have to be clearly quicker than the last candidate.
+    """
     if device.type != "cpu":
         return Pace(1, torch.get_num_threads())
-    timed = []
-    for pace in candidates:
-        with Team(pace) as team:
-            jobs = [work] * pace.workers
-            team.do(jobs)
-            seconds = []
-            for _ in range(3):
-                began = time.perf_counter()
-                team.do(jobs)
-                seconds.append((time.perf_counter() - began) / pace.workers)
-        timed.append(Pace(pace.workers, pace.threads, min(seconds)))
-    return min(timed, key=lambda pace: pace.seconds)
+    with ExitStack() as stack:
+        teams = [stack.enter_context(Team(pace)) for pace in candidates]
+        # By turns: a moment in which the machine is busy then counts for none.
+        _, *rounds = [[team.seconds(work) for team in teams] for _ in range(1 + ROUNDS)]
+    best = [min(seconds) for seconds in zip(*rounds, strict=True)]
+    *others, last = (replace(p, seconds=s) for p, s in zip(candidates, best, strict=True))
+    other = min(others, key=lambda pace: pace.seconds, default=last)
+    return other if other.seconds < CLEARLY * last.seconds else last
 
 
 class Team:
@@ -68,6 +70,12 @@ class Team:
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
         torch.set_num_threads(self.before)
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """How long it takes when every worker does this once, per worker."""
+        began = time.perf_counter()
+        self.do([work] * self.pace.workers)
+        return (time.perf_counter() - began) / self.pace.workers
 
     def do(self, jobs: Iterable[Callable[[], object]]) -> list:
         """What the jobs give, in their order."""
