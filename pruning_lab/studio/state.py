@@ -36,7 +36,7 @@ from pruning_lab.studio.worker import NewestFirst
 from pruning_lab.training import Epoch, TrainConfig, train
 
 LOOK_SECONDS = 0.25  # between two looks at an accuracy that is still being measured
-REST_SECONDS = 0.03  # without a step, after which a hand that was too fast counts as resting
+REST_SECONDS = 0.06  # without a step, after which a hand that was too fast counts as resting
 LARGE = 2**26  # bytes of weights, from which on memory is worth more than getting it anew
 SCAN_IMAGES = 2000  # for `suggest`
 SCAN_DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
@@ -122,7 +122,7 @@ class Studio:
         self._dragged: frozenset[str] | None = (
             None  # the layers of a step that the next may replace
         )
-        self._hurried = False  # the last look was cut short by a newer step
+        self._hurried = False  # the last measurement was cut short by a newer step
         self._look: tuple[int, Accuracy, Drop] | None = None  # at an attempt, not the last one
         self._enter(self._attempts[0])
         self._attempts[0] = self._sized(self._attempts[0])
@@ -663,19 +663,21 @@ class Studio:
         choices: Mapping[str, Choice],
         stale: Callable[[], bool],
     ) -> None:
+        # In a drag that leaves no time for all images, measuring would be for nothing, and would
+        # take the time that its pictures need.
+        if self._hurried and stale(REST_SECONDS):
+            return
+        self._hurried = True
         began = time.perf_counter()
         looked, hits = 0.0, []
-        # In a drag that leaves no time for all images, more than a first look would be for nothing,
-        # and would take the time that its pictures need.
-        rest = REST_SECONDS if self._hurried else 0
         for some in base.advance(choices):
+            if stale():
+                return
             hits.append(some)
-            if not stale() and time.perf_counter() - looked > LOOK_SECONDS:
+            if time.perf_counter() - looked > LOOK_SECONDS:
                 looked = time.perf_counter()
                 self._report(attempt, torch.cat(hits))
-            self._hurried, rest = stale(rest), 0
-            if self._hurried:
-                return
+        self._hurried = False
         if self._origin.look() != base.seen:
             self._start_over()
             return
