@@ -10,10 +10,17 @@ import subprocess
 import sys
 import time
 import urllib.parse
+import uuid
 from pathlib import Path
 
 import pytest
 import torch
+from jupyter_server.services.kernels.connection.base import (
+    deserialize_msg_from_ws_v1,
+    serialize_msg_to_ws_v1,
+)
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+from tornado.websocket import websocket_connect
 
 from pruning_lab import cli, criteria, data, evaluation, masks, models, sensitivity
 from pruning_lab.cli import commands, names, words
@@ -705,6 +712,8 @@ def test_images_that_do_not_fit_a_built_in_network_are_refused_before_training(o
 
 # ----------------------------------------------------------------------------------- the studio
 
+PROTOCOL = "v1.kernel.websocket.jupyter.org"  # what pages speak; Voila takes any binary for it
+
 
 @pytest.fixture
 def served(own):
@@ -736,8 +745,6 @@ def heed_interrupts():
 
 async def asked(address, headers=None):
     """Status and text of a page; it is not followed where it sends one elsewhere."""
-    from tornado.httpclient import AsyncHTTPClient
-
     answer = await AsyncHTTPClient().fetch(
         address,
         headers=headers,
@@ -750,21 +757,21 @@ async def asked(address, headers=None):
 
 async def widgets_of(socket):
     """How many widgets live in the kernel behind a socket."""
-    header = {"msg_id": "1", "msg_type": "comm_info_request", "version": "5.3"}
+    once = uuid.uuid4().hex  # an equal message would be dropped as a replay
+    header = {"msg_id": once, "msg_type": "comm_info_request", "version": "5.3"}
     header |= {"session": "s", "username": "", "date": "2026-01-01T00:00:00Z"}
-    message = {"header": header, "parent_header": {}, "metadata": {}, "channel": "shell"}
-    await socket.write_message(json.dumps({**message, "content": {}, "buffers": []}))
+    parts = [json.dumps(part).encode() for part in (header, {}, {}, {})]
+    await socket.write_message(serialize_msg_to_ws_v1(parts, "shell"), binary=True)
     while True:
-        answer = json.loads(await socket.read_message())
-        if answer["msg_type"] == "comm_info_reply":
-            return len(answer["content"]["comms"])
+        message = await socket.read_message()
+        assert message is not None, "the server has closed the connection"
+        _, (header, _, _, content, *_) = deserialize_msg_from_ws_v1(message)
+        if json.loads(header)["msg_type"] == "comm_info_reply":
+            return len(json.loads(content)["comms"])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as POSIX sends it")
 def test_the_studio_is_a_page_for_those_with_its_token_and_ends_with_its_kernel(served):
-    from tornado.httpclient import HTTPClientError, HTTPRequest
-    from tornado.websocket import websocket_connect
-
     process, address = served
     place, _, token = address.partition("?token=")
     assert place.startswith("http://127.0.0.1:")
@@ -785,13 +792,16 @@ def test_the_studio_is_a_page_for_those_with_its_token_and_ends_with_its_kernel(
 
         channels = f"{place.replace('http', 'ws', 1)}api/kernels/{kernel}/channels"
         with pytest.raises(HTTPClientError, match="403"):
-            await websocket_connect(channels)
+            await websocket_connect(channels, subprotocols=[PROTOCOL])
         cookies = "; ".join(c.partition(";")[0] for c in headers.get_list("Set-Cookie"))
-        socket = await websocket_connect(HTTPRequest(channels, headers={"Cookie": cookies}))
+        request = HTTPRequest(channels, headers={"Cookie": cookies})
+        socket = await websocket_connect(request, subprotocols=[PROTOCOL])
         assert await widgets_of(socket) > 30  # the panel is there, and answers
+        await asyncio.sleep(31)  # Jupyter's server looks after its connections every 30 s
+        assert await widgets_of(socket) > 30
         socket.close()
 
-    asyncio.run(visit())
+    asyncio.run(asyncio.wait_for(visit(), 300))
     kernels = children(process.pid)
     assert kernels
     process.send_signal(signal.SIGINT)

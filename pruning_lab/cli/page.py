@@ -33,8 +33,9 @@ def serve(options: Namespace, port: int, ready: Callable[[str], None]) -> None:
         token=token,
         open_browser=False,
         config_file_paths=[],  # else a voila.py in the current folder would be run
-        # Asked for by no other host's name; and a ping that tornado need not correct in our log.
-        tornado_settings={"allow_remote_access": False, "ws_ping_timeout": 30_000},
+        # Asked for by no other host's name. No pings: on one machine a connection ends with its
+        # page, and what Jupyter's server and tornado allow an answer to take excludes each other.
+        tornado_settings={"allow_remote_access": False, "ws_ping_interval": 0},
         log_level="DEBUG" if options.debug else "ERROR",
         config=Config(
             # No kernels that a person has installed: the one of this Python has the library.
