@@ -173,7 +173,7 @@ def pressed(page, layer: str, keys: int) -> Iterator[dict]:
     for press in range(keys + 1):
         page.evaluate("start()")
         page.keyboard.press("ArrowRight")
-        page.wait_for_function(DONE)
+        page.wait_for_function(DONE, polling=100)  # at every frame it would take time itself
         page.wait_for_timeout(400)
         if press:  # the first one draws another layer's picture anew
             yield page.evaluate("marks")

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from collections import OrderedDict
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from toys import CLASSES, Branching, lively
 
 from pruning_lab.data import Split
 
+# Shells have what they start in the background ignore Ctrl-C, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 hypothesis.settings.register_profile(
     "suite", deadline=None, derandomize=True, database=None, max_examples=60

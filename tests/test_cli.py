@@ -727,7 +727,6 @@ def served(own):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heed_interrupts,  # who runs the tests in the background may ignore Ctrl-C
     )
     try:
         line = process.stdout.readline()
@@ -737,10 +736,6 @@ def served(own):
         if process.poll() is None:
             process.terminate()
         process.communicate(timeout=60)
-
-
-def heed_interrupts():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 async def asked(address, headers=None):

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tomllib
@@ -180,10 +179,6 @@ sys.exit(int(os.environ.get("TASK_ENDS_WITH", 0)))
 posix = pytest.mark.skipif(os.name != "posix", reason="the stand-in for uv is a shell script")
 
 
-def heed_interrupts():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class Lab:
     """A small project of its own in a folder with a space, with a stand-in for uv on the PATH."""
 
@@ -215,8 +210,6 @@ class Lab:
                 **environment,
             },
             text=True,
-            # Whoever runs the tests in the background may ignore Ctrl-C, and children inherit that.
-            preexec_fn=heed_interrupts if os.name == "posix" else None,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

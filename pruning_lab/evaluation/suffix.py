@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from pruning_lab.evaluation.pooling import MaxPool
 from pruning_lab.evaluation.teams import Pace, paces, quickest
 from pruning_lab.evaluation.thresholded import Thresholded, whole
 from pruning_lab.masks import prunable
@@ -329,7 +330,7 @@ _GPU_BYTES = 2**30  # which would rather have much to do at once
 _LIGHT = 512  # images at once where no convolution follows: they are a product's rows
 _TOGETHER = 64  # images at least, levels counted, for a convolution to be worth it
 
-_CHANNEL_BY_CHANNEL = {nn.MaxPool2d, nn.AvgPool2d, nn.ReLU, nn.Identity, nn.Dropout}
+_CHANNEL_BY_CHANNEL = {MaxPool, nn.MaxPool2d, nn.AvgPool2d, nn.ReLU, nn.Identity, nn.Dropout}
 _IMAGE_BY_IMAGE = _CHANNEL_BY_CHANNEL | {
     *(nn.Linear, nn.Conv2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.LocalResponseNorm),
     *(nn.LeakyReLU, nn.ReLU6, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Hardswish),
@@ -358,6 +359,8 @@ def _step(step: nn.Module) -> nn.Module:
         return step
     if type(step) is nn.ReLU:
         return nn.ReLU(inplace=True)
+    if type(step) is nn.MaxPool2d:
+        return MaxPool.like(step)
     return copy.copy(step).eval()  # with the same parameters
 
 

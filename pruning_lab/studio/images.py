@@ -42,21 +42,26 @@ class Stoppable:
 
 
 class Bits:
-    """Batches in bits, between which a hand that has moved on is noticed; on a GPU whole ones."""
+    """Batches in bits, between which a hand that has moved on is noticed; on a GPU whole ones.
 
-    VALUES, FEWEST, MOST = 2**21, 16, 128  # of images in a bit
+    The first batch is in the smallest: a first look at the accuracy should not have to wait.
+    """
+
+    VALUES, FEWEST, FIRST, MOST = 2**21, 16, 128, 256  # of images in a bit
 
     def __init__(self, images: Images, model: nn.Module):
         self._images, self._whole = images, device_of(model).type != "cpu"
 
     def __iter__(self) -> Iterator:
+        most = self.FIRST
         for x, y in self._images:
             if self._whole:
                 yield x, y
                 continue
             size = self.VALUES // max(1, x[0].numel())
-            count = -(-len(x) // min(self.MOST, max(self.FEWEST, size)))
+            count = -(-len(x) // min(most, max(self.FEWEST, size)))
             yield from zip(x.chunk(count), y.chunk(count), strict=True)
+            most = self.MOST
 
 
 def fingerprint_of(images: Images) -> str | None:

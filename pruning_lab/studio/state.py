@@ -35,7 +35,7 @@ from pruning_lab.studio.layers import Choice, Layer, LayerMetrics, Metrics
 from pruning_lab.studio.worker import NewestFirst
 from pruning_lab.training import Epoch, TrainConfig, train
 
-LOOK_SECONDS = 0.25  # between two looks at an accuracy that is still being measured
+LOOK_SECONDS = 0.4  # between two looks at an accuracy that is still being measured
 REST_SECONDS = 0.06  # without a step, after which a hand that was too fast counts as resting
 LARGE = 2**26  # bytes of weights, from which on memory is worth more than getting it anew
 SCAN_IMAGES = 2000  # for `suggest`
