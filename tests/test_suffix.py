@@ -844,6 +844,22 @@ def test_an_evaluator_takes_thresholds_for_weights(name, doubles, spread, monkey
         session.commit({layer: Thresholded(weight[:1, :1], 0.1)})
 
 
+def test_small_weights_are_cut_once_for_all_batches_and_large_ones_never_kept(doubles, monkeypatch):
+    model = make("grouped")
+    session = SuffixEvaluator(model, doubles)
+    cuts, cut = [], thresholded._cut
+    monkeypatch.setattr(thresholded, "_cut", lambda *a: cuts.append(a) or cut(*a))
+    changes = {"8": Thresholded(model[8].weight.detach(), 0.1)}
+    assert isinstance(model[8], nn.Linear)
+    assert len(doubles) > 1
+    session.commit(changes)
+    assert len(cuts) == 1
+    assert isinstance(session.base["8"], torch.Tensor)
+    monkeypatch.setattr(thresholded, "_PART", 1)
+    session.commit(changes)
+    assert isinstance(session.base["8"], Thresholded)
+
+
 def test_a_layer_that_somebody_listens_to_takes_a_threshold_too(doubles):
     model = make("grouped")
     seen = []

@@ -235,6 +235,8 @@ class Chain(Whole):
         return _LIGHT if light else 0
 
     def ready(self, layer: str, weight: Tensor | Thresholded) -> Tensor | Thresholded:
+        if isinstance(weight, Thresholded) and weight.is_small:
+            return weight.whole()
         is_linear = isinstance(self.steps[self.place[layer]], nn.Linear)
         return weight if is_linear else whole(weight)
 

@@ -24,14 +24,19 @@ class Thresholded:
     def shape(self) -> torch.Size:
         return self.weight.shape
 
+    @property
+    def is_small(self) -> bool:
+        """Whether to make it once, for many batches, costs less than a part at a time."""
+        return self.weight.numel() <= _PART
+
     def whole(self) -> Tensor:
         return _cut(self.weight, self.threshold)
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """(..., in) -> (..., out), as F.linear does with the whole."""
-        rows = max(1, _PART // self.weight[0].numel())
-        if self.weight.device.type != "cpu" or len(self.weight) <= rows:
+        if self.weight.device.type != "cpu" or self.is_small:
             return F.linear(x, self.whole(), bias)
+        rows = max(1, _PART // self.weight[0].numel())
         answers = [F.linear(x, _cut(part, self.threshold)) for part in self.weight.split(rows)]
         answer = torch.cat(answers, -1)
         return answer if bias is None else answer.add_(bias)
