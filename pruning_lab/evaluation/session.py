@@ -36,7 +36,7 @@ class SuffixEvaluator:
                 if not self._labels:
                     self.image = x[:1].clone()  # (1, C, H, W): the first one
                     self._way = suffixes(model, x[:64])
-                    self.pace = self._way.prepare(x[:64])
+                    self.pace = self._way.prepare(x)
                 (start,) = self._run([partial(self._way.start, x)])
                 size = _bytes(start)
                 if self.bytes + size > budget:

@@ -7,6 +7,7 @@ can trace goes on in the middle of its graph; any other runs whole.
 import copy
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -90,7 +91,8 @@ class Whole:
     def prepare(self, x: Tensor) -> Pace:
         """Get ready for batches like `x`, and find the number of threads that suits them."""
         x = self._trial(x)
-        return quickest(lambda: self.start(x), paces(alone=True), x.device)
+        _, pace = quickest({self.how: partial(self.start, x)}, paces(alone=True), x.device)
+        return pace
 
     def _trial(self, x: Tensor) -> Tensor:
         """As many of the images as are answered in a few hundredths of a second."""
@@ -255,25 +257,25 @@ class Chain(Whole):
         return torch.cat(answers)
 
     def prepare(self, x: Tensor) -> Pace:
-        convolutions = [step for step in self.steps if isinstance(step, nn.Conv2d)]
         alone = not all(map(_one_by_one, self.steps))  # an unknown step may not bear two threads
         x = self._trial(x)
         self._measure(x.clone())
-        best = None
-        for layout in (torch.contiguous_format, torch.channels_last):
-            if layout is torch.channels_last and not (convolutions and x.dim() == 4):
-                break
-            self._lay_out(layout, convolutions)
-            pace = quickest(lambda: self.start(x), paces(alone), x.device)
-            if best is None or pace.seconds < best[0].seconds:
-                best = pace, layout
-        pace, layout = best
-        self._lay_out(layout, convolutions)
+        layouts = [torch.contiguous_format]
+        if x.dim() == 4 and any(isinstance(step, nn.Conv2d) for step in self.steps):
+            layouts.append(torch.channels_last)
+        chains = {layout: self.laid_out(layout) for layout in layouts}
+        works = {layout: partial(chain.start, x) for layout, chain in chains.items()}
+        self.layout, pace = quickest(works, paces(alone), x.device)
+        self.own = chains[self.layout].own
         return pace
 
-    def _lay_out(self, layout: torch.memory_format, convolutions: list[nn.Conv2d]) -> None:
-        self.layout = layout
-        self.own = {id(c.weight): _in_layout(c.weight.detach(), layout) for c in convolutions}
+    def laid_out(self, layout: torch.memory_format) -> "Chain":
+        """The same chain, with images and the weights of convolutions in this layout."""
+        chain = copy.copy(self)
+        convolutions = [step for step in self.steps if isinstance(step, nn.Conv2d)]
+        chain.layout = layout
+        chain.own = {id(c.weight): _in_layout(c.weight.detach(), layout) for c in convolutions}
+        return chain
 
     def _measure(self, x: Tensor) -> None:
         """How many bytes an image takes at most, behind each step."""

@@ -2,15 +2,18 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import TypeVar
 
 import torch
 
 ROUNDS, CLEARLY = 5, 0.8  # of trials; the share of another's time that is clearly less
 AHEAD = 1  # jobs for each worker that may wait or be done, unasked for
+Way = TypeVar("Way")
 
 
 @dataclass(frozen=True)
@@ -32,20 +35,32 @@ def paces(alone: bool) -> list[Pace]:
     return [Pace(1, count), other] if count > 1 else [Pace(1, 1)]
 
 
-def quickest(work: Callable[[], object], candidates: list[Pace], device: torch.device) -> Pace:
-    """The pace at which every worker doing `work` once takes least time for each.
+def quickest(
+    works: Mapping[Way, Callable[[], object]], candidates: list[Pace], device: torch.device
+) -> tuple[Way, Pace]:
+    """Of some ways to do the same work, and the paces for it: those that take least time.
 
     Torch's threads wait for each other at every step. What that costs once the machine has more to
     do, a trial does not show: they have to be clearly quicker than the last candidate.
     """
     if device.type != "cpu":
-        return Pace(1, torch.get_num_threads())
+        return next(iter(works)), Pace(1, torch.get_num_threads())
+    trials = list(product(works, candidates))
     with ExitStack() as stack:
-        teams = [stack.enter_context(Team(pace)) for pace in candidates]
+        teams = {pace: stack.enter_context(Team(pace)) for pace in candidates}
         # By turns: a moment in which the machine is busy then counts for none.
-        _, *rounds = [[team.seconds(work) for team in teams] for _ in range(1 + ROUNDS)]
-    best = [min(seconds) for seconds in zip(*rounds, strict=True)]
-    *others, last = (replace(p, seconds=s) for p, s in zip(candidates, best, strict=True))
+        _, *rounds = [
+            [teams[pace].seconds(works[way]) for way, pace in trials] for _ in range(1 + ROUNDS)
+        ]
+    best = dict(zip(trials, map(min, *rounds), strict=True))
+    chosen = {
+        way: _pace([replace(pace, seconds=best[way, pace]) for pace in candidates]) for way in works
+    }
+    return min(chosen.items(), key=lambda item: item[1].seconds)
+
+
+def _pace(timed: list[Pace]) -> Pace:
+    *others, last = timed
     other = min(others, key=lambda pace: pace.seconds, default=last)
     return other if other.seconds < CLEARLY * last.seconds else last
 
