@@ -237,10 +237,9 @@ class Chain(Whole):
         return _LIGHT if light else 0
 
     def ready(self, layer: str, weight: Tensor | Thresholded) -> Tensor | Thresholded:
-        if isinstance(weight, Thresholded) and weight.is_small:
-            return weight.whole()
         is_linear = isinstance(self.steps[self.place[layer]], nn.Linear)
-        return weight if is_linear else whole(weight)
+        in_parts = is_linear and isinstance(weight, Thresholded) and not weight.is_small
+        return weight if in_parts else whole(weight)
 
     def answers(
         self, layer: str, state: State, weights: Tensor, changes: Changes = NOTHING
