@@ -1,3 +1,34 @@
-"""pruning_lab: learn, and do, neural-network weight pruning (Han et al. 2015)."""
+"""pruning_lab: learn, and do, neural-network weight pruning (Han et al. 2015).
+
+    import pruning_lab as lab
+    lab.prune(model, density=0.1)      # modules and main functions appear when first used
+"""
+
+import importlib
 
 __version__ = "0.3.0"
+
+_MODULES = (
+    *("paper", "files", "processes", "layers", "criteria", "masks", "models", "data"),
+    *("evaluation", "checkpoints", "training", "counts", "sensitivity", "retraining"),
+    *("experiments", "plots", "reports", "studio", "widgets", "cli"),
+)
+_HOMES = {
+    **dict.fromkeys(("Mask", "prune"), "masks"),
+    "evaluate": "evaluation",
+    **dict.fromkeys(("TrainConfig", "train"), "training"),
+    **dict.fromkeys(("choose", "scan"), "sensitivity"),
+    "Studio": "studio",
+}
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; dir() lists what it has")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_MODULES})

@@ -1,16 +1,30 @@
-"""Which weights stay: plain functions from a weight or saliency and one number to a bool tensor.
+"""Which weights stay: saliencies, and functions from a saliency and one number to a bool tensor.
 
-True means kept. `kept` restricts a choice to the weights that earlier pruning left; the number
-always refers to the whole layer, so that repeating a call never compounds.
+A *saliency* says how much a weight matters: a function of a weight (`magnitude`, `random(seed)`),
+or a dict of layer name -> tensor computed beforehand (`gradient`, `taylor`). In a bool tensor True
+means kept. `kept` restricts a choice to the weights that are still there; the number always refers
+to the whole layer, so repeating a call never compounds.
 """
 
+import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruning_lab.layers import device_of, mode, prunable
+
+Saliency = Callable[[Tensor], Tensor] | Mapping[str, Tensor]
+Images = Iterable[tuple[Tensor, Tensor]]  # re-iterable batches of x (N, C, H, W) and y (N,)
+
+# ------------------------------------------------------------------------------------- saliencies
 
 
 def magnitude(weight: Tensor) -> Tensor:
@@ -18,17 +32,191 @@ def magnitude(weight: Tensor) -> Tensor:
     return weight.detach().abs()
 
 
-def random(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """A saliency that knows nothing, uniform in [0, 1): the control of every comparison."""
-    device = weight.device if generator is None else generator.device
-    return torch.rand(weight.shape, generator=generator, device=device).to(weight.device)
+@dataclass(frozen=True)
+class Random:
+    """What `random` makes: a function of a weight, and of its layer's name."""
+
+    seed: int
+
+    def __call__(self, weight: Tensor, layer: str = "") -> Tensor:
+        mixed = zlib.crc32(f"{self.seed} {layer}".encode())  # else layers of one shape would tie
+        generator = torch.Generator().manual_seed(mixed)  # which takes 32 bits
+        return torch.rand(weight.shape, generator=generator).to(weight.device)
+
+
+def random(seed: int = 0) -> Random:
+    """A saliency that knows nothing, uniform in [0, 1): the control of every comparison.
+
+    The same seed gives a layer the same numbers again, on every device.
+    """
+    return Random(seed)
+
+
+class Computed(dict[str, Tensor]):
+    """Saliencies computed beforehand, layer name -> tensor, with the name of how."""
+
+    def __init__(self, name: str, saliencies: Mapping[str, Tensor]):
+        super().__init__(saliencies)
+        self.name = name
+
+
+def gradient(model: nn.Module, images: Images) -> Computed:
+    """|g|: g is the gradient of the mean cross-entropy over `images`, in evaluation mode.
+
+    Give training images. The model, its mode and its gradients stay as they are. Raises ValueError
+    for the test split, and where there are no images.
+    """
+    return Computed("gradient", {n: g.abs() for n, g in _gradients(model, images).items()})
+
+
+def taylor(model: nn.Module, images: Images) -> Computed:
+    """|w g|: the first-order change of the loss when a weight goes (Molchanov et al. 2017).
+
+    As `gradient` otherwise. It belongs to the weights it was computed with: compute it again after
+    they have changed.
+    """
+    layers, gradients = prunable(model), _gradients(model, images)
+    saliencies = {n: (layers[n].weight.detach() * g).abs() for n, g in gradients.items()}
+    return Computed("taylor", saliencies)
+
+
+def _gradients(model: nn.Module, images: Images) -> dict[str, Tensor]:
+    if getattr(images, "name", None) == "test":
+        raise ValueError("a saliency chooses, and the test split is not for choosing; give train")
+    layers, device, seen = prunable(model), device_of(model), 0
+    weights = [layer.weight for layer in layers.values()]
+    frozen = [weight for weight in weights if not weight.requires_grad]
+    sums = [torch.zeros_like(weight) for weight in weights]
+    try:
+        for weight in frozen:
+            weight.requires_grad_(True)
+        draws = torch.random.fork_rng([device] if device.type == "cuda" else [])  # a DataLoader
+        with draws, mode(model, training=False), torch.enable_grad():
+            for x, y in images:
+                loss = F.cross_entropy(model(x.to(device)), y.to(device), reduction="sum")
+                # allow_unused: a layer that did not run has no gradient, and its saliency is 0.
+                for total, part in zip(
+                    sums, torch.autograd.grad(loss, weights, allow_unused=True), strict=True
+                ):
+                    if part is not None:
+                        total += part
+                seen += len(y)
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
+    if not seen:
+        raise ValueError("no images to compute a saliency with")
+    return {name: total / seen for name, total in zip(layers, sums, strict=True)}
+
+
+def saliency_of(saliency: Saliency, layer: str, weight: Tensor) -> Tensor:
+    """The saliency of one layer, shaped like its weight.
+
+    Raises KeyError where a dict lacks the layer, ValueError for another shape or for NaN.
+    """
+    if isinstance(saliency, Mapping):
+        if layer not in saliency:
+            raise KeyError(
+                f"the saliency has no layer {layer!r}, only {', '.join(saliency) or 'none'}; "
+                f"compute it with this network"
+            )
+        values = saliency[layer]
+    elif isinstance(saliency, Random):
+        values = saliency(weight, layer)
+    else:
+        values = saliency(weight)
+    if not isinstance(values, Tensor) or values.shape != weight.shape:
+        what = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(
+            f"the saliency of layer {layer!r} must be a tensor shaped like its weight, "
+            f"{tuple(weight.shape)}, got {what}"
+        )
+    _check_comparable(values, signed=True)
+    return values.detach().to(weight.device)
+
+
+def name_of(saliency: Saliency) -> str:
+    """What scans and plans call a saliency, so that another one is noticed.
+
+    "magnitude" and "random(seed=0)" say all; any other name ends in a digest, of a dict's values or
+    of what a function makes of fixed weights: "taylor 1f0c9a2b8d7e".
+    """
+    if saliency is magnitude:
+        return "magnitude"
+    if isinstance(saliency, Random):
+        return f"random(seed={saliency.seed})"
+    if isinstance(saliency, Mapping):
+        name, values = getattr(saliency, "name", "computed"), saliency
+    else:
+        name = getattr(saliency, "__qualname__", type(saliency).__name__)
+        values = {layer: saliency(weight) for layer, weight in _samples().items()}
+    digest = hashlib.sha256()
+    for layer, tensor in sorted(values.items()):
+        digest.update(layer.encode())
+        digest.update(_sortable(tensor).cpu().contiguous().numpy())
+    return f"{name} {digest.hexdigest()[:12]}"
+
+
+def by_name(name: str) -> Saliency | None:
+    """The saliency that `name_of` named, where its name says all of it; else None."""
+    if name == "magnitude":
+        return magnitude
+    seeded = re.fullmatch(r"random\(seed=(\d+)\)", name)
+    return Random(int(seeded[1])) if seeded else None
+
+
+def _samples() -> dict[str, nn.Parameter]:
+    """Fixed weights on which a function is tried; some are zero, as after pruning."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"linear": (3, 5), "conv": (4, 2, 3, 3), "one": (1, 1)}
+    samples = {n: torch.randn(shape, generator=generator) for n, shape in shapes.items()}
+    samples["pruned"] = samples["linear"].relu()
+    return {name: nn.Parameter(weight) for name, weight in samples.items()}
+
+
+def check(saliency: Saliency, model: nn.Module | None = None) -> None:
+    """Test a saliency of your own: shape, finite values, the same twice, no trace on the weight.
+
+    It is tried on a few weights, or on those of `model` (which a dict needs). Raises ValueError
+    with a sentence about the first thing that is wrong.
+
+    >>> check(lambda weight: weight.abs() ** 2)
+    >>> check(lambda weight: weight.norm(dim=1))
+    Traceback (most recent call last):
+    ValueError: the saliency of layer 'linear' must be a tensor shaped like its weight, (3, 5), ...
+    """
+    if model is not None:
+        samples = {name: layer.weight for name, layer in prunable(model).items()}
+    elif isinstance(saliency, Mapping):
+        raise ValueError("a dict of saliencies is checked with its network: check(saliency, model)")
+    else:
+        samples = _samples()
+    for layer, weight in samples.items():
+        before, flag = weight.detach().clone(), weight.requires_grad
+        first = saliency_of(saliency, layer, weight)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(1)  # a saliency that draws from torch's own generator shows here
+            again = saliency_of(saliency, layer, weight)
+        wrong = [
+            (not first.isfinite().all(), "has values that are not finite"),
+            (not torch.equal(weight.detach(), before), "changes the weight"),
+            (weight.requires_grad != flag, "changes the weight's requires_grad"),
+            (weight.grad is not None and model is None, "leaves a gradient on the weight"),
+            (not torch.equal(first, again), "differs from one call to the next"),
+        ]
+        for is_wrong, what in wrong:
+            if is_wrong:
+                raise ValueError(f"the saliency {what} (layer {layer!r}, {tuple(weight.shape)})")
+
+
+# -------------------------------------------------------------------------------------- selection
 
 
 def sigma(weight: Tensor, kept: Tensor | None = None) -> float:
     """Population standard deviation of the surviving weights, 0 where none survive.
 
-    Our reading of the paper, which does not say: of the survivors at the time of the call, so
-    thresholds grow as a network is pruned again.
+    Survivors are the weights that are not zero, of those in `kept` where it is given. Our reading
+    of the paper, which does not say: thresholds grow as a network is pruned again.
     """
     count, mean = _mean(weight, kept, lambda part: part)
     if not count:
@@ -39,92 +227,152 @@ def sigma(weight: Tensor, kept: Tensor | None = None) -> float:
 def _mean(weight: Tensor, kept: Tensor | None, of: Callable[[Tensor], Tensor]) -> tuple[int, float]:
     """How many survivors there are, and the mean of a function of them.
 
-    In double, and part by part: a large layer's survivors, taken out at once, need four times the
-    memory of the layer.
+    Part by part: a large layer's survivors, taken out at once, need four times the layer's memory.
     """
     parts = weight.detach().reshape(-1).split(_PART)
     masks = [None] * len(parts) if kept is None else kept.reshape(-1).split(_PART)
     count, total = 0, 0.0
     for part, mask in zip(parts, masks, strict=True):
-        survivors = part if mask is None else part[mask]
+        survivors = part[part != 0 if mask is None else mask & (part != 0)]
         count += survivors.numel()
-        total += of(survivors.double()).sum().item()
+        total += of(_widened(survivors)).sum().item()
     return count, total / max(count, 1)
 
 
 _PART = 2**20  # weights
 
 
+def sigma_of(layer: str, weight: Tensor) -> float:
+    """`sigma` of a layer. Raises ValueError, with its name, where a weight is not finite."""
+    value = sigma(weight)
+    if not math.isfinite(value):
+        raise ValueError(
+            f"layer {layer!r} has a weight that is infinite or not a number; train again with a "
+            f"lower lr"
+        )
+    return value
+
+
+def _widened(values: Tensor) -> Tensor:
+    """In float64, or in float32 on devices that lack it (Apple's MPS, some of Intel's)."""
+    try:
+        return values.to(torch.float64)
+    except (TypeError, RuntimeError):
+        return values.to(torch.float32)
+
+
 def by_quality(weight: Tensor, quality: float, kept: Tensor | None = None) -> Tensor:
     """Keep |w| >= quality * sigma, one layer at a time (Han et al. 2015, section 4).
 
+    Takes a weight, for sigma is the weights' own. A zero weight is gone and stays gone.
     Raises ValueError unless quality is a finite number >= 0.
     """
     check_amount("quality", quality)
+    kept = weight.detach() != 0 if kept is None else kept & (weight.detach() != 0)
     return by_threshold(magnitude(weight), quality * sigma(weight, kept), kept)
 
 
-def by_threshold(saliency: Tensor, threshold: float, kept: Tensor | None = None) -> Tensor:
-    """Keep saliency >= threshold. Raises ValueError unless threshold is a finite number >= 0."""
-    _check_comparable(saliency)
+def by_threshold(
+    saliency: Tensor, threshold: float, kept: Tensor | None = None, *, signed: bool = False
+) -> Tensor:
+    """Keep saliency >= threshold.
+
+    Takes a saliency, not a weight: by_threshold(w, 0.3) would drop -0.7, and is refused, as in
+    `by_density`. Raises ValueError unless threshold is a finite number >= 0.
+    """
+    _check_comparable(saliency, signed)
     check_amount("threshold", threshold)
     chosen = saliency >= threshold
     return chosen if kept is None else chosen & kept
 
 
-def by_density(saliency: Tensor, density: float, kept: Tensor | None = None) -> Tensor:
+def by_density(
+    saliency: Tensor, density: float, kept: Tensor | None = None, *, signed: bool = False
+) -> Tensor:
     """Keep the round(density * n) most salient of a layer's n weights, never one more.
 
-    Ties go to the earlier position. With `kept`, at most as many as are still there.
+    Ties go to the earlier position. With `kept`, at most as many as are still there. Takes a
+    saliency, not a weight: by_density(w, 0.5) would rank signed weights and drop -0.7, so a
+    negative saliency is refused unless `signed=True` says that the sign is meant.
+
+    >>> by_density(magnitude(torch.tensor([0.9, -0.1, -0.7])), 1 / 3)
+    tensor([ True, False, False])
+    >>> by_density(torch.tensor([0.9, -0.1, -0.7]), 1 / 3)
+    Traceback (most recent call last):
+    ValueError: a saliency below 0 (-0.7): rank weights by magnitude(w), or say signed=True ...
+
     Raises ValueError unless density lies in [0, 1].
     """
-    return across_layers({"": saliency}, density, None if kept is None else {"": kept})[""]
+    return by_densities(saliency, [density], kept, signed=signed)[0][0]
 
 
-def by_densities(saliency: Tensor, densities: Sequence[float]) -> list[tuple[Tensor, float | None]]:
+def by_densities(
+    saliency: Tensor,
+    densities: Sequence[float],
+    kept: Tensor | None = None,
+    *,
+    signed: bool = False,
+) -> list[tuple[Tensor, float | None]]:
     """`by_density` for several densities of one layer, which is ranked only once.
 
     Each comes with its threshold: the smallest saliency that stayed, None where nothing did.
     """
     for density in densities:
         check_amount("density", density)
-    _check_comparable(saliency)
+    _check_comparable(saliency, signed)
     flat = _sortable(saliency).reshape(-1)
-    counts = [round(density * flat.numel()) for density in densities]
-    places = sorted({flat.numel() - count for count in counts if count})
+    alive = None if kept is None else kept.reshape(-1)
+    pool = flat if alive is None else flat[alive]
+    counts = [min(round(density * flat.numel()), pool.numel()) for density in densities]
+    places = sorted({pool.numel() - count for count in counts if count})
     if flat.device.type == "cpu":  # four times as fast as sorting everything
-        ranked = torch.from_numpy(np.partition(flat.numpy(), places)) if places else flat
+        ranked = torch.from_numpy(np.partition(pool.numpy(), places)) if places else pool
     else:
-        ranked = flat.sort().values
+        ranked = pool.sort().values
     chosen: list[tuple[Tensor, float | None]] = []
     for count in counts:
         if count == 0:
             chosen.append((torch.zeros_like(saliency, dtype=torch.bool), None))
             continue
-        cut = ranked[flat.numel() - count]
-        chosen.append((_from_cut(flat, cut, count).reshape(saliency.shape), cut.item()))
+        cut = ranked[pool.numel() - count]
+        stays = flat >= cut if alive is None else (flat >= cut) & alive
+        if surplus := int(stays.count_nonzero()) - count:  # sum() takes 20 times as long
+            ties = (flat == cut) if alive is None else (flat == cut) & alive
+            stays[ties.nonzero().squeeze(1)[-surplus:]] = False
+        chosen.append((stays.reshape(saliency.shape), cut.item()))
     return chosen
 
 
+def by_levels(
+    kind: str, levels: Sequence[float], saliency: Tensor, kept: Tensor, sigma: float
+) -> list[tuple[Tensor, float | None]]:
+    """What stays of a layer's survivors `kept` at each quality, density or threshold, and the cut.
+
+    Here and nowhere else a level becomes a threshold; `prune`, `scan` and the studio call it.
+    """
+    if kind == "density":
+        return by_densities(saliency, levels, kept, signed=True)
+    cuts = [level * sigma if kind == "quality" else level for level in levels]
+    return [(by_threshold(saliency, cut, kept, signed=True), cut) for cut in cuts]
+
+
 def across_layers(
-    saliencies: Mapping[str, Tensor], density: float, kept: Mapping[str, Tensor] | None = None
+    saliencies: Mapping[str, Tensor],
+    density: float,
+    kept: Mapping[str, Tensor] | None = None,
+    *,
+    signed: bool = False,
 ) -> dict[str, Tensor]:
     """Rank all layers together and keep the round(density * n) most salient of their n weights.
 
     Ties go to the earlier layer, then to the earlier position. The result has the same keys.
     """
-    check_amount("density", density)
-    for saliency in saliencies.values():
-        _check_comparable(saliency)
     device = next(iter(saliencies.values())).device
     flat = torch.cat([_sortable(s).reshape(-1).to(device) for s in saliencies.values()])
-    budget = round(density * flat.numel())
-    if kept is None:
-        chosen = _top(flat, budget)
-    else:
+    alive = None
+    if kept is not None:
         alive = torch.cat([kept[name].reshape(-1).to(device) for name in saliencies])
-        chosen = alive.clone()
-        chosen[alive] = _top(flat[alive], min(budget, int(alive.sum())))
+    chosen = by_density(flat, density, alive, signed=signed)
     parts = chosen.split([s.numel() for s in saliencies.values()])
     return {
         name: part.reshape(saliency.shape).to(saliency.device)
@@ -132,24 +380,20 @@ def across_layers(
     }
 
 
-def _sortable(saliency: Tensor) -> Tensor:
-    """Half precisions widened: kthvalue does not know all of them."""
-    return saliency.detach().float() if saliency.element_size() < 4 else saliency.detach()
+def lamp(saliency: Tensor) -> Tensor:
+    """The score by which LAMP ranks across layers (Lee et al. 2021, equation 3); same shape.
 
-
-def _top(flat: Tensor, count: int) -> Tensor:
-    """The `count` largest of a 1-d tensor as a bool tensor; ties go to the earlier position."""
-    if count == 0:
-        return torch.zeros_like(flat, dtype=torch.bool)
-    return _from_cut(flat, flat.kthvalue(flat.numel() - count + 1).values, count)
-
-
-def _from_cut(flat: Tensor, cut: Tensor, count: int) -> Tensor:
-    """The `count` largest, where `cut` is the smallest of them."""
-    chosen = flat >= cut
-    if surplus := int(chosen.count_nonzero()) - count:  # sum() takes 20 times as long
-        chosen[(flat == cut).nonzero().squeeze(1)[-surplus:]] = False
-    return chosen
+    s^2 over the sum of the s^2 of all weights of the layer that rank at least as high: 1 for the
+    largest, so that no layer goes altogether. Of ties the earlier position has the higher score.
+    """
+    squares = _widened(saliency.detach()).reshape(-1).square()
+    order = squares.flip(0).sort(stable=True).indices  # ascending, of ties the later ones first
+    order = squares.numel() - 1 - order
+    ranked = squares[order]
+    rest = ranked.flip(0).cumsum(0).flip(0)  # of this weight and all that rank higher
+    scores = torch.zeros_like(squares)
+    scores[order] = torch.where(rest > 0, ranked / rest, rest)
+    return scores.reshape(saliency.shape)
 
 
 def check_amount(kind: str, amount: float) -> None:
@@ -164,8 +408,18 @@ def check_amount(kind: str, amount: float) -> None:
         raise ValueError(f"{kind} must be a finite number >= 0, got {amount}")
 
 
-def _check_comparable(saliency: Tensor) -> None:
+def _sortable(saliency: Tensor) -> Tensor:
+    """Half precisions widened: numpy does not know all of them."""
+    return saliency.detach().float() if saliency.element_size() < 4 else saliency.detach()
+
+
+def _check_comparable(saliency: Tensor, signed: bool) -> None:
     if saliency.isnan().any():
         raise ValueError(
             "a weight is not a number (NaN), so it has no rank; train again with a lower lr"
+        )
+    if not signed and saliency.numel() and (smallest := saliency.min().item()) < 0:
+        raise ValueError(
+            f"a saliency below 0 ({smallest:.4g}): rank weights by magnitude(w), or say "
+            f"signed=True where the sign is meant"
         )

@@ -13,6 +13,7 @@ LINE = (
         "paper",
         "files",
         "processes",
+        "layers",
         "criteria",
         "masks",
         "models",

@@ -1,258 +1,24 @@
-"""Zeros stay zero in anyone's loop, receipts say what happened, files come back."""
+"""Masks: exact amounts, receipts that say what happened, files that come back."""
 
 import copy
 import math
-import subprocess
-import sys
-from itertools import cycle, islice
+import pickle
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune
 
-from pruning_lab import criteria, files, masks, training
-
-
-def steps(model, optimizer, batches, count=4):
-    """Anyone's loop; yields after each step. The closure serves optimizers that ask for one."""
-    for x, y in islice(cycle(batches), count):
-
-        def closure(x=x, y=y):
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(x.to(next(model.parameters()).dtype)), y)
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
-        yield
+from pruning_lab import criteria, files, masks
 
 
 def risen(model, mask):
     """How many pruned weights are not zero."""
     layers = masks.prunable(model)
     return sum(int(layers[name].weight[~kept].count_nonzero()) for name, kept in mask.items())
-
-
-OPTIMIZERS = {
-    "momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-2),
-    "nesterov": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True),
-    "fused SGD": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, fused=True),
-    "foreach SGD": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, foreach=True),
-    "maximize": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, maximize=True),
-    "Adam": lambda p: torch.optim.Adam(p, lr=0.01),
-    "fused Adam": lambda p: torch.optim.Adam(p, lr=0.01, fused=True),
-    "foreach Adam": lambda p: torch.optim.Adam(p, lr=0.01, foreach=True),
-    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
-    "Adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
-    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.9),
-    "LBFGS": lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=3),
-}
-
-
-@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_pruned_weights_stay_zero_through_every_step(toy, batches, make):
-    optimizer = make(toy.parameters())
-    list(steps(toy, optimizer, batches, 2))  # momentum is there before the mask is
-    mask = masks.prune(toy, density=0.3)
-    mask.attach(optimizer, toy)
-    before = copy.deepcopy(toy)
-    for _ in steps(toy, optimizer, batches):
-        assert risen(toy, mask) == 0
-    for name, layer in masks.prunable(toy).items():
-        old = masks.prunable(before)[name].weight
-        assert not torch.equal(layer.weight[mask[name]], old[mask[name]])  # the others do learn
-
-
-def test_without_the_hook_momentum_moves_pruned_weights(toy, batches):
-    """What the promise is against: else the tests above would prove nothing."""
-    optimizer = OPTIMIZERS["momentum"](toy.parameters())
-    list(steps(toy, optimizer, batches, 2))
-    mask = masks.prune(toy, density=0.3)
-    mask.apply_(toy)
-    list(steps(toy, optimizer, batches, 1))
-    assert risen(toy, mask) > 0
-
-
-def test_the_mask_holds_from_the_moment_it_is_attached(toy):
-    mask = masks.prune(toy, density=0.3)
-    mask.attach(OPTIMIZERS["Adam"](toy.parameters()), toy)
-    assert risen(toy, mask) == 0
-
-
-def test_a_removed_handle_lets_the_weights_go(toy, batches):
-    optimizer = OPTIMIZERS["momentum"](toy.parameters())
-    mask = masks.prune(toy, density=0.3)
-    handle = mask.attach(optimizer, toy)
-    list(steps(toy, optimizer, batches, 2))
-    handle.remove()
-    list(steps(toy, optimizer, batches, 1))
-    assert risen(toy, mask) > 0
-
-
-def test_zeros_stay_through_autocast_and_a_gradient_scaler(toy, batches):
-    optimizer = OPTIMIZERS["momentum"](toy.parameters())
-    scaler = torch.amp.GradScaler("cpu")
-    mask = masks.prune(toy, density=0.3)
-    mask.attach(optimizer, toy)
-    before = toy.fc1.weight.detach().clone()
-    overflowing = (batches[0][0] * math.inf, batches[0][1])  # the scaler skips this step
-    for x, y in [overflowing, *batches]:
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = F.cross_entropy(toy(x), y)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        assert risen(toy, mask) == 0
-    assert not torch.equal(toy.fc1.weight, before)
-    assert toy.fc1.weight.isfinite().all()
-
-
-def test_zeros_stay_in_every_one_of_two_processes(tmp_path):
-    """Two processes of torch's own DDP on different images end with one network, zeros kept."""
-    script = """
-import sys, torch, torch.distributed as dist, torch.nn.functional as F
-from torch import nn
-from pruning_lab import masks
-rank, meeting = int(sys.argv[1]), sys.argv[2]
-torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-torch.manual_seed(0)
-net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
-model = nn.parallel.DistributedDataParallel(net)
-mask = masks.prune(model, density=0.4)
-mask.attach(optimizer, model)
-torch.manual_seed(1 + rank)
-for _ in range(3):
-    optimizer.zero_grad()
-    F.cross_entropy(model(torch.randn(5, 6)), torch.randint(3, (5,))).backward()
-    optimizer.step()
-zeros = [int((p == 0).sum()) for p in net.parameters()]
-print(zeros, sum(p.double().sum().item() for p in net.parameters()))
-dist.destroy_process_group()
-"""
-    command = [sys.executable, "-c", script]
-    both = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "meeting")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    (first, errors), (second, _) = (process.communicate(timeout=60) for process in both)
-    assert first.startswith("[29, 0, 14, 0]"), errors  # 48 - round(19.2), 24 - round(9.6)
-    assert first == second
-
-
-def test_parameters_keep_their_names_and_modules_their_types(toy):
-    def face():
-        return (
-            list(toy.state_dict()),
-            [name for name, _ in toy.named_parameters()],
-            [type(module) for module in toy.modules()],
-            [id(parameter) for parameter in toy.parameters()],
-        )
-
-    before = face()
-    masks.prune(toy, density=0.3).attach(OPTIMIZERS["Adam"](toy.parameters()), toy)
-    assert face() == before
-
-
-def test_a_copy_and_a_second_training_keep_the_zeros(toy, split, tmp_path):
-    config = training.TrainConfig(epochs=1, batch_size=16)
-    mask = masks.prune(toy, density=0.3)
-    list(training.train(toy, split, config, mask=mask))
-    twin = copy.deepcopy(toy)
-    assert risen(twin, mask) == 0
-    torch.save(toy.state_dict(), tmp_path / "model.pt")
-    twin.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
-    list(training.train(twin, split, config, mask=masks.Mask.of(twin)))
-    assert risen(twin, mask) == 0
-    assert not torch.equal(twin.fc1.weight, toy.fc1.weight)
-
-
-def test_the_mask_holds_after_the_model_was_cast(toy, batches):
-    optimizer = torch.optim.SGD(toy.parameters(), lr=0.1)
-    mask = masks.prune(toy, density=0.3)
-    mask.attach(optimizer, toy)
-    list(steps(toy, optimizer, batches, 1))
-    for cast in (toy.double, toy.bfloat16, toy.float):
-        list(steps(cast(), optimizer, batches, 2))
-        assert risen(toy, mask) == 0
-    toy.to(memory_format=torch.channels_last)
-    list(steps(toy, optimizer, batches, 2))
-    assert risen(toy, mask) == 0
-
-
-def test_a_users_own_network_is_pruned_with_its_branches_and_groups(branching, batches):
-    names = ["stem", "block.0", "block.2", "head"]
-    assert list(masks.prunable(branching)) == names
-    optimizer = OPTIMIZERS["AdamW"](branching.parameters())
-    mask = masks.prune(branching, density=dict.fromkeys(names, 0.5))
-    mask.attach(optimizer, branching)
-    for _ in steps(branching, optimizer, batches):
-        assert risen(branching, mask) == 0
-    assert branching.norm.weight.all()  # norms and biases are never pruned
-    assert mask["block.0"].shape == (4, 2, 3, 3)
-
-
-def test_a_frozen_layer_is_masked_once_and_left_alone(toy, batches):
-    toy.conv1.requires_grad_(False)
-    optimizer = OPTIMIZERS["momentum"]([p for p in toy.parameters() if p.requires_grad])
-    mask = masks.prune(toy, density=0.5)
-    mask.attach(optimizer, toy)
-    before = toy.conv1.weight.clone()
-    list(steps(toy, optimizer, batches))
-    assert torch.equal(toy.conv1.weight, before)
-    assert risen(toy, mask) == 0
-
-
-def test_an_optimizer_of_another_model_is_refused(toy):
-    foreign = OPTIMIZERS["Adam"](copy.deepcopy(toy).parameters())
-    before = toy.fc1.weight.detach().clone()
-    with pytest.raises(ValueError, match="parameters\\(\\) of the same model"):
-        masks.prune(toy, density=0.3).attach(foreign, toy)
-    assert torch.equal(toy.fc1.weight, before)
-
-
-def test_a_shared_weight_is_pruned_once_under_its_first_name(batches):
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.encode, self.decode = nn.Linear(64, 64), nn.Linear(64, 64)
-            self.decode.weight = self.encode.weight
-
-        def forward(self, x):
-            return self.decode(self.encode(x.flatten(1)).relu())
-
-    model = Tied()
-    mask = masks.prune(model, density=0.5)
-    assert list(mask) == ["encode"]
-    optimizer = OPTIMIZERS["momentum"](model.parameters())
-    mask.attach(optimizer, model)
-    list(steps(model, optimizer, batches))
-    assert int(model.decode.weight.count_nonzero()) == round(0.5 * 64 * 64)
-
-
-@pytest.mark.parametrize(
-    "compute",
-    [
-        lambda layer: nn.utils.parametrizations.weight_norm(layer),
-        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
-    ],
-)
-def test_a_layer_that_computes_its_weight_is_refused_by_name(toy, compute):
-    compute(toy.fc1)
-    with pytest.raises(TypeError, match=r"'fc1' computes its weight .* make it plain"):
-        masks.prune(toy, density=0.5)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -306,17 +72,7 @@ def test_layers_that_are_not_named_stay_as_they_are(toy):
     mask = masks.prune(toy, density={"fc1": 0.5})
     assert mask["conv1"].all()
     assert mask["fc2"].all()
-    earlier = masks.Mask({"conv1": torch.rand(4, 1, 3, 3) < 0.5})
-    within = masks.prune(toy, density={"fc1": 0.5}, within=earlier)
-    assert torch.equal(within["conv1"], earlier["conv1"])
-    assert torch.equal(within["fc1"], mask["fc1"])
-
-
-def test_a_mask_of_some_layers_restricts_only_those(toy):
-    earlier = masks.Mask({"conv1": torch.zeros(4, 1, 3, 3, dtype=bool)})
-    mask = masks.prune(toy, density=0.5, within=earlier)
-    assert not mask["conv1"].any()
-    assert torch.equal(mask["fc1"], masks.prune(toy, density=0.5)["fc1"])
+    assert mask.receipt[2].asked == "-"
 
 
 @given(first=st.floats(0, 1), second=st.floats(0, 1))
@@ -325,14 +81,15 @@ def test_amounts_refer_to_the_whole_layer_and_never_compound(first, second):
     model = nn.Sequential(nn.Linear(7, 9))
     earlier = masks.prune(model, density=first)
     earlier.apply_(model)
-    later = masks.prune(model, density=second, within=earlier)
+    later = masks.prune(model, density=second)
     assert later.kept == min(round(63 * first), round(63 * second))
     assert not (later["0"] & ~earlier["0"]).any()
 
 
 def test_pruning_again_by_quality_raises_the_threshold(toy):
     first = masks.prune(toy, quality=1.0)
-    second = masks.prune(toy, quality=1.0, within=first)
+    first.apply_(toy)
+    second = masks.prune(toy, quality=1.0)
     for before, after in zip(first.receipt, second.receipt, strict=True):
         survivors = masks.prunable(toy)[before.layer].weight.detach()[first[before.layer]]
         assert after.threshold == pytest.approx(survivors.numpy().std(), rel=1e-5)
@@ -341,7 +98,7 @@ def test_pruning_again_by_quality_raises_the_threshold(toy):
 
 
 def test_all_layers_ranked_together_share_one_density(toy):
-    mask = masks.prune(toy, density=0.25, across_layers=True)
+    mask = masks.prune(toy, density=0.25, across="network")
     flat = torch.cat([la.weight.detach().abs().flatten() for la in masks.prunable(toy).values()])
     cut = flat.sort(descending=True).values[mask.kept - 1]
     assert mask.kept == round(0.25 * flat.numel())
@@ -351,8 +108,8 @@ def test_all_layers_ranked_together_share_one_density(toy):
     )
 
 
-def test_a_criterion_of_ones_own_ranks_the_weights(toy):
-    mask = masks.prune(toy, density=0.5, criterion=lambda weight: -weight)
+def test_a_saliency_of_ones_own_ranks_the_weights_signed_too(toy):
+    mask = masks.prune(toy, density=0.5, saliency=lambda weight: -weight)
     weight = toy.fc1.weight.detach()
     assert weight[mask["fc1"]].max() <= weight[~mask["fc1"]].min()
 
@@ -368,11 +125,14 @@ def test_a_criterion_of_ones_own_ranks_the_weights(toy):
         ({"quality": {"fc1": math.nan}}, ValueError, "finite"),
         ({"density": {"fc3": 0.5}}, KeyError, "'fc3'.* did you mean fc[12] or fc[12]\\? .*conv1"),
         ({"density": {"fc1.weight": 0.5}}, KeyError, "did you mean fc1"),
-        ({"quality": 1, "criterion": criteria.random}, ValueError, "goes with magnitude"),
-        ({"quality": 1, "across_layers": True}, ValueError, "give density=NUMBER"),
-        ({"density": {"fc1": 0.5}, "across_layers": True}, ValueError, "give density=NUMBER"),
-        ({"density": 0.5, "within": masks.Mask({"fc9": torch.ones(1)})}, KeyError, "fc9"),
-        ({"density": 0.5, "within": masks.Mask({"fc1": torch.ones(1)})}, ValueError, "shape"),
+        ({"quality": 1, "saliency": criteria.random(0)}, ValueError, "goes with magnitude"),
+        ({"quality": 1, "across": "network"}, ValueError, "give density=NUMBER"),
+        ({"density": {"fc1": 0.5}, "across": "lamp"}, ValueError, "give density=NUMBER"),
+        ({"density": 0.5, "across": "layers"}, ValueError, "must be layer, network or lamp"),
+        ({"density": 0.5, "saliency": {"fc1": torch.ones(1)}}, KeyError, "no layer 'conv1'"),
+        ({"density": {"fc1": 0.5}, "saliency": {"fc1": torch.ones(1)}}, ValueError, "shaped"),
+        ({"density": 0.5, "saliency": lambda w: w.norm()}, ValueError, "shaped like its weight"),
+        ({"density": 0.5, "saliency": lambda w: 0.5}, ValueError, "got float"),
     ],
 )
 def test_a_wrong_call_gets_one_clear_sentence(toy, call, error, says):
@@ -382,7 +142,7 @@ def test_a_wrong_call_gets_one_clear_sentence(toy, call, error, says):
 
 
 def test_a_network_without_layers_to_prune_is_told_so():
-    with pytest.raises(ValueError, match="no Conv2d or Linear layer"):
+    with pytest.raises(ValueError, match="no layer to prune"):
         masks.prune(nn.Sequential(nn.ReLU()), density=0.5)
 
 
@@ -391,6 +151,229 @@ def test_a_weight_that_is_not_a_number_is_said_to_be_none(toy):
     for amount in ({"quality": 1}, {"density": 0.5}, {"threshold": 0.1}):
         with pytest.raises(ValueError, match="not a number"):
             masks.prune(toy, **amount)
+
+
+def test_an_infinite_weight_is_said_by_its_layer_whatever_is_asked(toy):
+    toy.fc1.weight.data[0, 0] = math.inf
+    for amount in ({"quality": 1}, {"density": 0.5}, {"threshold": 0.1}):
+        with pytest.raises(ValueError, match="layer 'fc1' has a weight that is infinite"):
+            masks.prune(toy, **amount)
+
+
+# --- what is gone ------------------------------------------------------------------------------
+
+
+def test_a_zero_weight_is_gone_whatever_is_asked(toy):
+    masks.prune(toy, density=0.3).apply_(toy)
+    alive = masks.Mask.of(toy)
+    asked = [{"quality": 0.0}, {"threshold": 0.0}, {"density": 1.0}, {"density": {"fc1": 0.1}}]
+    asked += [{"density": 0.9, "across": across} for across in ("network", "lamp")]
+    asked += [{"density": 0.9, "saliency": criteria.random(0)}]
+    for amounts in asked:
+        mask = masks.prune(toy, **amounts)
+        assert mask & alive == mask
+    assert masks.prune(toy, quality=0.0) == alive
+
+
+def test_asking_for_more_than_is_left_keeps_what_is_left_and_says_so(toy):
+    masks.prune(toy, density={"fc1": 0.25}).apply_(toy)
+    mask = masks.prune(toy, density=0.5)
+    row = mask.receipt[1]
+    assert (row.layer, row.kept) == ("fc1", 108)  # a quarter of 432
+    assert row.note == "asked for 216 weights, only 108 are left; nothing gone"
+
+
+def test_regrow_ranks_the_zeros_too_and_says_how_many_came_back(toy):
+    masks.prune(toy, density=0.25).apply_(toy)
+    weight = toy.fc1.weight.detach().clone()
+    mask = masks.prune(toy, density={"fc1": 0.5}, regrow=True)
+    assert int(mask["fc1"].sum()) == 216
+    assert mask["fc1"][weight != 0].all()
+    assert "108 regrown" in mask.receipt[1].note
+    assert mask["fc2"].sum() == round(0.25 * 48)  # nothing was asked of it
+
+
+# --- ranked together ---------------------------------------------------------------------------
+
+
+def test_lamp_keeps_what_its_definition_keeps():
+    """Lee et al. 2021, equation 3, in plain loops over all pairs of weights."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3), nn.Linear(3, 2))
+    with torch.no_grad():
+        model[1].weight.mul_(10)  # which a ranking by magnitude would keep whole
+    scores = {}
+    for name, layer in masks.prunable(model).items():
+        squares = [w * w for w in layer.weight.double().flatten().tolist()]
+        scores |= {(name, i): s / sum(v for v in squares if v >= s) for i, s in enumerate(squares)}
+    for density in (0.08, 0.3, 0.7):
+        mask = masks.prune(model, density=density, across="lamp")
+        best = sorted(scores, key=scores.get, reverse=True)[: round(density * 38)]
+        assert {
+            (name, i)
+            for name, kept in mask.items()
+            for i, k in enumerate(kept.flatten().tolist())
+            if k
+        } == set(best)
+        assert all(kept.any() for kept in mask.values())
+
+
+# --- layers ------------------------------------------------------------------------------------
+
+
+class Attending(nn.Module):
+    """Attention in its three forms, an embedding, a norm and a layer that computes its weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(5, 16)
+        self.packed = nn.MultiheadAttention(16, 2)
+        self.apart = nn.MultiheadAttention(16, 2, kdim=6, vdim=7)
+        self.norm = nn.LayerNorm((3, 16))
+        self.head = nn.utils.parametrizations.spectral_norm(nn.Linear(16, 3))
+
+
+def test_attention_is_pruned_and_everything_else_is_listed_with_its_size():
+    torch.manual_seed(0)
+    model = Attending()
+    mask = masks.prune(model, density=0.25)
+    assert {name: tuple(kept.shape) for name, kept in mask.items()} == {
+        "packed.in_proj": (48, 16),
+        "packed.out_proj": (16, 16),
+        "apart.q_proj": (16, 16),
+        "apart.k_proj": (16, 6),
+        "apart.v_proj": (16, 7),
+        "apart.out_proj": (16, 16),
+    }
+    computed, words, vectors = sorted(
+        mask.receipt.not_covered, key=lambda row: (row.why == "never pruned", row.parameters)
+    )
+    assert (computed.parameters, words.name, words.parameters) == (48, "words.weight", 80)
+    assert computed.name.startswith("head.")
+    parameters = sum(p.numel() for p in model.parameters())
+    assert mask.weights + 48 + 80 + vectors.parameters == parameters
+    *_, first, second, last = str(mask.receipt).splitlines()
+    assert "words.weight, 80 weights (Embedding is not a layer that is pruned)" in first + second
+    assert "computes the weight" in first + second
+    assert last.startswith(f"not covered: {vectors.parameters:,} biases, normalisation")
+    mask.apply_(model)
+    assert int((model.packed.in_proj_weight == 0).sum()) == 48 * 16 - round(0.25 * 48 * 16)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: nn.Conv1d(2, 3, 5), (3, 2, 5)),
+        (lambda: nn.Conv3d(2, 3, 2), (3, 2, 2, 2, 2)),
+        (lambda: nn.ConvTranspose1d(2, 3, 5), (2, 3, 5)),
+        (lambda: nn.ConvTranspose2d(2, 4, 5, groups=2), (2, 2, 5, 5)),
+        (lambda: nn.ConvTranspose3d(2, 3, 2), (2, 3, 2, 2, 2)),
+    ],
+)
+def test_every_kind_of_convolution_is_pruned(make, shape):
+    layer = nn.Sequential(make())
+    mask = masks.prune(layer, density=0.5)
+    assert tuple(mask["0"].shape) == shape
+    assert mask.kept == round(0.5 * math.prod(shape))
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    ],
+)
+def test_a_layer_that_computes_its_weight_is_left_out_and_said_to_be(toy, compute):
+    before = masks.prune(copy.deepcopy(toy), density=0.5)
+    compute(toy.fc1)
+    mask = masks.prune(toy, density=0.5)
+    assert mask == masks.Mask({name: before[name] for name in ("conv1", "fc2")})
+    assert any(
+        row.name.startswith("fc1.") and "computes" in row.why for row in mask.receipt.not_covered
+    )
+    with pytest.raises(KeyError, match="no layer 'fc1' to prune"):
+        masks.prune(toy, density={"fc1": 0.5})
+
+
+def test_a_layer_type_of_ones_own_is_pruned_once_it_is_in_the_table(monkeypatch):
+    class Mine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kernel = nn.Parameter(torch.randn(4, 4))
+
+    class Derived(Mine):
+        pass
+
+    model = nn.Sequential(nn.Linear(4, 4), Mine(), Derived())
+    assert [row.name for row in masks.prune(model, density=0.5).receipt.not_covered[:-1]] == [
+        "1.kernel",
+        "2.kernel",
+    ]
+    monkeypatch.setitem(masks.ADAPTERS, Mine, ("kernel",))
+    mask = masks.prune(model, density=0.5)
+    assert list(mask) == ["0", "1.kernel", "2.kernel"]
+    mask.apply_(model)
+    assert int(model[1].kernel.count_nonzero()) == 8
+
+
+def test_the_other_name_of_a_shared_weight_says_the_first(toy):
+    toy.again = nn.Linear(36, 12)
+    toy.again.weight = toy.fc1.weight
+    with pytest.raises(KeyError, match="'again' shares the weight of 'fc1'; name that one"):
+        masks.prune(toy, density={"again": 0.5})
+
+
+def test_a_layer_that_has_no_weight_yet_is_told_to_run_first():
+    with pytest.raises(ValueError, match=r"'0' \(LazyLinear\) has no weight yet; run one batch"):
+        masks.prune(nn.Sequential(nn.LazyLinear(3)), density=0.5)
+
+
+# --- masks as values ---------------------------------------------------------------------------
+
+
+def test_masks_are_compared_and_combined_bit_by_bit(toy):
+    a, b = masks.prune(toy, density=0.5), masks.prune(toy, density=0.6, saliency=criteria.random(1))
+    assert a == masks.prune(toy, density=0.5)
+    assert a != b
+    assert a != {"fc1": a["fc1"]}
+    for name in a:
+        one, other = a[name].numpy(), b[name].numpy()
+        assert ((a & b)[name].numpy() == np.logical_and(one, other)).all()
+        assert ((a | b)[name].numpy() == np.logical_or(one, other)).all()
+        assert ((~a)[name].numpy() == np.logical_not(one)).all()
+    assert (a & ~a).kept == 0
+    assert [row.kept for row in (a | ~a).receipt] == [36, 432, 48]
+
+
+def test_masks_of_different_networks_are_not_combined(toy, branching):
+    with pytest.raises(ValueError, match=r"layer 'conv1' has shape .* combine masks of the same"):
+        masks.Mask.of(toy) & masks.Mask.of(branching)
+    with pytest.raises(TypeError):
+        masks.Mask.of(toy) & {"fc1": toy.fc1.weight != 0}
+
+
+def test_a_mask_says_why_it_has_no_hash(toy):
+    with pytest.raises(TypeError, match=r"use mask\.fingerprint\(\)"):
+        hash(masks.Mask.of(toy))
+
+
+def test_a_mask_owns_its_tensors():
+    kept = torch.ones(2, 3, dtype=torch.bool)
+    mask = masks.Mask({"fc1": kept})
+    kept[:] = False
+    assert mask.kept == 6
+    assert copy.deepcopy(mask) == mask
+    assert pickle.loads(pickle.dumps(mask)) == mask
+
+
+def test_a_mask_moves_to_a_device_with_its_receipt(toy):
+    mask = masks.prune(toy, density=0.5)
+    moved = mask.to("meta")
+    assert {kept.device.type for kept in moved.values()} == {"meta"}
+    assert moved.receipt == mask.receipt
+    assert mask.to("cpu") == mask
 
 
 # --- receipts ----------------------------------------------------------------------------------
@@ -420,7 +403,7 @@ def test_a_receipt_remarks_on_whatever_is_odd(toy):
     assert notes["{'density': 0.5}"] == [
         "",
         "",
-        "ties: 24 of the dropped equal the smallest kept; earlier positions stayed",
+        "ties: 24 of the dropped equal the smallest kept; earlier ones stayed",
     ]
     assert all("all gone" in note for note in notes["{'threshold': 9}"])
     assert notes["{'threshold': 0}"] == notes["{'density': 1}"] == 3 * ["nothing gone"]
@@ -447,6 +430,7 @@ def test_a_mask_comes_back_with_its_receipt(toy, tmp_path):
     assert list(back) == list(mask)
     assert all(torch.equal(back[name], mask[name]) for name in mask)
     assert back.receipt == mask.receipt
+    assert back.receipt.not_covered == mask.receipt.not_covered
     assert back.fingerprint() == mask.fingerprint()
 
 
@@ -469,7 +453,8 @@ def test_a_fingerprint_changes_with_a_bit_and_with_a_name_and_with_nothing_else(
 
 def about(**changes):
     row = vars(masks.ReceiptRow("fc1", "-", None, 0.1, 8, 8, 1.0))
-    return {"format": "pruning_lab mask 1", "shapes": {"fc1": [8]}, "receipt": [row], **changes}
+    plain = {"shapes": {"fc1": [8]}, "receipt": [row], "not_covered": []}
+    return {"format": "pruning_lab mask 2", **plain, **changes}
 
 
 @pytest.mark.parametrize(
@@ -488,7 +473,7 @@ def about(**changes):
         about(receipt=[{"layer": "fc1"}]),
         about(receipt=[{**about()["receipt"][0], "__class__": "os.system"}]),
         about(receipt=7),
-        {"format": "pruning_lab mask 1"},
+        {"format": "pruning_lab mask 2"},
     ],
 )
 def test_a_broken_or_foreign_mask_file_is_refused_by_name(tmp_path, wrong):

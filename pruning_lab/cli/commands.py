@@ -27,7 +27,7 @@ from pruning_lab import (
     training,
 )
 from pruning_lab.cli import names, page
-from pruning_lab.cli.words import CRITERIA, DENSITIES, LENETS, RECIPES, TRAINED, parser
+from pruning_lab.cli.words import DENSITIES, LENETS, RECIPES, TRAINED, parser
 from pruning_lab.studio import Studio
 
 
@@ -121,7 +121,7 @@ def scan(options: argparse.Namespace) -> None:
                 model,
                 splits.val,
                 **levels,
-                criterion=names.CRITERIA[options.criterion],
+                saliency=names.saliency(options),
                 layers=options.layers,
                 cumulative=options.cumulative,
                 stop_at_chance=not options.no_stop,
@@ -138,7 +138,7 @@ def choose(options: argparse.Namespace) -> None:
     if (options.max_drop is None) == (options.density is None):
         raise ValueError("choose by --max-drop POINTS or by --density SHARE, one of the two")
     scanned = sensitivity.Scan.load(options.scan)
-    criterion = names.criterion(scanned.about.get("criterion"), options.scan)
+    saliency = names.known_saliency(scanned.about.get("saliency"), options.scan)
     model = val = None
     _seed(options)
     if options.file or options.weights or options.model:
@@ -158,7 +158,7 @@ def choose(options: argparse.Namespace) -> None:
         method=options.method,
         model=model,
         images=val,
-        criterion=criterion,
+        saliency=saliency,
     )
     plan.save(options.out)
     _say(options, str(plan))
@@ -342,8 +342,10 @@ def _check_same_images(path: str, scanned: sensitivity.Scan, val: data.Split) ->
 def _scan_of(path: str, model, val: data.Split) -> sensitivity.Scan:
     """A scan to go on from. Raises ValueError where it is of something else, or says too little."""
     scanned = sensitivity.Scan.load(path)
-    if scanned.about.get("model_sha256") not in (None, models.fingerprint(model)):
-        raise ValueError(f"{path} is of a network with other weights; scan this one first")
+    try:
+        sensitivity.check_same_weights(scanned, model)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path}: {error.args[0]}") from None
     _check_same_images(path, scanned, val)
     sensitivity.choose(scanned, density=1.0)  # raises where nothing can be chosen by it
     return scanned
@@ -406,24 +408,25 @@ def _plain(row) -> dict:
 
 def _asked_mask(options: argparse.Namespace, model) -> masks.Mask:
     given = {kind: getattr(options, kind) for kind in ("quality", "density", "threshold")}
+    if options.within:
+        masks.Mask.load(options.within).apply_(model)
     return masks.prune(
         model,
         **{kind: names.amounts(kind, texts) for kind, texts in given.items() if texts},
-        criterion=names.CRITERIA[options.criterion or CRITERIA[0]],
-        within=masks.Mask.load(options.within) if options.within else None,
-        across_layers=options.across_layers,
+        saliency=names.saliency(options),
+        across=options.across or "layer",
     )
 
 
 def _planned_mask(options: argparse.Namespace, model) -> masks.Mask:
-    words = ("quality", "density", "threshold", "criterion", "within", "across_layers")
+    words = ("quality", "density", "threshold", "saliency", "within", "across")
     for word in words:
         if getattr(options, word):
             raise ValueError(
                 f"--plan says what to keep of each layer; leave --{word.replace('_', '-')} out"
             )
     plan = sensitivity.Plan.load(options.plan)
-    return plan.mask(model, criterion=names.criterion(plan.criterion, options.plan))
+    return plan.mask(model, saliency=names.known_saliency(plan.saliency, options.plan))
 
 
 def _train(options, model, splits, config, mask=None):

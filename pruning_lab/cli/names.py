@@ -12,19 +12,24 @@ import torch
 from torch import nn
 
 from pruning_lab import criteria, data, evaluation, experiments, files, models, processes
-from pruning_lab.cli.words import LENETS, NETWORKS
+from pruning_lab.cli.words import LENETS, NETWORKS, SALIENCIES
+from pruning_lab.criteria import Saliency
 
-CRITERIA = {"magnitude": criteria.magnitude, "random": criteria.random}
+
+def saliency(options: argparse.Namespace) -> Saliency:
+    """What was typed; random takes the seed that was typed."""
+    name = options.saliency or SALIENCIES[0]
+    return criteria.random(options.seed or 0) if name == "random" else criteria.magnitude
 
 
-def criterion(name: str, path: str) -> Callable:
-    """The criterion that a scan or a plan was made with."""
-    if name not in CRITERIA:
+def known_saliency(name: str, path: str) -> Saliency:
+    """The saliency that a scan or a plan was made with."""
+    if (found := criteria.by_name(str(name))) is None:
         raise ValueError(
-            f"{path} was made with the criterion {name!r}, and here there are "
-            f"{', '.join(CRITERIA)}; go on with it in Python"
+            f"{path} was made with the saliency {name!r}, which its name alone does not make; "
+            f"continue in Python, with saliency=..."
         )
-    return CRITERIA[name]
+    return found
 
 
 # ------------------------------------------------------------------------------------- networks

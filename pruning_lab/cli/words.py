@@ -9,7 +9,8 @@ NETWORKS = (*LENETS, "alexnet", "alexnet-torchvision", "vgg-16")
 RECIPES = (*LENETS, "alexnet", "vgg-16")  # networks of the paper
 TRAINED = "lenet-5"  # what the studio opens where no file is named
 DATA = ("auto", "mnist", "digits", "photos", "imagenette", "imagenet", "shapes", "folder:PATH")
-CRITERIA = ("magnitude", "random")
+SALIENCIES = ("magnitude", "random")
+ACROSS = ("layer", "network", "lamp")
 METHODS = ("single", "joint")
 DENSITIES = (0.9, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02)  # of a scan that is not told any
 
@@ -135,7 +136,7 @@ def parser() -> argparse.ArgumentParser:
     levels = " ".join(map(str, DENSITIES))
     add("--densities", nargs="+", type=float, metavar="D", help=f"shares to keep ({levels})")
     add("--qualities", nargs="+", type=float, metavar="Q", help="thresholds / sigma, instead")
-    add("--criterion", choices=CRITERIA, default=CRITERIA[0])
+    add("--saliency", choices=SALIENCIES, default=SALIENCIES[0], help="which weights matter")
     add("--layers", nargs="+", metavar="LAYER", help="only these")
     add("--cumulative", action="store_true", help="each layer with all before it")
     add("--no-stop", action="store_true", help="measure levels at chance to the end too")
@@ -177,9 +178,13 @@ def parser() -> argparse.ArgumentParser:
     add("--density", nargs="+", metavar="D", help=f"share to keep, 0 to 1: {amounts}")
     add("--threshold", nargs="+", metavar="T", help=f"smallest |w| to keep: {amounts}")
     add("--plan", metavar="FILE", help="what `choose` wrote, instead of these three")
-    add("--criterion", choices=CRITERIA, help=f"what a weight is judged by ({CRITERIA[0]})")
-    add("--within", metavar="MASK", help="keep only what this mask keeps")
-    add("--across-layers", action="store_true", help="rank all layers together (with --density)")
+    add("--saliency", choices=SALIENCIES, help=f"which weights matter ({SALIENCIES[0]})")
+    add("--within", metavar="MASK", help="prune what this mask keeps")
+    add(
+        "--across",
+        choices=ACROSS,
+        help="rank each layer alone (the default), the whole network, or by LAMP (with --density)",
+    )
     add("--out", default="mask.safetensors", help="file for the mask (mask.safetensors)")
     add("--save-model", metavar="FILE", help="also write the network with the mask applied")
 

@@ -34,7 +34,8 @@ class Whole:
 
     def __init__(self, model: nn.Module):
         self.model = model
-        self.layers = list(prunable(model))  # in the order in which they run, where that is known
+        self._prunable = prunable(model)
+        self.layers = list(self._prunable)  # in the order in which they run, where that is known
 
     def start(self, x: Tensor, changes: Changes = NOTHING) -> tuple[Tensor, dict[str, State]]:
         """The network's answer, and what to keep for going on from each layer."""
@@ -102,7 +103,7 @@ class Whole:
         return x[: max(2, int(2 * _TRIAL_SECONDS / (time.perf_counter() - began)))]
 
     def _by_parameter(self, changes: Changes) -> Exchanged:
-        return {id(self.model.get_submodule(name).weight): w for name, w in changes.items()}
+        return {id(self._prunable[name].weight): w for name, w in changes.items()}
 
     def _forward(self, x: Tensor, changes: Changes) -> Tensor:
         x = x.clone()  # a network that works in place must find it as it was

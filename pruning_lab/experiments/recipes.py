@@ -225,7 +225,7 @@ def compressed_recipe(
     photos = network in REDUCED
     rounds = rounds or (10 if photos else 12)
     steps = tuple(
-        {"density": density ** (number / rounds), "across_layers": True}
+        {"density": density ** (number / rounds), "across": "network"}
         for number in range(1, rounds + 1)
     )
     if photos:

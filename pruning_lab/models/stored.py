@@ -138,8 +138,8 @@ def _keep_last(chain: nn.Sequential, tensors: dict[str, Tensor]) -> None:
     """Where only the classes differ, take the chain's own last layer for the file's."""
     name, layer = list(prunable(chain).items())[-1]
     theirs = tensors.get(f"{name}.weight", layer.weight)
-    if theirs.shape[1:] == layer.weight.shape[1:] and len(theirs) != layer.out_features:
-        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = layer.weight, layer.bias
+    if theirs.shape[1:] == layer.weight.shape[1:] and len(theirs) != len(layer.weight):
+        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = layer.weight, layer.module.bias
 
 
 def fingerprint(model: nn.Module) -> str:

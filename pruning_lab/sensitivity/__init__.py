@@ -1,6 +1,12 @@
-"""How much each layer minds being pruned, and what to keep of each."""
+"""Layer-wise pruning sensitivity: the scan, and densities chosen from it."""
 
-from pruning_lab.sensitivity.choosing import Plan, PlanRow, check_choice, choose
+from pruning_lab.sensitivity.choosing import (
+    Plan,
+    PlanRow,
+    check_choice,
+    check_same_weights,
+    choose,
+)
 from pruning_lab.sensitivity.points import Scan, ScanPoint
 from pruning_lab.sensitivity.priors import PriorRow, prior
 from pruning_lab.sensitivity.scanning import Progress, scan
@@ -13,6 +19,7 @@ __all__ = [
     "Scan",
     "ScanPoint",
     "check_choice",
+    "check_same_weights",
     "choose",
     "prior",
     "scan",

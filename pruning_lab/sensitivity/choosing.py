@@ -1,5 +1,6 @@
 """What to keep of each layer: read off a scan's curves, or searched for all layers together."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import permutations
@@ -11,9 +12,11 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from pruning_lab import criteria, files, models
+from pruning_lab.criteria import Saliency
 from pruning_lab.data import Part
 from pruning_lab.evaluation import Drop, Images, SuffixEvaluator, drop, evaluate
-from pruning_lab.masks import Criterion, Mask, masked, prunable, prune
+from pruning_lab.layers import find, prunable
+from pruning_lab.masks import Mask, masked, prune
 from pruning_lab.sensitivity.points import Scan, ScanPoint
 
 
@@ -24,7 +27,7 @@ class PlanRow:
     layer: str
     weights: int
     density: float
-    quality: float | None  # threshold / sigma, where the criterion is magnitude
+    quality: float | None  # threshold / sigma, where the saliency is magnitude
     drop: float | None  # when this layer alone is pruned: read off its curve
     why: str
 
@@ -36,8 +39,10 @@ class Plan:
     rows: tuple[PlanRow, ...]
     asked: str  # "max_drop 0.5", "density 0.1"
     method: str  # "single", "joint"
-    criterion: str
+    saliency: str  # what `criteria.name_of` calls it
     together: Drop | None = None  # all layers at once, measured
+    other_weights: int = 0  # of layers that were not scanned: they stay as they are
+    other_kept: int = 0
 
     @property
     def densities(self) -> dict[str, float]:
@@ -45,9 +50,9 @@ class Plan:
 
     @property
     def density(self) -> float:
-        """Of all the layers' weights."""
-        kept = sum(round(row.density * row.weights) for row in self.rows)
-        return kept / sum(row.weights for row in self.rows)
+        """Of the whole network, layers that were not scanned included."""
+        kept = sum(round(row.density * row.weights) for row in self.rows) + self.other_kept
+        return kept / max(1, sum(row.weights for row in self.rows) + self.other_weights)
 
     @property
     def predicted(self) -> float | None:
@@ -55,13 +60,13 @@ class Plan:
         drops = [row.drop for row in self.rows]
         return None if None in drops else sum(drops)
 
-    def mask(self, model: nn.Module, *, criterion: Criterion = criteria.magnitude) -> Mask:
-        """The same plan gives the same mask of the same weights, after `save` and `load` too."""
-        if criterion.__name__ != self.criterion:
-            raise ValueError(
-                f"this plan is for the criterion {self.criterion}, got {criterion.__name__}"
-            )
-        return prune(model, density=self.densities, criterion=criterion)
+    def mask(self, model: nn.Module, *, saliency: Saliency | None = None) -> Mask:
+        """The same plan gives the same mask of the same weights, after `save` and `load` too.
+
+        A saliency whose name says all of it (magnitude, random with its seed) need not be given.
+        Raises ValueError where another one is given, or none and the plan needs it.
+        """
+        return prune(model, density=self.densities, saliency=_known(self.saliency, saliency))
 
     def save(self, path: str | Path) -> Path:
         return files.save_json(path, {"format": _FORMAT, **asdict(self)})
@@ -98,6 +103,8 @@ class Plan:
         align = ("left", *4 * ("right",), "left")
         table = tabulate(rows, headers, colalign=align, disable_numparse=True)
         lines = [f"{self.density:.2%} of the weights stay ({self.asked}, {self.method})."]
+        if self.other_weights:
+            lines.append(f"{self.other_weights:,} weights of layers not scanned stay as they are.")
         if self.predicted is not None:
             lines.append(f"Single drops add up to {100 * self.predicted:+.2f} points;")
         if self.together is None:
@@ -110,7 +117,7 @@ class Plan:
         return f"{table}\n\n" + "\n".join(lines)
 
 
-_FORMAT = "pruning_lab plan 1"
+_FORMAT = "pruning_lab plan 2"
 
 
 def choose(
@@ -121,48 +128,51 @@ def choose(
     method: str = "single",
     model: nn.Module | None = None,
     images: Images | None = None,
-    criterion: Criterion = criteria.magnitude,
+    saliency: Saliency | None = None,
 ) -> Plan:
     """Densities for all layers of a scan: at a drop that each may cost, or at a density of all.
 
     `max_drop` is in percentage points. With `method="single"` it is what each layer may lose when
     it alone is pruned, and `density` allows all layers the same drop, the one at which so many
-    weights stay. Between two levels a curve goes straight over the logarithm of density, as
-    `plots.sensitivity` draws it.
+    weights of the network stay. Between two levels a curve goes straight over the logarithm of
+    density, as `plots.sensitivity` draws it.
 
     With `method="joint"`, which needs `model` and `images`, layers then exchange weights as long as
     the loss of the network with all of them pruned falls; there `max_drop` is of that network. With
     `model` and `images` the drop of all layers together is measured for either method.
 
-    Raises ValueError where the scan cannot answer, and for the test split.
+    `saliency` is the scan's; it has to be given again where it was computed beforehand or is a
+    function of your own. Layers that were not scanned stay as they are.
+
+    Raises ValueError where the scan cannot answer, for another saliency or other weights than the
+    scan's, and for the test split.
     """
     check_choice(max_drop=max_drop, density=density, method=method)
     if (model is None) != (images is None) or (method == "joint" and model is None):
         raise ValueError(f"method {method!r}: give both model= and images= to measure on")
     if isinstance(images, Part) and images.name == "test":
         raise ValueError("choosing by the test split would spoil it; give splits.val")
-    if model is not None and scan.about.get("model_sha256") not in (
-        None,
-        models.fingerprint(model),
-    ):
-        raise ValueError("this network has other weights than the one scanned; scan it first")
+    if model is not None:
+        check_same_weights(scan, model)
     if scan.about["cumulative"]:
         raise ValueError(
             "a cumulative scan does not say what one layer alone costs; "
             "scan with cumulative=False to choose"
         )
-    if scan.about["criterion"] != criterion.__name__:
-        raise ValueError(
-            f"the scan's criterion was {scan.about['criterion']}, got {criterion.__name__}"
-        )
+    name = scan.about["saliency"]
+    if model is not None or saliency is not None:
+        saliency = _known(name, saliency)
     curves = [_Curve(scan, layer) for layer in scan.layers]
     if density is not None:
-        asked, densities = f"density {density:g}", _at_density(curves, density)
+        others = scan.about["other_layers"]
+        target = density * (sum(curve.weights for curve in curves) + others["weights"])
+        asked = f"density {density:g}"
+        densities = _at_density(curves, target - others["kept"], density)
     else:
         asked = f"max_drop {max_drop:g}"
         densities = {curve.layer: curve.density(max_drop / 100) for curve in curves}
     if method == "joint":
-        search = _Search(model, images, scan.layers, criterion)
+        search = _Search(model, images, scan.layers, saliency)
         if density is None:
             densities = search.within(curves, max_drop / 100)
         else:
@@ -181,8 +191,38 @@ def choose(
         )
         for curve, why in zip(curves, reasons, strict=True)
     )
-    plan = Plan(rows=rows, asked=asked, method=method, criterion=scan.about["criterion"])
-    return plan if model is None else _measured(plan, model, images, criterion)
+    plan = Plan(
+        rows=rows,
+        asked=asked,
+        method=method,
+        saliency=name,
+        other_weights=scan.about["other_layers"]["weights"],
+        other_kept=scan.about["other_layers"]["kept"],
+    )
+    return plan if model is None else _measured(plan, model, images, saliency)
+
+
+def check_same_weights(scan: Scan, model: nn.Module) -> None:
+    """Raise KeyError or ValueError unless the scan is of this network, with these weights."""
+    layers = prunable(model)
+    for name in scan.layers:
+        find(model, name, layers)
+    if scan.about.get("model_sha256") not in (None, models.fingerprint(model)):
+        raise ValueError("the scan is of a network with other weights; scan this one first")
+
+
+def _known(name: str, given: Saliency | None) -> Saliency:
+    """The saliency of that name: built again, or the one given if it is the same."""
+    if given is None:
+        if (built := criteria.by_name(name)) is None:
+            raise ValueError(
+                f"the saliency here is {name!r}, which its name alone does not make; give it: "
+                f"saliency=..."
+            )
+        return built
+    if (other := criteria.name_of(given)) != name:
+        raise ValueError(f"the scan's saliency was {name!r}, got {other!r}; give the scan's")
+    return given
 
 
 def check_choice(
@@ -199,14 +239,14 @@ def check_choice(
         raise ValueError(f"max_drop must be 0 to 100 percentage points, got {max_drop:g}")
 
 
-def _measured(plan: Plan, model: nn.Module, images: Images, criterion: Criterion) -> Plan:
+def _measured(plan: Plan, model: nn.Module, images: Images, saliency: Saliency) -> Plan:
     """With the drop of all layers together, and the qualities that come out."""
-    mask = plan.mask(model, criterion=criterion)
+    mask = plan.mask(model, saliency=saliency)
     before = evaluate(model, images)
     with masked(model, mask):
         after = evaluate(model, images)
     rows = plan.rows
-    if criterion is criteria.magnitude:
+    if saliency is criteria.magnitude:
         cuts = {row.layer: row for row in mask.receipt}
         rows = tuple(
             replace(row, quality=_ratio(cuts[row.layer].threshold, cuts[row.layer].sigma))
@@ -229,9 +269,11 @@ class _Curve:
     """
 
     def __init__(self, scan: Scan, layer: str):
-        self.layer, self.weights = layer, scan.about["layers"][layer]["weights"]
+        about = scan.about["layers"][layer]
+        self.layer, self.weights = layer, about["weights"]
         self.points: list[ScanPoint] = scan.of(layer)
-        self.densities = np.array([1.0, *(point.density for point in self.points)])
+        start = about["kept"] / max(1, self.weights)  # less than 1 in a network pruned before
+        self.densities = np.array([start, *(point.density for point in self.points)])
         self.places = self._place(self.densities)
         drops = [0.0, *(point.drop.value for point in self.points)]
         self.drops = np.maximum.accumulate(drops)
@@ -266,24 +308,24 @@ def _kept(curves: Sequence[_Curve], densities: Mapping[str, float]) -> float:
     return sum(curve.weights * densities[curve.layer] for curve in curves)
 
 
-def _at_density(curves: Sequence[_Curve], density: float) -> dict[str, float]:
-    """The same drop allowed to every layer, so that the share `density` of all weights stays."""
-    target = density * sum(curve.weights for curve in curves)
+def _at_density(curves: Sequence[_Curve], target: float, density: float) -> dict[str, float]:
+    """The same drop allowed to every layer, so that `target` weights of these layers stay."""
 
     def at(allowed: float) -> dict[str, float]:
         return {curve.layer: curve.density(allowed) for curve in curves}
 
     free, most = at(0.0), at(1.0)
-    if _kept(curves, most) > target * (1 + 1e-9):
-        least = _kept(curves, most) / sum(curve.weights for curve in curves)
+    if _kept(curves, most) > target + 1e-6 * sum(curve.weights for curve in curves):
         raise ValueError(
-            f"the scan's sparsest levels keep {least:.3g} of the weights, asked for {density:g}; "
-            f"scan lower densities"
+            f"the scan's sparsest levels keep {_kept(curves, most):,.0f} weights, and density "
+            f"{density:g} leaves {max(target, 0):,.0f} for the scanned layers; scan lower densities"
+            f" or more layers"
         )
+    whole = {curve.layer: float(curve.densities[0]) for curve in curves}
     if _kept(curves, free) <= target:  # more may stay than costs nothing to lose
-        total, least = sum(curve.weights for curve in curves), _kept(curves, free)
-        share = (target - least) / (total - least) if total > least else 0.0
-        return {layer: d + share * (1 - d) for layer, d in free.items()}
+        total, least = _kept(curves, whole), _kept(curves, free)
+        share = min(1.0, (target - least) / (total - least)) if total > least else 0.0
+        return {layer: d + share * (whole[layer] - d) for layer, d in free.items()}
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -300,7 +342,7 @@ def _why_single(curve: _Curve, density: float) -> str:
         if round(density * curve.weights) == round(point.density * curve.weights):
             last = "the sparsest" if point is curve.points[-1] else "a"
             return f"{last} level of the scan: {_level(point)}"
-    if density == 1:
+    if density >= curve.densities[0]:
         return f"nothing goes: {_level(curve.points[0])}"
     sparser = int(np.argmax(curve.densities < density))
     denser = "all of it" if sparser == 1 else _level(curve.points[sparser - 2])
@@ -333,15 +375,17 @@ class _Search:
     SHARES = (0.3, 0.15, 0.08, 0.04)
     IMAGES = 2000  # for the loss, which moves before the accuracy does; drops are of all images
 
-    def __init__(
-        self, model: nn.Module, images: Images, layers: Sequence[str], criterion: Criterion
-    ):
+    def __init__(self, model: nn.Module, images: Images, layers: Sequence[str], saliency: Saliency):
         self.session = SuffixEvaluator(model, images)
         found = prunable(model)
         self.weights = {name: found[name].weight.detach() for name in layers}
-        self.saliencies = {name: criterion(weight) for name, weight in self.weights.items()}
+        self.saliencies = {  # a zero weight is gone: it ranks last, and is given to no layer
+            name: criteria.saliency_of(saliency, name, w).masked_fill(w == 0, -math.inf)
+            for name, w in self.weights.items()
+        }
         self.ranked = {name: s.flatten().sort().values for name, s in self.saliencies.items()}
         self.sizes = {name: weight.numel() for name, weight in self.weights.items()}
+        self.alive = {name: int(weight.count_nonzero()) for name, weight in self.weights.items()}
         self.dense = self.session.accuracy()
         self.single: dict[str, float] = {}
 
@@ -378,7 +422,7 @@ class _Search:
             while improved:
                 improved = False
                 for giver, taker in permutations(counts, 2):
-                    moved = int(share * min(counts[giver], self.sizes[taker] - counts[taker]))
+                    moved = int(share * min(counts[giver], self.alive[taker] - counts[taker]))
                     if moved == 0:
                         continue
                     trial = {giver: counts[giver] - moved, taker: counts[taker] + moved}

@@ -19,7 +19,7 @@ class ScanPoint:
     layer: str
     asked: str = ""  # "density 0.1", "quality 1.2"
     density: float  # what came out
-    quality: float | None  # threshold / sigma, where the criterion is magnitude
+    quality: float | None  # threshold / sigma, where the saliency is magnitude
     threshold: float | None  # saliencies from here on stay
     accuracy: Accuracy
     drop: Drop  # against the network as it came, on the same images
@@ -91,7 +91,8 @@ class Scan(tuple[ScanPoint, ...]):
         try:
             dense = Accuracy(**about.pop("dense"))
             sizes = dict(about["layers"])
-            about["criterion"], about["cumulative"]  # without which nothing can be chosen
+            # Without these nothing can be chosen.
+            about["saliency"], about["cumulative"], about["other_layers"]["weights"]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{_beside(path)} is broken: {error!r}") from None
         table = csv.reader(files.read_text(path).splitlines())
@@ -112,7 +113,7 @@ class Scan(tuple[ScanPoint, ...]):
         return cls(points, dense, about)
 
 
-_FORMAT = "pruning_lab scan 1"
+_FORMAT = "pruning_lab scan 2"
 _COLUMNS = [
     *("layer", "asked", "density", "quality", "threshold", "accuracy", "low", "high"),
     *("drop", "drop_low", "drop_high", "images", "note"),

@@ -16,7 +16,10 @@ from pruning_lab.masks import prunable
 
 @dataclass(frozen=True, kw_only=True)
 class PriorRow:
-    """One layer at one quality: the density that came out, and the two that were predicted."""
+    """One layer at one quality: the fraction of its weights that stays, and two predictions.
+
+    Of the weights that it still has: in a pruned layer the zeros do not count.
+    """
 
     layer: str
     quality: float
@@ -41,10 +44,16 @@ def prior(model: nn.Module, qualities: Sequence[float]) -> list[PriorRow]:
     """Every prunable layer at every quality: what is kept, beside what either shape would keep."""
     rows = []
     for layer, module in prunable(model).items():
-        saliency, sigma = criteria.magnitude(module.weight), criteria.sigma(module.weight)
-        for quality in qualities:
+        weight = module.weight.detach()
+        chosen = criteria.by_levels(
+            "quality",
+            qualities,
+            criteria.magnitude(weight),
+            weight != 0,
+            criteria.sigma_of(layer, weight),
+        )
+        for quality, (kept, _) in zip(qualities, chosen, strict=True):
             predicted = {"gaussian": gaussian(quality), "laplace": laplace(quality)}
-            kept = criteria.by_threshold(saliency, quality * sigma)
-            density = int(kept.count_nonzero()) / kept.numel()
+            density = int(kept.count_nonzero()) / max(1, int(weight.count_nonzero()))
             rows.append(PriorRow(layer=layer, quality=quality, density=density, **predicted))
     return rows

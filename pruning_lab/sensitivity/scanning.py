@@ -2,10 +2,9 @@
 
 import glob
 import json
-import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from pruning_lab import __version__, criteria, files, models, processes
+from pruning_lab.criteria import Saliency
 from pruning_lab.data import Part
 from pruning_lab.evaluation import Accuracy, Drop, Images, device_of, measuring, wilson
 from pruning_lab.evaluation.suffix import Whole, suffixes
 from pruning_lab.evaluation.teams import Pace, Team
-from pruning_lab.masks import Criterion, Mask, prunable
+from pruning_lab.layers import Layer, find, prunable
 from pruning_lab.sensitivity.points import Scan, ScanPoint
 
 
@@ -39,7 +39,7 @@ def scan(
     densities: Sequence[float] | None = None,
     *,
     qualities: Sequence[float] | None = None,
-    criterion: Criterion = criteria.magnitude,
+    saliency: Saliency = criteria.magnitude,
     layers: Sequence[str] | None = None,
     cumulative: bool = False,
     stop_at_chance: bool = True,
@@ -68,16 +68,16 @@ def scan(
     kind, levels = ("density", densities) if qualities is None else ("quality", qualities)
     for level in levels:
         criteria.check_amount(kind, level)
-    if kind == "quality" and criterion is not criteria.magnitude:
+    if kind == "quality" and saliency is not criteria.magnitude:
         raise ValueError(
             "quality is a multiple of the weights' own sigma, so it goes with magnitude; "
-            "scan another criterion by densities"
+            "scan another saliency by densities"
         )
     levels = [float(level) for level in levels]  # numpy's are no JSON
     if out is not None and resume and not isinstance(images, Part):
         raise ValueError("a scan goes on over the same images: give a Split, such as splits.val")
-    everything = Mask.dense(model)
-    wanted = {name: everything[name] for name in (layers if layers is not None else everything)}
+    found = prunable(model)
+    wanted = {name: find(model, name, found) for name in (found if layers is None else layers)}
     if not wanted or not levels:
         raise ValueError("nothing to scan: no layer to prune, or no level to prune it to")
 
@@ -90,7 +90,7 @@ def scan(
         way = suffixes(model, sample)
         pace = way.prepare(sample)
         table = [
-            _Layer(name, prunable(model)[name], kind, levels, criterion)
+            _Levels(name, wanted[name], kind, levels, saliency)
             for name in way.layers
             if name in wanted
         ]
@@ -100,12 +100,13 @@ def scan(
             "split": images.name if isinstance(images, Part) else None,
             "images_sha256": images.fingerprint() if isinstance(images, Part) else None,
             "model_sha256": models.fingerprint(model),
-            "criterion": getattr(criterion, "__name__", str(criterion)),
+            "saliency": criteria.name_of(saliency),
             "asked": kind,
             "levels": levels,
             "cumulative": cumulative,
             "stop_at_chance": stop_at_chance,
             "layers": {row.name: row.about for row in table},
+            "other_layers": _sizes(layer for name, layer in found.items() if name not in wanted),
         }
         _check_alike(table)
         journal = _Journal(out, about, images, table, resume) if out is not None else None
@@ -156,35 +157,23 @@ _HEAD = 1000  # images after which a level at chance is left
 _STACKED_BYTES = 2**26  # weights of several levels held at once, for each layer
 
 
-class _Layer:
+class _Levels:
     """One layer at all levels: which weights stay, and the weights themselves."""
 
     def __init__(
-        self,
-        name: str,
-        layer: nn.Module,
-        kind: str,
-        levels: Sequence[float],
-        criterion: Criterion,
+        self, name: str, layer: Layer, kind: str, levels: Sequence[float], saliency: Saliency
     ):
         self.name, self.weight = name, layer.weight.detach()
-        self.size, self.sigma = self.weight.numel(), criteria.sigma(self.weight)
-        if not math.isfinite(self.sigma):
-            raise ValueError(
-                f"layer {name!r} has a weight that is infinite or not a number; train again with a "
-                f"lower lr"
-            )
+        self.size, self.sigma = self.weight.numel(), criteria.sigma_of(name, self.weight)
         self.asked = [f"{kind} {level:g}" for level in levels]
-        saliency = criterion(self.weight)
-        if kind == "density":
-            self.kept, self.thresholds = zip(*criteria.by_densities(saliency, levels), strict=True)
-        else:
-            self.thresholds = [level * self.sigma for level in levels]
-            self.kept = [criteria.by_threshold(saliency, cut) for cut in self.thresholds]
+        values, alive = criteria.saliency_of(saliency, name, self.weight), self.weight != 0
+        self.alive = int(alive.count_nonzero())
+        chosen = criteria.by_levels(kind, levels, values, alive, self.sigma)
+        self.kept, self.thresholds = zip(*chosen, strict=True)
         self.qualities: list[float | None] = [None] * len(levels)
         if kind == "quality":
             self.qualities = list(levels)
-        elif criterion is criteria.magnitude and self.sigma > 0:
+        elif saliency is criteria.magnitude and self.sigma > 0:
             self.qualities = [None if cut is None else cut / self.sigma for cut in self.thresholds]
         self.densities = [int(kept.count_nonzero()) / self.size for kept in self.kept]
         self.stopped: dict[int, str] = {}  # level -> why it is not measured any further
@@ -192,7 +181,8 @@ class _Layer:
 
     @property
     def about(self) -> dict:
-        return {"weights": self.size, "shape": list(self.weight.shape), "sigma": self.sigma}
+        size = {"weights": self.size, "kept": self.alive}
+        return {**size, "shape": list(self.weight.shape), "sigma": self.sigma}
 
     def stop(self, levels: dict[int, str]) -> None:
         self.stopped |= levels
@@ -233,7 +223,7 @@ class _Layer:
 class _Tally:
     """Counts of images: a row (n, right, lost, won) for the dense network and for every cell."""
 
-    def __init__(self, table: list[_Layer], about: dict):
+    def __init__(self, table: list[_Levels], about: dict):
         self.table, self.about = table, about
         cells = sum(len(layer.kept) for layer in table)
         self.counts = torch.zeros(1 + cells, 4, dtype=torch.int64)
@@ -291,7 +281,7 @@ class _Tally:
 
 
 def _count(
-    way: Whole, team: Team, x: Tensor, y: Tensor, table: list[_Layer], cumulative: bool
+    way: Whole, team: Team, x: Tensor, y: Tensor, table: list[_Levels], cumulative: bool
 ) -> Tensor:
     """The counts of one batch, its images shared among the workers."""
     parts = x.chunk(team.pace.workers)
@@ -315,7 +305,7 @@ def _count(
 
 
 def _count_cumulative(
-    way: Whole, team: Team, parts: Sequence[Tensor], y: Tensor, dense: Tensor, table: list[_Layer]
+    way: Whole, team: Team, parts: Sequence[Tensor], y: Tensor, dense: Tensor, table: list[_Levels]
 ) -> list[Tensor]:
     """Each layer pruned together with those before it: what enters it is what they now answer."""
     rows = [torch.zeros(len(layer.kept), 4, dtype=torch.int64) for layer in table]
@@ -341,7 +331,7 @@ def _rows(dense: Tensor, hits: Tensor) -> Tensor:
     return torch.stack([n, *(part.sum(0).cpu() for part in (hits, lost, won))], 1)
 
 
-def _seconds_per_image(way: Whole, pace: Pace, sample: Tensor, table: list[_Layer]) -> float:
+def _seconds_per_image(way: Whole, pace: Pace, sample: Tensor, table: list[_Levels]) -> float:
     """From one pass, and one from each layer on, for each of its levels."""
 
     def trial() -> float:
@@ -366,7 +356,7 @@ class _Journal:
     """
 
     def __init__(
-        self, out: str | Path, about: dict, images: Images, table: list[_Layer], resume: bool
+        self, out: str | Path, about: dict, images: Images, table: list[_Levels], resume: bool
     ):
         out = Path(out)
         self.path = out.with_name(f"{out.name}.part{processes.rank()}")
@@ -419,14 +409,14 @@ class _Journal:
         return json.dumps([index, counts.tolist()]) + "\n"
 
 
-def _kept_sha256(table: list[_Layer]) -> str:
+def _kept_sha256(table: list[_Levels]) -> str:
     return files.sha256(
         *(kept.cpu().contiguous().numpy() for layer in table for kept in layer.kept)
     )
 
 
-def _check_alike(table: list[_Layer]) -> None:
-    """That all processes prune the same weights: a random criterion may have drawn differently."""
+def _check_alike(table: list[_Levels]) -> None:
+    """That all processes prune the same weights: their saliencies may differ."""
     if processes.world() > 1:
         mine = int(_kept_sha256(table)[:8], 16)
         if processes.summed(torch.tensor(mine)).item() != mine * processes.world():
@@ -434,6 +424,13 @@ def _check_alike(table: list[_Layer]) -> None:
                 "the processes would prune different weights; give all the same network, and call "
                 "torch.manual_seed with the same number in each"
             )
+
+
+def _sizes(layers: Iterable[Layer]) -> dict[str, int]:
+    """Weights of some layers, and those that are not zero."""
+    weights = [layer.weight for layer in layers]
+    kept = sum(int(weight.count_nonzero()) for weight in weights)
+    return {"weights": sum(weight.numel() for weight in weights), "kept": kept}
 
 
 def _length(images: Images) -> int | None:

@@ -1,6 +1,5 @@
 """One layer's weights, ready to be asked how many stay at a threshold, and which."""
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,13 +39,7 @@ class Layer:
         self.size = weight.numel()
         self.is_conv = weight.dim() > 2
         self.alive = int(self.weight.count_nonzero())
-        kept = None if self.alive == self.size else self.weight != 0
-        self.sigma = criteria.sigma(self.weight, kept)
-        if not math.isfinite(self.sigma):
-            raise ValueError(
-                f"layer {name!r} has a weight that is infinite or not a number; train again with a "
-                f"lower lr"
-            )
+        self.sigma = criteria.sigma_of(name, self.weight)
         self._counts: dict[float, int] = {}
 
     def choose(self, setting: Setting) -> Choice:

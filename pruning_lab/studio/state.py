@@ -26,7 +26,8 @@ from pruning_lab.evaluation import (
     drop,
     evaluate,
 )
-from pruning_lab.masks import Amount, Mask, Receipt, ReceiptRow, prunable, unknown_layer
+from pruning_lab.layers import not_covered, prunable, unknown_layer
+from pruning_lab.masks import Amount, Mask, Receipt, ReceiptRow
 from pruning_lab.sensitivity import Plan, PlanRow, Scan
 from pruning_lab.studio.attempts import ALL, Attempt, Comparison, Setting, check_tree, summary
 from pruning_lab.studio.bases import Base, Origin, flops_of, sharing
@@ -91,12 +92,9 @@ class Studio:
                 "splits, or splits.val"
             )
         if not prunable(model):
-            raise ValueError("this model has no Conv2d or Linear layer, so there is nothing to set")
-        if scan is not None and (unknown := [*set(scan.layers) - prunable(model).keys()]):
-            raise ValueError(
-                f"the scan is of another network: it has a layer {min(unknown)!r}, this one has "
-                f"{', '.join(prunable(model))}; scan this one"
-            )
+            raise ValueError("this model has no layer to prune, so there is nothing to set")
+        if scan is not None:
+            sensitivity.check_same_weights(scan, model)
         self.model, self.about = model, about
         self._budget = budget or (2**28 if device_of(model).type == "cpu" else 2**32)
         self._origin = Origin(model)
@@ -224,7 +222,7 @@ class Studio:
                 density = choice.kept / max(layer.size, 1)
                 row = (name, asked, cut, layer.sigma, layer.size, choice.kept, density)
                 rows.append(ReceiptRow(*row))
-            return Mask(kept, Receipt(rows))
+            return Mask(kept, Receipt(rows, not_covered(self.model)))
 
     def network(self) -> nn.Module:
         """A copy of the network as the studio stands, zeros in place."""
@@ -492,7 +490,7 @@ class Studio:
                 rows=rows,
                 asked=f"attempt {attempt.number}{f' ({attempt.name})' if attempt.name else ''}",
                 method="studio",
-                criterion=criteria.magnitude.__name__,
+                saliency=criteria.name_of(criteria.magnitude),
                 together=attempt.drop,
             )
             model = self._unpruned()

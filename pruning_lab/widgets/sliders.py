@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from pruning_lab import criteria, masks, plots, sensitivity
+from pruning_lab.criteria import Saliency
 from pruning_lab.data import Part
 from pruning_lab.evaluation import Accuracy, Changes, Drop, Images, device_of, drop, measuring
+from pruning_lab.layers import find
 from pruning_lab.models import is_chain
 from pruning_lab.widgets.panels import SliderPanel
 from pruning_lab.widgets.pictures import LINE, OTHERS, WIDTH, png
@@ -88,7 +90,7 @@ class _Panel(SliderPanel):
     def _follow(self, state: float, stale: Callable[[], bool]) -> None:
         """The worker's task: draw, estimate, measure; leave as soon as the state is an old one."""
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 self._draw(state)
                 for accuracy in self._looks(state, stale):
                     self._report(state, accuracy)
@@ -162,13 +164,14 @@ class ThresholdSlider(_Panel):
         step: float = 0.05,
     ):
         layers = masks.prunable(model)
-        if layer not in layers:
-            raise KeyError(masks.unknown_layer(layer, layers))
-        self.layer = layer
-        self._weight = layers[layer].weight.detach().clone()
-        self._sorted = criteria.magnitude(self._weight).reshape(-1).sort().values
-        self._others = sum(m.weight.numel() for n, m in layers.items() if n != layer)
-        self.sigma = criteria.sigma(self._weight)
+        self._weight = find(model, layer, layers).weight.detach().clone()
+        self.layer, self._size = layer, self._weight.numel()
+        survivors = criteria.magnitude(self._weight)[self._weight != 0]
+        self._sorted = survivors.sort().values
+        others = [other.weight for name, other in layers.items() if name != layer]
+        self._others = sum(weight.numel() for weight in others)
+        self._others_kept = sum(int(weight.count_nonzero()) for weight in others)
+        self.sigma = criteria.sigma_of(layer, self._weight)
         super().__init__(
             model,
             images,
@@ -196,11 +199,11 @@ class ThresholdSlider(_Panel):
     @property
     def density(self) -> float:
         """Of the layer."""
-        return self.kept / len(self._sorted)
+        return self.kept / max(1, self._size)
 
     @property
     def network_density(self) -> float:
-        return (self.kept + self._others) / (len(self._sorted) + self._others)
+        return (self.kept + self._others_kept) / max(1, self._size + self._others)
 
     @property
     def mask(self) -> masks.Mask:
@@ -217,12 +220,12 @@ class ThresholdSlider(_Panel):
         return {self.layer: self._weight * (self._weight.abs() >= quality * self.sigma)}
 
     def _words(self, quality: float, accuracy: str, lost: str) -> str:
-        kept, weights = self.kept, len(self._sorted)
+        kept, weights = self.kept, self._size
         rows = {
             "threshold": f"<b>{self.threshold:.4f}</b> ({quality:.2f} × σ of {self.sigma:.4f})",
             f"{html.escape(self.layer)} keeps": f"<b>{kept / weights:.1%}</b> "
             f"({kept:,} of {weights:,} weights)",
-            "network keeps": f"<b>{self.network_density:.1%}</b> (the other layers dense)",
+            "network keeps": f"<b>{self.network_density:.1%}</b> (the other layers as they are)",
             "accuracy": accuracy,
             "drop from dense": lost,
         }
@@ -249,8 +252,8 @@ class DropSlider(_Panel):
     cell, or move the slider; read `plan` (sensitivity.choose's) and `mask` at once, and what all
     layers pruned `together` lose on `images` when it has been measured, for which `settle()` waits.
 
-    Raises ValueError for the test split: choosing by it would spoil it. KeyError for a layer of the
-    scan that the network does not have.
+    Raises ValueError for the test split, by which nothing may be chosen, and for a scan of other
+    weights.
     """
 
     max_drop = traitlets.Float(help="percentage points; rounded to a step of the slider")
@@ -265,15 +268,13 @@ class DropSlider(_Panel):
         max_drop: float = 0.5,
         limit: float = 5.0,
         step: float = 0.1,
-        criterion: masks.Criterion = criteria.magnitude,
+        saliency: Saliency | None = None,
     ):
         layers = masks.prunable(model)
-        for layer in scan.layers:
-            if layer not in layers:
-                raise KeyError(masks.unknown_layer(layer, layers))
+        sensitivity.check_same_weights(scan, model)
         self.scan = scan
         self.height = max(DropSlider.height, LINE * (len(scan.layers) + OTHERS))
-        self._criterion = criterion
+        self._saliency = saliency
         self._convolutions = [name for name, layer in layers.items() if layer.weight.ndim > 2]
         self._plan_at(0.0)  # raises where the scan is none to choose by
         super().__init__(
@@ -307,11 +308,11 @@ class DropSlider(_Panel):
         return self._drop_at(self.max_drop)
 
     def _plan_at(self, max_drop: float) -> sensitivity.Plan:
-        return sensitivity.choose(self.scan, max_drop=max_drop, criterion=self._criterion)
+        return sensitivity.choose(self.scan, max_drop=max_drop, saliency=self._saliency)
 
     def _mask_at(self, max_drop: float) -> masks.Mask:
         with self._lending:
-            return self._plan_at(max_drop).mask(self._model, criterion=self._criterion)
+            return self._plan_at(max_drop).mask(self._model, saliency=self._saliency)
 
     def _changes(self, max_drop: float) -> Changes:
         layers, mask = masks.prunable(self._model), self._mask_at(max_drop)

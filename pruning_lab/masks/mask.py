@@ -1,0 +1,209 @@
+"""The mask: layer name -> bool tensor, True where a weight stays.
+
+A mask stands beside a model, never inside it: parameters keep their names, modules their types.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pruning_lab import files
+from pruning_lab.layers import Layer, NotCovered, find, prunable, unknown_layer
+from pruning_lab.masks.holding import Hold
+from pruning_lab.masks.receipts import Receipt, ReceiptRow
+
+
+class Mask(Mapping[str, Tensor]):
+    """Layer name -> bool tensor, True = kept, with the receipt of the call that made it.
+
+    The tensors are the mask's own copies; read them, and make another mask to change something:
+    `a & b`, `a | b`, `~a`, `Mask({**a, "fc1": other})`. Two masks are equal where they keep the
+    same weights of the same layers.
+    """
+
+    def __init__(self, layers: Mapping[str, Tensor], receipt: Receipt | None = None):
+        self._layers = {
+            name: torch.as_tensor(kept).detach().to(torch.bool, copy=True)
+            for name, kept in layers.items()
+        }
+        self.receipt = receipt if receipt is not None else Receipt.of(self._layers)
+
+    @classmethod
+    def dense(cls, model: nn.Module) -> "Mask":
+        """The mask that keeps everything."""
+        return cls({n: torch.ones_like(la.weight, dtype=bool) for n, la in prunable(model).items()})
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Mask":
+        """The mask that a model's own zeros make."""
+        return cls({name: layer.weight.detach() != 0 for name, layer in prunable(model).items()})
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._layers:
+            raise KeyError(unknown_layer(name, self._layers))
+        return self._layers[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._layers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __repr__(self) -> str:
+        return f"Mask({self.kept:,} of {self.weights:,} weights kept in {len(self)} layers)"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return self.keys() == other.keys() and all(
+            torch.equal(kept, other[name].to(kept.device)) for name, kept in self.items()
+        )
+
+    def __hash__(self) -> int:
+        raise TypeError("a mask cannot be hashed, its tensors can change; use mask.fingerprint()")
+
+    def __and__(self, other: "Mask") -> "Mask":
+        """What both keep."""
+        return self._combined(other, torch.logical_and)
+
+    def __or__(self, other: "Mask") -> "Mask":
+        """What either keeps."""
+        return self._combined(other, torch.logical_or)
+
+    def __invert__(self) -> "Mask":
+        """What this mask does not keep."""
+        return Mask({name: ~kept for name, kept in self.items()})
+
+    def _combined(self, other: "Mask", how) -> "Mask":
+        if not isinstance(other, Mask):
+            return NotImplemented
+        mine, theirs = (
+            {name: tuple(kept.shape) for name, kept in mask.items()} for mask in (self, other)
+        )
+        if mine != theirs:
+            odd = next(n for n in {**mine, **theirs} if mine.get(n) != theirs.get(n))
+            raise ValueError(
+                f"masks of different networks: layer {odd!r} has shape {mine.get(odd)} in one and "
+                f"{theirs.get(odd)} in the other; combine masks of the same layers"
+            )
+        return Mask({name: how(kept, other[name].to(kept.device)) for name, kept in self.items()})
+
+    def to(self, device: torch.device | str) -> "Mask":
+        """The same mask with its tensors on `device`. (A model's device needs no such step.)"""
+        return Mask({name: kept.to(device) for name, kept in self.items()}, self.receipt)
+
+    @property
+    def weights(self) -> int:
+        return sum(kept.numel() for kept in self.values())
+
+    @property
+    def kept(self) -> int:
+        return sum(int(kept.sum()) for kept in self.values())
+
+    @property
+    def density(self) -> float:
+        return self.kept / max(self.weights, 1)
+
+    def apply_(self, model: nn.Module) -> nn.Module:
+        """Set every weight that is not kept to zero, in place, and return the model.
+
+        Raises KeyError or ValueError, before anything is changed, where the mask does not fit.
+        """
+        with torch.no_grad():
+            for layer, kept in self._placed(model):
+                layer.weight.masked_fill_(~kept.to(layer.weight.device), 0)
+        return model
+
+    def hold(self, model: nn.Module) -> Hold:
+        """Apply the mask and keep it: pruned weights stay zero after every step of any optimizer.
+
+        Their gradients are zero too, before anyone reads them: clipping, LBFGS and Muon see the
+        pruned network. It holds by parameter, for any loop, until `handle.remove()`:
+
+            handle = mask.hold(model)      # or: with mask.hold(model): ...
+
+        Optimizers and parameter groups may come later; loading a state_dict, moving the model,
+        torch.compile and DDP keep it. A deep copy is free until its own `hold`. While several
+        masks hold a weight, what all of them keep stays.
+        """
+        return Hold(self._placed(model))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the mask as packed bits (one per weight) in a safetensors file."""
+        packed = {name: torch.from_numpy(_pack(kept)) for name, kept in self.items()}
+        about = {
+            "format": _FORMAT,
+            "shapes": {name: list(kept.shape) for name, kept in self.items()},
+            "receipt": [vars(row) for row in self.receipt],
+            "not_covered": [vars(row) for row in self.receipt.not_covered],
+        }
+        return files.save_tensors(path, packed, about=about)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Mask":
+        """Read what `save` wrote; a file that is something else is refused with its name."""
+        packed, about = files.load_tensors(path)
+        if not isinstance(about, dict) or about.get("format") != _FORMAT:
+            raise ValueError(f"{path} is not a mask file; expected one that Mask.save wrote")
+        try:
+            layers = {name: _unpack(packed[name], shape) for name, shape in about["shapes"].items()}
+            rows = [ReceiptRow(**row) for row in about["receipt"]]
+            receipt = Receipt(rows, [NotCovered(**row) for row in about["not_covered"]])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"{path} is a broken mask file: {error}") from None
+        return cls(layers, receipt)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of names and bits: two masks with the same one keep the same weights."""
+        layers = sorted(self.items(), key=lambda item: item[0])
+        return files.sha256(b"".join(n.encode() + _pack(kept).tobytes() for n, kept in layers))
+
+    def _placed(self, model: nn.Module) -> list[tuple[Layer, Tensor]]:
+        """Every masked layer of the model with what is kept; raises where they do not fit."""
+        layers = prunable(model)
+        placed = []
+        for name, kept in self.items():
+            layer = find(model, name, layers)
+            if layer.weight.shape != kept.shape:
+                raise ValueError(
+                    f"the mask of layer {name!r} has shape {tuple(kept.shape)}, its weight "
+                    f"{tuple(layer.weight.shape)}; use the mask with the model it was made for"
+                )
+            placed.append((layer, kept))
+        return placed
+
+
+_FORMAT = "pruning_lab mask 2"
+
+
+def _pack(kept: Tensor) -> np.ndarray:
+    return np.packbits(kept.cpu().numpy().reshape(-1))
+
+
+def _unpack(bits: Tensor, shape: list[int]) -> Tensor:
+    count = math.prod(shape)
+    if bits.dtype != torch.uint8 or bits.numel() != -(-count // 8):
+        raise ValueError(f"{bits.numel()} bytes of {bits.dtype} cannot hold {count} bits")
+    flat = np.unpackbits(bits.numpy(), count=count).astype(bool)
+    return torch.from_numpy(flat).reshape(shape)
+
+
+@contextmanager
+def masked(model: nn.Module, mask: Mask) -> Iterator[nn.Module]:
+    """The model with the mask applied; the weights come back, after an error too."""
+    placed = mask._placed(model)
+    before = [layer.weight.detach().clone() for layer, _ in placed]
+    try:
+        yield mask.apply_(model)
+    finally:
+        with torch.no_grad():
+            for (layer, _), old in zip(placed, before, strict=True):
+                layer.weight.copy_(old)
