@@ -141,7 +141,7 @@ def _masked_step(splits: data.Splits) -> list[dict]:
         model = _network()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
         if name == "masked":
-            masks.prune(model, density=0.1).attach(optimizer, model)
+            masks.prune(model, density=0.1).hold(model)
         steps[name] = lambda model=model, optimizer=optimizer: _step(model, optimizer, x, y)
     ratios = []
     for _ in range(2 * TURNS):

@@ -149,12 +149,20 @@ def name_of(saliency: Saliency) -> str:
         name, values = getattr(saliency, "name", "computed"), saliency
     else:
         name = getattr(saliency, "__qualname__", type(saliency).__name__)
-        values = {layer: saliency(weight) for layer, weight in _samples().items()}
+        values = {n: _tried(saliency, n, weight) for n, weight in _samples().items()}
     digest = hashlib.sha256()
     for layer, tensor in sorted(values.items()):
         digest.update(layer.encode())
         digest.update(_sortable(tensor).cpu().contiguous().numpy())
     return f"{name} {digest.hexdigest()[:12]}"
+
+
+def _tried(saliency: Saliency, layer: str, weight: Tensor) -> Tensor:
+    """What a function makes of a weight; nothing where it is meant for other shapes."""
+    try:
+        return saliency_of(saliency, layer, weight)
+    except Exception:  # whatever a function of a user's raises
+        return torch.empty(0)
 
 
 def by_name(name: str) -> Saliency | None:
@@ -350,6 +358,8 @@ def by_levels(
 
     Here and nowhere else a level becomes a threshold; `prune`, `scan` and the studio call it.
     """
+    for level in levels:
+        check_amount(kind, level)
     if kind == "density":
         return by_densities(saliency, levels, kept, signed=True)
     cuts = [level * sigma if kind == "quality" else level for level in levels]

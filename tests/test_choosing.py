@@ -31,8 +31,9 @@ def made_scan(curves: dict[str, dict[float, float]], **about) -> Scan:
         for layer, curve in curves.items()
         for density, drop in curve.items()
     ]
-    layers = {layer: {"weights": SIZES[layer], "sigma": 0.1} for layer in curves}
-    about = {"cumulative": False, "criterion": "magnitude", "layers": layers, **about}
+    layers = {n: {"weights": SIZES[n], "kept": SIZES[n], "sigma": 0.1} for n in curves}
+    plain = {"cumulative": False, "saliency": "magnitude", "layers": layers}
+    about = {**plain, "other_layers": {"weights": 0, "kept": 0}, **about}
     return Scan(points, Accuracy.counted(900, 1000), about)
 
 
@@ -102,7 +103,7 @@ def test_where_two_levels_lose_the_same_a_density_between_them_is_met():
 
 
 def test_a_density_below_the_scan_is_refused():
-    with pytest.raises(ValueError, match=r"keep 0\.1 of the weights, asked for 0\.05; scan lower"):
+    with pytest.raises(ValueError, match=r"keep 110 weights, and density 0\.05 leaves 55 for the"):
         sensitivity.choose(made_scan(CURVES), density=0.05)
 
 
@@ -115,7 +116,11 @@ def test_a_density_below_the_scan_is_refused():
         ({"density": 8}, "for a percentage, divide by 100"),
         ({"max_drop": 1, "method": "best"}, "single or joint, got 'best'"),
         ({"max_drop": 1, "method": "joint"}, "give both model= and images="),
-        ({"max_drop": 1, "criterion": criteria.random}, "was magnitude, got random"),
+        (
+            {"max_drop": 1, "saliency": criteria.random(3)},
+            r"was 'magnitude', got 'random\(seed=3\)'",
+        ),
+        ({"max_drop": 1, "saliency": criteria.random}, r"was 'magnitude', got 'random \w+'"),
     ],
 )
 def test_what_cannot_be_chosen_is_said(options, message):
@@ -196,7 +201,7 @@ def test_what_the_search_goes_by_is_the_loss_of_the_pruned_network(lenet, digits
         ),
         asked="",
         method="joint",
-        criterion="magnitude",
+        saliency="magnitude",
     )
     labels = torch.cat([y for _, y in digits])
     expected = F.cross_entropy(logits_of(lenet, plan, digits), labels).item()
@@ -223,7 +228,7 @@ def test_another_network_than_the_one_scanned_is_refused(lenet, digits, scanned)
     other = copy.deepcopy(lenet)
     with torch.no_grad():
         other.fc3.bias[0] += 1
-    with pytest.raises(ValueError, match="other weights than the one scanned"):
+    with pytest.raises(ValueError, match="of a network with other weights; scan this one"):
         sensitivity.choose(scanned, max_drop=1, model=other, images=digits)
 
 
@@ -247,10 +252,74 @@ def test_a_plan_from_a_file_makes_the_same_mask(method, lenet, digits, scanned, 
         assert torch.equal(kept, expected)
 
 
-def test_a_plan_for_another_criterion_makes_no_mask(lenet):
+def test_a_plan_for_another_saliency_makes_no_mask(lenet):
     plan = sensitivity.choose(made_scan(CURVES), max_drop=1)
-    with pytest.raises(ValueError, match="for the criterion magnitude, got random"):
-        plan.mask(lenet, criterion=criteria.random)
+    with pytest.raises(ValueError, match=r"was 'magnitude', got 'random\(seed=0\)'"):
+        plan.mask(lenet, saliency=criteria.random(0))
+
+
+def test_a_random_plan_replays_to_the_same_mask_from_its_name_alone(toy, split, tmp_path):
+    scan = sensitivity.scan(toy, split, [0.5, 0.1], saliency=criteria.random(5))
+    scan.save(tmp_path / "scan.csv")
+    plan = sensitivity.choose(Scan.load(tmp_path / "scan.csv"), density=0.2)
+    again = Plan.load(plan.save(tmp_path / "plan.json"))
+    torch.manual_seed(1)  # what others draw in the meantime does not matter
+    assert again.mask(toy) == plan.mask(toy)
+    assert plan.mask(toy) == masks.prune(toy, density=plan.densities, saliency=criteria.random(5))
+
+
+def test_a_computed_saliency_has_to_be_given_again_and_to_be_the_same(toy, split, batches):
+    taylor, gradient = criteria.taylor(toy, batches), criteria.gradient(toy, batches)
+    scan = sensitivity.scan(toy, split, [0.5, 0.1], saliency=taylor)
+    plan = sensitivity.choose(scan, density=0.2)
+    assert plan.mask(toy, saliency=taylor) == masks.prune(
+        toy, density=plan.densities, saliency=taylor
+    )
+    with pytest.raises(ValueError, match="which its name alone does not make; give it"):
+        plan.mask(toy)
+    for other in (gradient, {**taylor, "fc1": taylor["fc1"] + 1}, criteria.magnitude):
+        with pytest.raises(ValueError, match=r"the scan's saliency was 'taylor \w+', got"):
+            plan.mask(toy, saliency=other)
+        with pytest.raises(ValueError, match=r"the scan's saliency was 'taylor \w+', got"):
+            sensitivity.choose(scan, density=0.2, saliency=other)
+
+
+def test_two_functions_without_a_name_are_told_apart(toy, split):
+    scan = sensitivity.scan(toy, split, [0.5, 0.1], saliency=lambda w: w.abs())
+    with pytest.raises(ValueError, match="the scan's saliency was"):
+        sensitivity.choose(scan, density=0.2, saliency=lambda w: 1 - w.abs())
+    plan = sensitivity.choose(scan, density=0.2, saliency=lambda w: w.abs())
+    assert plan.mask(toy, saliency=lambda w: w.abs()).density == pytest.approx(0.2, abs=0.01)
+
+
+def test_a_plan_for_some_layers_counts_the_others_as_they_are(toy, split):
+    scan = sensitivity.scan(toy, split, [0.5, 0.1, 0.02], layers=["fc1"])
+    plan = sensitivity.choose(scan, density=0.4)
+    assert plan.densities.keys() == {"fc1"}
+    assert plan.density == pytest.approx(0.4, abs=0.002)  # of all 516 weights
+    assert plan.mask(toy).density == pytest.approx(plan.density, abs=1e-9)
+    assert f"{plan.density:.2%} of the weights stay" in str(plan)
+    assert "84 weights of layers not scanned stay as they are" in str(plan)
+    with pytest.raises(ValueError, match="or more layers"):
+        sensitivity.choose(scan, density=0.1)  # less than the other layers have
+    masks.prune(toy, density={"fc2": 0.5}).apply_(toy)
+    plan = sensitivity.choose(
+        sensitivity.scan(toy, split, [0.5, 0.1, 0.02], layers=["fc1"]), max_drop=100
+    )
+    assert plan.mask(toy).density == pytest.approx(plan.density, abs=1e-9)
+
+
+def test_a_network_that_was_pruned_before_is_scanned_and_chosen_by_what_is_left(toy, split):
+    masks.prune(toy, density=0.5).apply_(toy)
+    scan = sensitivity.scan(toy, split, [0.9, 0.5, 0.25, 0.1])
+    for layer in scan.layers:
+        first, second, *_ = scan.of(layer)
+        assert (first.density, first.drop.value) == (second.density, 0.0)
+    plan = sensitivity.choose(scan, density=0.5, method="joint", model=toy, images=split)
+    assert plan.mask(toy) == masks.Mask.of(toy)
+    plan = sensitivity.choose(scan, density=0.3)
+    assert plan.density == pytest.approx(0.3, abs=0.002)
+    assert plan.mask(toy).density == pytest.approx(plan.density, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -258,8 +327,8 @@ def test_a_plan_for_another_criterion_makes_no_mask(lenet):
     [
         ("[]", "is not a plan"),
         ('{"format": "pruning_lab run 1"}', "is not a plan"),
-        ('{"format": "pruning_lab plan 1"}', "is a broken plan: 'rows'"),
-        ('{"format": "pruning_lab plan 1", "rows": [3], "together": null}', "is a broken plan"),
+        ('{"format": "pruning_lab plan 2"}', "is a broken plan: 'rows'"),
+        ('{"format": "pruning_lab plan 2", "rows": [3], "together": null}', "is a broken plan"),
         ("{", "is not JSON"),
     ],
 )

@@ -377,7 +377,7 @@ def test_scan_without_levels_takes_nine_densities(inside, capsys):
         (("--qualities", "0.5", "1.5"), {"qualities": [0.5, 1.5]}),
         ((*LEVELS, "--cumulative"), {"cumulative": True}),
         ((*LEVELS, "--no-stop"), {"stop_at_chance": False}),
-        ((*LEVELS, "--criterion", "random", "--seed", "4"), {"criterion": criteria.random}),
+        ((*LEVELS, "--saliency", "random", "--seed", "4"), {"saliency": criteria.random(4)}),
     ],
 )
 def test_what_is_typed_reaches_the_scan(words, settings, inside, dense, tmp_path):
@@ -498,21 +498,15 @@ def test_choose_names_the_prune_that_comes_next_and_it_follows_the_plan(inside, 
         assert weight[kept].abs().min() >= weight[~kept].abs().max()
 
 
-def test_a_plan_of_random_choices_is_carried_out_at_random(inside, dense):
-    assert here(*SCAN, *LEVELS, "--criterion", "random", "--out", "random.csv") == 0
+def test_a_plan_of_random_choices_carries_its_seed_and_replays_to_the_same_mask(inside, dense):
+    assert here(*SCAN, *LEVELS, "--saliency", "random", "--seed", "3", "--out", "random.csv") == 0
     assert here("choose", "random.csv", "--density", "0.5", "--out", "random.json") == 0
-    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+    for name, seed in (("a", "1"), ("b", "2")):
         words = ("prune", "dense.safetensors", "--plan", "random.json", "--seed", seed)
         assert here(*words, "--out", f"{name}.safetensors") == 0
-    a, b, c = (masks.Mask.load(f"{name}.safetensors").fingerprint() for name in "abc")
-    assert a == b != c
-    torch.manual_seed(2)
-    again = masks.prune(
-        dense,
-        density=sensitivity.Plan.load("random.json").densities,
-        criterion=criteria.random,
-    )
-    assert c == again.fingerprint()
+    a, b = (masks.Mask.load(f"{name}.safetensors") for name in "ab")
+    densities = sensitivity.Plan.load("random.json").densities
+    assert a == b == masks.prune(dense, density=densities, saliency=criteria.random(3))
 
 
 def test_choose_on_other_images_than_the_scans_is_refused(inside, mnist_root, capsys):
@@ -522,14 +516,11 @@ def test_choose_on_other_images_than_the_scans_is_refused(inside, mnist_root, ca
     assert not (inside / "other.json").exists()
 
 
-def test_a_scan_by_a_criterion_without_a_name_is_gone_on_with_in_python(inside, dense, capsys):
-    def by_age(weight):
-        return criteria.magnitude(weight)
-
+def test_a_scan_by_a_function_of_a_users_is_continued_in_python(inside, dense, capsys):
     val = data.load("digits").val
-    sensitivity.scan(dense, val, [0.5], criterion=by_age).save("aged.csv")
+    sensitivity.scan(dense, val, [0.5], saliency=lambda weight: weight.abs()).save("aged.csv")
     assert here("choose", "aged.csv", "--density", "0.9") == 2
-    assert "criterion 'by_age', and here there are magnitude, random" in capsys.readouterr().err
+    assert "which its name alone does not make; continue in Python" in capsys.readouterr().err
 
 
 # --- networks of one's own ---------------------------------------------------------------------

@@ -87,7 +87,7 @@ def test_masks_hold_under_autocast_and_weights_learn(model, images):
 def test_masks_hold_in_a_loop_of_ones_own_with_a_gradient_scaler(model, images):
     mask = masks.prune(model, density=0.2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, fused=True)
-    mask.attach(optimizer, model)
+    mask.hold(model)
     scaler = torch.amp.GradScaler("cuda")
     for x, y in images:
         with torch.autocast("cuda", torch.float16):

@@ -409,19 +409,15 @@ def test_layers_that_were_not_scanned_stay_dense(closed, toy, batches):
     assert panel.together.value == pytest.approx(expected)
 
 
-def test_another_criterion_serves(closed, toy, batches):
+def test_another_saliency_serves(closed, toy, batches):
     images = taught(toy, batches)
     torch.manual_seed(0)
-    scores = {
-        tuple(m.weight.shape): torch.rand_like(m.weight) for m in masks.prunable(toy).values()
-    }
+    scores = {name: torch.rand_like(la.weight) for name, la in masks.prunable(toy).items()}
+    lottery = criteria.Computed("lottery", scores)
 
-    def lottery(weight):
-        return scores[tuple(weight.shape)]
-
-    scan = sensitivity.scan(toy, images, [0.5, 0.1], criterion=lottery)
-    closed.append(panel := DropSlider(scan, toy, images, criterion=lottery).settle())
-    kept = criteria.by_density(scores[12, 36], panel.plan.densities["fc1"])
+    scan = sensitivity.scan(toy, images, [0.5, 0.1], saliency=lottery)
+    closed.append(panel := DropSlider(scan, toy, images, saliency=lottery).settle())
+    kept = criteria.by_density(scores["fc1"], panel.plan.densities["fc1"])
     assert torch.equal(panel.mask["fc1"], kept)
     with pytest.raises(ValueError, match="lottery"):
         DropSlider(scan, toy, images)
@@ -763,7 +759,7 @@ def test_its_mask_trains(panels, toy, split):
     """The next cell takes the mask, as in `training.train(model, ..., mask=panel.mask)`."""
     panel = panels(toy, split, "fc1", quality=1.0)
     optimizer = torch.optim.SGD(toy.parameters(), lr=0.1, momentum=0.9)
-    panel.mask.attach(optimizer, toy)
+    panel.mask.hold(toy)
     for x, y in split:
         optimizer.zero_grad()
         nn.functional.cross_entropy(toy(x), y).backward()

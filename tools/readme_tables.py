@@ -71,7 +71,7 @@ def epochs() -> str:
 def steps() -> str:
     """A training step with a mask, as a multiple of a dense one."""
     speed = files.load_json(ROOT / "results" / "training-speed.json")
-    columns = ("attached", "utils_prune", "gradient_hook")
+    columns = ("held", "short", "utils_prune", "gradient_hook")
     rows = [
         (
             row["network"],
@@ -82,8 +82,8 @@ def steps() -> str:
         for row in speed["steps"]
         if row["batch"] == 256
     ]
-    own, theirs = "`mask.attach`", "`nn.utils.prune`"
-    headers = ("network", "threads", "optimizer", own, theirs, "gradient hook")
+    ways = ("`mask.hold`", "by `masked_fill_`", "`nn.utils.prune`", "gradient hook")
+    headers = ("network", "threads", "optimizer", *ways)
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 

@@ -136,17 +136,19 @@ learn(forgetful, optimizer)
 print("without holding them:", revived(forgetful, mask))
 
 # %% [markdown]
-# Now the same with one more line. `mask.attach(optimizer, model)` applies the mask after every
-# step of this optimizer, whatever loop calls it.
+# Now the same with one more line. `mask.hold(model)` applies the mask, and keeps it: after every
+# step of any optimizer the pruned weights are zero again, and their gradients are zero before the
+# optimizer reads them.
 
 # %% tags=["nbval-check-output"]
 faithful = copy.deepcopy(model)
 optimizer = torch.optim.SGD(faithful.parameters(), lr=0.01, momentum=0.9)
 learn(faithful, optimizer)
 mask = masks.prune(faithful, density=reported)
-mask.attach(optimizer, faithful)
+handle = mask.hold(faithful)
 learn(faithful, optimizer)
-print("with the mask attached:", revived(faithful, mask))
+handle.remove()
+print("with the mask held:", revived(faithful, mask))
 
 # %% [markdown]
 # ## Cut once, retrain
