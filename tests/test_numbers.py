@@ -32,9 +32,10 @@ def panels():
 
 
 def kept_by_hand(numbers, quality):
-    mean = math.fsum(numbers) / len(numbers)
-    sigma = math.sqrt(math.fsum((w - mean) ** 2 for w in numbers) / len(numbers))
-    return [abs(w) >= quality * sigma for w in numbers]
+    there = [w for w in numbers if w != 0]  # a zero is gone already
+    mean = math.fsum(there) / max(1, len(there))
+    sigma = math.sqrt(math.fsum((w - mean) ** 2 for w in there) / max(1, len(there)))
+    return [w != 0 and abs(w) >= quality * sigma for w in numbers]
 
 
 def colours(panel):

@@ -155,7 +155,7 @@ def with_gaps():
         weight = layer.weight.detach()
         room = torch.zeros(*weight.shape[:-1], 2 * weight.shape[-1])
         room[..., ::2] = weight
-        layer.weight = nn.Parameter(room[..., ::2])
+        layer.module.weight = nn.Parameter(room[..., ::2])
     model[4].weight = nn.Parameter(model[4].weight.detach().T.contiguous().T)
     assert not any(layer.weight.is_contiguous() for layer in prunable(model).values())
     return model
@@ -266,7 +266,7 @@ def check(studio: Studio, model, images) -> None:
             assert row.threshold == weight.abs()[kept].min()
         if row.kept > 0:
             assert row.quality == (row.threshold / row.sigma if row.sigma else 0)
-        assert row.is_conv == isinstance(prunable(model)[name], nn.Conv2d)
+        assert row.is_conv == isinstance(prunable(model)[name].module, nn.Conv2d)
         assert row.flops == flops[name]
         stored = row.kept * (32 + (8 if row.is_conv else 5))  # bits: value and relative index
         assert row.bytes == min(4 * row.weights, stored // 8 + (stored % 8 > 0))
@@ -389,7 +389,7 @@ def test_a_shipped_network_on_real_digits(studio_of):
         studio = studio_of(model, val)
         studio.set(1.0).set(quality={"fc1": 1.37}, density={"fc2": 0.1}).settle()
         check(studio, model, list(val))
-        assert str(studio.mask.receipt).count("\n") == len(studio.layers) + 2
+        assert str(studio.mask.receipt).count("\n") == len(studio.layers) + 3
 
 
 def test_a_residual_network_of_torchvision(studio_of, everything_of):
@@ -444,7 +444,7 @@ def test_what_the_images_or_the_model_cannot_be(toy, splits, studio_of):
         Studio(toy, splits.test)
     with pytest.raises(ValueError, match="the test split is not for choosing"):
         Studio(toy, replace(splits, val=splits.test))
-    with pytest.raises(ValueError, match="no Conv2d or Linear layer, so there is nothing to set"):
+    with pytest.raises(ValueError, match="no layer to prune, so there is nothing to set"):
         Studio(nn.Sequential(nn.Flatten()), splits)
     for number in (float("nan"), float("inf")):
         with torch.no_grad():
@@ -1731,8 +1731,12 @@ def test_a_scan_of_another_network_is_refused(toy, split):
     scan = sensitivity.scan(pausing(), split, (0.5,))
     toys = sensitivity.scan(toy, split, (0.5,), layers=["fc2"])
     other = nn.Sequential(OrderedDict(flat=nn.Flatten(), fc1=nn.Linear(64, CLASSES)))
-    with pytest.raises(ValueError, match="of another network: it has a layer 'fc2', this one has"):
+    with pytest.raises(KeyError, match="no layer 'fc2' to prune; .* this network has fc1"):
         Studio(other, split, scan=scan)
+    with torch.no_grad():
+        (trained := copy.deepcopy(toy)).fc1.weight[0, 0] += 1
+    with pytest.raises(ValueError, match="a network with other weights; scan this one"):
+        Studio(trained, split, scan=toys)
     studio = Studio(toy, split, scan=toys)  # of some layers
     assert studio.scan is toys
     studio.close()

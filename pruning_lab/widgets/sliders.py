@@ -276,7 +276,8 @@ class DropSlider(_Panel):
         self.height = max(DropSlider.height, LINE * (len(scan.layers) + OTHERS))
         self._saliency = saliency
         self._convolutions = [name for name, layer in layers.items() if layer.weight.ndim > 2]
-        self._plan_at(0.0)  # raises where the scan is none to choose by
+        # Raises where the scan is none to choose by, or its saliency is not given.
+        self._plan_at(0.0).mask(model, saliency=saliency)
         super().__init__(
             model,
             images,
