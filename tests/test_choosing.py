@@ -192,7 +192,7 @@ def test_layers_that_exchange_weights_lose_less_at_the_same_density(
 
 def test_what_the_search_goes_by_is_the_loss_of_the_pruned_network(lenet, digits):
     layers = list(masks.prunable(lenet))
-    search = choosing._Search(lenet, digits, layers, criteria.magnitude)
+    search = choosing._Search(lenet, digits, layers, criteria.magnitude, 1000, lambda *_: None)
     densities = search.exchange(dict.fromkeys(layers, 0.15))
     plan = Plan(
         rows=tuple(
@@ -216,6 +216,29 @@ def test_a_joint_plan_keeps_within_the_allowed_drop_and_is_not_timid(lenet, digi
     with masks.masked(lenet, masks.prune(lenet, density=sparser)):
         after = evaluation.evaluate(lenet, digits)
     assert evaluation.drop(evaluation.evaluate(lenet, digits), after).value > 0.02
+
+
+def test_a_search_stops_at_its_budget_of_evaluations_and_says_how_far_it_is(lenet, digits, scanned):
+    found, told = {}, []
+    for most in (1, 20, 1000):
+        plan = sensitivity.choose(
+            scanned,
+            density=0.08,
+            method="joint",
+            model=lenet,
+            images=digits,
+            evaluations=most,
+            notify=lambda done, most: told.append((done, most)),
+        )
+        assert plan.density == pytest.approx(0.08, abs=1e-3)
+        found[most] = plan.together.value
+    assert [done for done, most in told if most == 20] == list(range(21))
+    assert max(done for done, most in told if most == 1000) < 1000  # it ended by itself
+    assert found[1000] < found[1]
+    with pytest.raises(ValueError, match="evaluations must be 1 or more, got 0"):
+        sensitivity.choose(
+            scanned, max_drop=1, method="joint", model=lenet, images=digits, evaluations=0
+        )
 
 
 def test_the_test_split_is_not_for_choosing(lenet, digits, scanned):

@@ -1,7 +1,7 @@
 """What to keep of each layer: read off a scan's curves, or searched for all layers together."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import permutations
 from pathlib import Path
@@ -129,6 +129,8 @@ def choose(
     model: nn.Module | None = None,
     images: Images | None = None,
     saliency: Saliency | None = None,
+    evaluations: int = 1000,
+    notify: Callable[[int, int], None] = lambda done, most: None,
 ) -> Plan:
     """Densities for all layers of a scan: at a drop that each may cost, or at a density of all.
 
@@ -139,7 +141,9 @@ def choose(
 
     With `method="joint"`, which needs `model` and `images`, layers then exchange weights as long as
     the loss of the network with all of them pruned falls; there `max_drop` is of that network. With
-    `model` and `images` the drop of all layers together is measured for either method.
+    `model` and `images` the drop of all layers together is measured for either method. The search
+    evaluates the network at most `evaluations` times (on 2,000 images each) and keeps the best that
+    it has found by then; `notify` is told how many are done, of how many at most.
 
     `saliency` is the scan's; it has to be given again where it was computed beforehand or is a
     function of your own. Layers that were not scanned stay as they are.
@@ -172,7 +176,7 @@ def choose(
         asked = f"max_drop {max_drop:g}"
         densities = {curve.layer: curve.density(max_drop / 100) for curve in curves}
     if method == "joint":
-        search = _Search(model, images, scan.layers, saliency)
+        search = _Search(model, images, scan.layers, saliency, evaluations, notify)
         if density is None:
             densities = search.within(curves, max_drop / 100)
         else:
@@ -375,7 +379,19 @@ class _Search:
     SHARES = (0.3, 0.15, 0.08, 0.04)
     IMAGES = 2000  # for the loss, which moves before the accuracy does; drops are of all images
 
-    def __init__(self, model: nn.Module, images: Images, layers: Sequence[str], saliency: Saliency):
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Images,
+        layers: Sequence[str],
+        saliency: Saliency,
+        evaluations: int,
+        notify: Callable[[int, int], None],
+    ):
+        if evaluations < 1:
+            raise ValueError(f"evaluations must be 1 or more, got {evaluations}")
+        self.done, self.most, self.notify = 0, evaluations, notify
+        notify(0, evaluations)
         self.session = SuffixEvaluator(model, images)
         found = prunable(model)
         self.weights = {name: found[name].weight.detach() for name in layers}
@@ -406,7 +422,7 @@ class _Search:
         if self._drop(best) > max_drop:  # a lower loss is not always a higher accuracy
             best = start
         for step in (0.8, 0.9, 0.95):  # ever smaller steps down, each as often as it holds
-            while True:
+            while self.done < self.most:
                 fewer = {name: max(1, round(step * count)) for name, count in best.items()}
                 trial = self._exchange(fewer, self.SHARES[-2:])
                 if fewer == best or self._drop(trial) > max_drop:
@@ -422,12 +438,14 @@ class _Search:
             while improved:
                 improved = False
                 for giver, taker in permutations(counts, 2):
+                    if self.done >= self.most:
+                        return counts
                     moved = int(share * min(counts[giver], self.alive[taker] - counts[taker]))
                     if moved == 0:
                         continue
                     trial = {giver: counts[giver] - moved, taker: counts[taker] + moved}
                     changes = {name: self._weight(name, count) for name, count in trial.items()}
-                    less = self.session.loss(changes, first=self.IMAGES)
+                    less = self._counted(self.session.loss(changes, first=self.IMAGES))
                     if less < loss - 1e-6:
                         self.session.commit(changes)
                         loss, counts, improved = less, {**counts, **trial}, True
@@ -435,7 +453,12 @@ class _Search:
 
     def _drop(self, counts: Mapping[str, int]) -> float:
         changes = {name: self._weight(name, count) for name, count in counts.items()}
-        return drop(self.dense, self.session.accuracy(changes)).value
+        return self._counted(drop(self.dense, self.session.accuracy(changes)).value)
+
+    def _counted(self, measured: float) -> float:
+        self.done += 1
+        self.notify(self.done, self.most)
+        return measured
 
     def _weight(self, name: str, count: int) -> Tensor:
         """The layer with its `count` most salient weights (and ties of the last of them)."""
