@@ -1,7 +1,7 @@
 """pruning_lab: learn, and do, neural-network weight pruning (Han et al. 2015).
 
-    import pruning_lab as lab
-    lab.prune(model, density=0.1)      # modules and main functions appear when first used
+import pruning_lab as lab
+lab.prune(model, density=0.1)      # modules and main functions appear when first used
 """
 
 import importlib

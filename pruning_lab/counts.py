@@ -1,4 +1,4 @@
-"""What a network costs: weights, FLOPs and activation density, read off what a forward pass made.
+"""What a network costs: weights, FLOPs and activation density, read off the operations that ran.
 
 The columns are those of the paper's Tables 2-5, which never says how it counted. These rules
 reproduce all of its rows: FLOPs are two per multiply-accumulate, before pooling; an activation is
@@ -6,63 +6,68 @@ counted after ReLU and pooling; FLOP% of a layer is its weight density times the
 activations that enter it.
 """
 
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
+from torch.backends import mha
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
-from pruning_lab.evaluation import Images, device_of, measuring
-from pruning_lab.masks import prunable
+from pruning_lab.evaluation import Images, measuring
+from pruning_lab.layers import Layer, device_of, prunable
+
+# These add their first argument to the product of the next two.
+_SUMS = {torch.ops.aten.addmm, torch.ops.aten.baddbmm}
+_COUNTING = threading.RLock()  # the switches that counting turns are torch's for all threads
 
 
 @dataclass(frozen=True)
 class LayerCount:
-    """One layer, or all of them together. Biases are not counted (as in Tables 2-5)."""
+    """One layer, "other", or all together. Biases and normalisation are not counted."""
 
     layer: str
     weights: int
     kept: int  # weights that are not zero
-    flops: int  # of the dense layer, per image
+    flops: int  # of the dense layer, per image, over all its uses
     neurons: int  # outputs per image that the next layer sees: after pooling
-    input_density: float | None  # share of its inputs that are not zero; None: not measured
+    input_density: float | None  # fraction of its inputs that are not zero; None: not measured
     activation_density: float | None  # the same of its outputs, after ReLU and pooling
     flops_kept: float  # operations left when zero weights and zero inputs are skipped
 
     @property
     def density(self) -> float:
-        return self.kept / max(self.weights, 1)
+        return self.kept / self.weights if self.weights else 1.0
 
     @property
     def flop_density(self) -> float:
-        return self.flops_kept / max(self.flops, 1)
+        return self.flops_kept / self.flops if self.flops else 1.0
 
 
 class Counts(tuple[LayerCount, ...]):
-    """A row per layer; `.total` is the paper's last row."""
+    """A row per layer, then "other"; `.total` is the paper's last row."""
 
     @property
     def total(self) -> LayerCount:
         """Activation density weighted by neurons, FLOP density by FLOPs, as in Tables 2-5."""
-        neurons = sum(row.neurons for row in self)
-        measured = [row for row in self if row.activation_density is not None]
-        active = sum(row.activation_density * row.neurons for row in measured)
-        return LayerCount(
-            "total",
-            sum(row.weights for row in self),
-            sum(row.kept for row in self),
-            sum(row.flops for row in self),
-            neurons,
-            None,
-            active / neurons if neurons and len(measured) == len(self) else None,
-            sum(row.flops_kept for row in self),
-        )
+        columns = ("weights", "kept", "flops", "neurons", "flops_kept")
+        weights, kept, flops, neurons, left = (sum(getattr(r, c) for r in self) for c in columns)
+        active = [row.activation_density for row in self if row.neurons]
+        alive = sum(row.neurons * (row.activation_density or 0) for row in self)
+        mean = alive / neurons if neurons and None not in active else None
+        return LayerCount("total", weights, kept, flops, neurons, None, mean, left)
 
     @property
     def weights_only_flop_density(self) -> float:
         """Operations left when only zero weights are skipped, and no zero activations."""
-        left = sum(row.density * row.flops for row in self)
-        return left / max(sum(row.flops for row in self), 1)
+        left = [r.flops_kept if r.input_density is None else r.density * r.flops for r in self]
+        return sum(left) / max(self.total.flops, 1)
 
     def __str__(self) -> str:
         rows = [
@@ -71,8 +76,8 @@ class Counts(tuple[LayerCount, ...]):
                 f"{row.weights:,}",
                 f"{row.flops:,}",
                 "" if row.activation_density is None else f"{row.activation_density:.0%}",
-                f"{row.density:.1%}",
-                f"{row.flop_density:.1%}",
+                f"{row.density:.1%}" if row.weights else "",
+                f"{row.flop_density:.1%}" if row.flops else "",
             )
             for row in (*self, self.total)
         ]
@@ -96,80 +101,135 @@ class Parameters:
 def parameters(model: nn.Module) -> Parameters:
     """All parameters, and those left when the zero weights of prunable layers go."""
     total = sum(p.numel() for p in model.parameters())
-    gone = sum(int((module.weight == 0).sum()) for module in prunable(model).values())
+    gone = sum(int((layer.weight == 0).sum()) for layer in prunable(model).values())
     return Parameters(total, total - gone)
 
 
-def layers(model: nn.Module, images: Images | tuple[int, ...]) -> Counts:
-    """Count every Conv2d and Linear layer, in the order in which they run.
+def layers(model: nn.Module, images: Images | Sequence[int]) -> Counts:
+    """Count operation by operation: a row per prunable layer in running order, then "other".
 
     `images` is a split (or any re-iterable of (x, y)), over which activations are measured, or the
-    shape (C, H, W) of one image, for the counts alone. The density of a layer's activations is read
-    where the next layer takes them in, so behind a branch it is that layer's input; the last
-    layer's is that of the network's answer. A layer that never ran is left out.
+    shape (C, H, W) of one image, for the counts alone; anything else raises ValueError.
+
+    An operation belongs to the layer whose weight, or a view of it, is one of its operands; the
+    other operand is what enters the layer. The density of a layer's activations is read where the
+    next layer takes them in, so after a branch it is that layer's input; the last layer's is that
+    of the network's answer. Layers that never ran follow, with 0 FLOPs. "other" holds what belongs
+    to no layer: operations (of attention, between its projections) and parameters of two or more
+    dimensions (embeddings; not normalisation).
     """
-    tallies = {module: _Tally(name) for name, module in prunable(model).items()}
-    order: list[nn.Module] = []
-    handles = []
-
-    def count(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        if module not in order:
-            order.append(module)
-        tallies[module].add(module, inputs[0], output)
-
-    measured = not isinstance(images, tuple)
-    device = device_of(model)
-    batches = images if measured else [(torch.zeros(1, *images), None)]
-    seen = nonzero = outputs = 0
-    try:
-        handles = [module.register_forward_hook(count) for module in tallies]
-        with measuring(model):
-            for x, _ in batches:
-                answer = model(x.to(device))
-                seen += len(x)
-                nonzero += int(answer.count_nonzero())
-                outputs += answer.numel()
-    finally:
-        for handle in handles:
-            handle.remove()
+    found = prunable(model)
+    operations, answers, idle, seen = _Operations(found), _Tally(), _Tally(), 0
+    with measuring(model), ExitStack() as hooks:
+        for norm in (m for m in model.modules() if isinstance(m, nn.LocalResponseNorm)):
+            hooks.enter_context(norm.register_forward_pre_hook(operations.switch))
+            hooks.enter_context(norm.register_forward_hook(operations.switch))
+        measured = not _is_shape(images)
+        for x in _inputs(images) if measured else [torch.zeros(1, *images)]:
+            x = x.to(device_of(model))
+            with _unfused(), operations:
+                answer = model(x)
+            answers.take_in(answer)
+            seen += len(x)
     if not seen:
         raise ValueError("no images to count with")
 
-    rows = [tallies[module] for module in order]
-    counts = []
-    for place, tally in enumerate(rows):
-        last = place + 1 == len(rows)
-        neurons = outputs if last else rows[place + 1].inputs
-        alive = nonzero if last else rows[place + 1].nonzero_inputs
-        input_density = tally.nonzero_inputs / tally.inputs
-        weight = order[place].weight
-        kept = int(weight.count_nonzero())
-        flops = tally.flops // seen
-        share = kept / weight.numel() * (input_density if measured else 1.0)
-        counts.append(
-            LayerCount(
-                tally.name,
-                weight.numel(),
-                kept,
-                flops,
-                neurons // seen,
-                input_density if measured else None,
-                alive / neurons if measured else None,
-                flops * share,
-            )
-        )
-    return Counts(counts)
+    ran, rows = operations.tallies, []
+    other = ran.pop(None, idle).flops // seen
+    after = dict(zip(ran, [*ran.values(), answers][1:], strict=True))
+    for name in dict.fromkeys((*ran, *found)):  # those that never ran come last
+        weight, tally, taken = found[name].weight, ran.get(name, idle), after.get(name, idle)
+        size, kept, flops = weight.numel(), int(weight.count_nonzero()), tally.flops // seen
+        density, active = (tally.density, taken.density) if measured else (None, None)
+        left = flops * kept / max(size, 1) * (1.0 if density is None else density)
+        row = (name, size, kept, flops, taken.inputs // seen, density, active, left)
+        rows.append(LayerCount(*row))
+    modules = [m for m in model.modules() if "norm" not in type(m).__name__.lower()]
+    outside = {p for m in modules for p in m.parameters(recurse=False) if p.dim() > 1}
+    outside -= {layer.weight for layer in found.values()}
+    size, kept = sum(p.numel() for p in outside), sum(int(p.count_nonzero()) for p in outside)
+    if size or other:
+        rows.append(LayerCount("other", size, kept, other, 0, None, None, float(other)))
+    return Counts(rows)
 
 
 class _Tally:
-    """Sums over the images that one layer saw."""
+    """Sums over all images of what one layer did and took in."""
 
-    def __init__(self, name: str):
-        self.name = name
-        self.flops = self.inputs = self.nonzero_inputs = 0
+    def __init__(self):
+        self.flops = self.inputs = self.nonzero = 0
 
-    def add(self, module: nn.Module, x: Tensor, output: Tensor) -> None:
-        # Each output value is one dot product with one filter: its weights for one output channel.
-        self.flops += 2 * output.numel() * module.weight[0].numel()
+    def take_in(self, x: Tensor) -> None:
         self.inputs += x.numel()
-        self.nonzero_inputs += int(x.count_nonzero())
+        self.nonzero += x.count_nonzero()  # a tensor on the device: int() would wait for it
+
+    @property
+    def density(self) -> float | None:
+        return int(self.nonzero) / self.inputs if self.inputs else None
+
+
+class _Operations(TorchDispatchMode):
+    """Tallies FLOPs, by torch's formulas, per layer in running order; under None is "other"."""
+
+    _should_skip_dynamo = classmethod(lambda cls: False)  # or torch loads its compiler: seconds
+
+    def __init__(self, found: Mapping[str, Layer]):
+        super().__init__()
+        self.tallies: dict[str | None, _Tally] = {}
+        self._on = True
+        weights = {name: layer.weight for name, layer in found.items()}
+        self._spans = [(w.data_ptr(), w.data_ptr() + w.nbytes, n) for n, w in weights.items()]
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs, packet = kwargs or {}, func._overloadpacket
+        if packet not in flop_registry or not self._on:
+            with self:  # a composite operation arrives whole in inference mode
+                out = func.decompose(*args, **kwargs)
+            return func(*args, **kwargs) if out is NotImplemented else out
+        out = func(*args, **kwargs)
+        name, x = self._layer([a for a in args[packet in _SUMS :] if isinstance(a, Tensor)])
+        tally = self.tallies.setdefault(name, _Tally())
+        tally.flops += flop_registry[packet](*args, **kwargs, out_val=out)
+        if name is not None:
+            tally.take_in(x)
+        return out
+
+    def switch(self, *_) -> None:
+        """Off and on again: ours computes its sums as a convolution, torch's LRN has no FLOPs."""
+        self._on = not self._on
+
+    def _layer(self, operands: list[Tensor]) -> tuple[str | None, Tensor | None]:
+        """The layer whose weight is an operand, by its memory, and the operand that enters it."""
+        for place, operand in enumerate(operands):
+            for start, stop, name in self._spans:  # addresses, since weights may share a storage
+                if start <= operand.data_ptr() < stop:
+                    return name, operands[0 if place else -1]
+        return None, None
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Runs no compiled code, and no encoder layer fused into one operation without a formula."""
+    with _COUNTING, ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and it takes seconds to load
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.callback(mha.set_fastpath_enabled, mha.get_fastpath_enabled())
+        mha.set_fastpath_enabled(False)
+        yield
+
+
+def _is_shape(images: object) -> bool:
+    sizes = images if isinstance(images, Sequence) else ()
+    return len(sizes) > 0 and all(isinstance(n, Integral) and n > 0 for n in sizes)
+
+
+def _inputs(images: Images) -> Iterator[Tensor]:
+    for batch in images if isinstance(images, Iterable) else [images]:
+        pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+        if not pair or not isinstance(batch[0], Tensor):
+            got = " ".join(repr(images).split())
+            raise ValueError(
+                "expected batches (x, y), or the shape of one image, such as (1, 28, 28); "
+                f"got {got:.60}, with {type(batch).__name__} for a batch"
+            )
+        yield batch[0]

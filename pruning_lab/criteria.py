@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -19,10 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning_lab.layers import device_of, mode, prunable
+from pruning_lab.layers import Images, device_of, generators, mode, prunable
 
 Saliency = Callable[[Tensor], Tensor] | Mapping[str, Tensor]
-Images = Iterable[tuple[Tensor, Tensor]]  # re-iterable batches of x (N, C, H, W) and y (N,)
 
 # ------------------------------------------------------------------------------------- saliencies
 
@@ -90,7 +89,7 @@ def _gradients(model: nn.Module, images: Images) -> dict[str, Tensor]:
     try:
         for weight in frozen:
             weight.requires_grad_(True)
-        draws = torch.random.fork_rng([device] if device.type == "cuda" else [])  # a DataLoader
+        draws = torch.random.fork_rng(generators(device))  # a DataLoader draws
         with draws, mode(model, training=False), torch.enable_grad():
             for x, y in images:
                 loss = F.cross_entropy(model(x.to(device)), y.to(device), reduction="sum")

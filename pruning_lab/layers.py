@@ -5,12 +5,14 @@ leave no trace in a name, so what was made on a wrapped model fits the plain one
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+Images = Iterable[tuple[Tensor, Tensor]]  # a Split, a DataLoader, any re-iterable of (x, y)
 
 # Module type -> names of its prunable parameters. A network's own module types can be added:
 # ADAPTERS[MyLayer] = ("kernel",)
@@ -115,6 +117,13 @@ def unknown_layer(name: str, known: Mapping[str, object]) -> str:
 def device_of(model: nn.Module) -> torch.device:
     """Where a model's parameters are is where its work happens."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def generators(device: torch.device) -> list[torch.device]:
+    """The devices whose random states `torch.random.fork_rng` keeps besides the CPU's."""
+    if device.type != "cuda":
+        return []
+    return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
 
 
 @contextmanager

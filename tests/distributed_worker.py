@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
@@ -17,6 +18,11 @@ from pruning_lab.data import Split
 CONFIG = training.TrainConfig(epochs=3, batch_size=8, lr=0.05, weight_decay=1e-3, shift=1)
 ROUNDS = [{"quality": 0.6}, {"quality": 0.6}]
 STEPS = 4  # of 16 images in two processes; the last has one image, and one process none
+
+
+class Unsized:
+    def __iter__(self):
+        return iter(images())
 
 
 class Double(nn.Module):
@@ -66,7 +72,7 @@ def zeros_hold(model, mask) -> bool:
     return not any(layers[name].weight[~kept].any() for name, kept in mask.items())
 
 
-def kept_on(folder: Path, kill_at: int = 0, killed: tuple = ()) -> list:
+def resumed(folder: Path, kill_at: int = 0, killed: tuple = ()) -> list:
     """With dropout, a mask and a checkpoint after each step; some are killed before step kill_at.
 
     Killed, a process has no time for goodbyes.
@@ -88,6 +94,45 @@ def kept_on(folder: Path, kill_at: int = 0, killed: tuple = ()) -> list:
     return [rows_of(rows), steps]
 
 
+def line_search(parameters):
+    return torch.optim.LBFGS(parameters, lr=1.0, max_iter=4, line_search_fn="strong_wolfe")
+
+
+def searched(batch_size: int, folder: Path) -> list:
+    """The curve of LBFGS with L1, whose line search needs the loss over all processes."""
+    model, config = network(), replace(CONFIG, batch_size=batch_size, l1=1e-3)
+    rows = rows_of(training.train(model, images(), config, optimizer=line_search))
+    models.save(folder / f"searched{processes.rank()}", model)
+    return rows
+
+
+def communicated(folder: Path) -> list:
+    """How often the processes added something up: a split, with a checkpoint, and a list."""
+    calls, counts, add_up = [], [], dist.all_reduce
+    dist.all_reduce = lambda *args, **options: (calls.append(1), add_up(*args, **options))
+    for source, options in (
+        (images(), {}),
+        (images(), {"checkpoint": folder / "communicated"}),
+        ([*images()], {}),
+    ):
+        calls.clear()
+        list(training.train(network(), source, replace(CONFIG, epochs=2), **options))
+        counts.append(len(calls))
+    dist.all_reduce = add_up
+    return counts
+
+
+def listed(folder: Path) -> list:
+    """Each process has a list of its own: a training of it resumes, one of another does not."""
+    path, part = folder / "listed", slice(processes.rank(), None, 2)
+    own = [(x[part], y[part]) for x, y in images().head(48)]
+    next(training.train(network(), own, CONFIG, checkpoint=path))
+    rows = list(training.train(network(), own, CONFIG, checkpoint=path))
+    other = own if processes.rank() == 0 else [(x, y.flip(0)) for x, y in own]
+    says = refused(lambda: list(training.train(network(), other, CONFIG, checkpoint=path)))
+    return [len(rows), says]
+
+
 def dropped() -> list:
     """Which pixels (none of which is 0) fell out, and a number drawn when training is over."""
     model, seen = nn.Sequential(nn.Dropout(), nn.Flatten(), nn.Linear(64, 4)), []
@@ -106,7 +151,7 @@ def refused(call) -> str | None:
 
 
 def refusals(folder: Path) -> dict:
-    """What one process does otherwise, all are told."""
+    """Every process raises what is wrong in one."""
     rank = processes.rank()
     other, uneven = replace(CONFIG, lr=0.05 + rank), [*images()] * (1 + rank)
     amounts = {"density": 0.5 + 0.1 * rank}
@@ -116,6 +161,7 @@ def refusals(folder: Path) -> dict:
         "config": lambda: training.train(network(), images(), other),
         "mask": lambda: training.train(network(), images(), CONFIG, mask=mask),
         "batches": lambda: list(training.train(network(), uneven, CONFIG)),
+        "length": lambda: list(training.train(network(), Unsized(), CONFIG)),
         "amounts": lambda: list(retraining.once(network(), images(), CONFIG, amounts)),
         "checkpoint": lambda: list(
             training.train(network(), images(), CONFIG, checkpoint=folder / f"seen{rank}")
@@ -125,10 +171,10 @@ def refusals(folder: Path) -> dict:
 
 
 def sampled() -> list:
-    """A loader of one's own, whose sampler gives each process its share, mixed anew each time."""
+    """A loader whose sampler gives each process its part, in another order each time."""
     split, seen = images().head(48), []
-    told = TensorDataset(torch.arange(48.0)[:, None], split.labels)
-    loader = DataLoader(told, batch_size=8, sampler=DistributedSampler(told, seed=3))
+    numbers = TensorDataset(torch.arange(48.0)[:, None], split.labels)
+    loader = DataLoader(numbers, batch_size=8, sampler=DistributedSampler(numbers, seed=3))
     model = nn.Sequential(nn.Linear(1, 4))
     model.register_forward_pre_hook(lambda module, x: seen.append(x[0].flatten().tolist()))
     rows = list(training.train(model, loader, replace(CONFIG, epochs=2)))
@@ -154,8 +200,11 @@ def everything(folder: Path) -> dict:
         "world": processes.world(),
         "rounds": retrained(8, folder / "rounds"),
         "accumulated": retrained(4, folder / "accumulated", accumulate=2),
-        "whole": kept_on(folder / "whole"),
-        "resumed": [kept_on(folder / name) for name in ("one", "all")],
+        "whole": resumed(folder / "whole"),
+        "resumed": [resumed(folder / name) for name in ("one", "all")],
+        "searched": searched(8, folder),
+        "communicated": communicated(folder),
+        "listed": listed(folder),
         "dropped": [dropped(), dropped()],
         "sampled": sampled(),
         "looked_at": looked_at(),
@@ -167,9 +216,9 @@ def main(folder: Path, task: str) -> None:
     torch.set_num_threads(1)
     with processes.joined():
         if task == "one":
-            kept_on(folder, kill_at=STEPS + 3, killed=(1,))
+            resumed(folder, kill_at=STEPS + 3, killed=(1,))
         elif task == "all":
-            kept_on(folder, kill_at=STEPS + 3, killed=(0, 1))
+            resumed(folder, kill_at=STEPS + 3, killed=(0, 1))
         else:
             about = everything(folder)
             (folder / f"about{processes.rank()}.json").write_text(json.dumps(about))

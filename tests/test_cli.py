@@ -681,6 +681,48 @@ def test_what_went_wrong_in_ones_own_code_is_shown_with_debug(own):
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
+@pytest.mark.parametrize(
+    ("breaks", "code", "says"),
+    [
+        ("{}['weights']", 1, r"internal error: KeyError: 'weights'; run it again with --debug"),
+        ("x.nothing", 1, "internal error: AttributeError: .*nothing.*; run it again with --debug"),
+        ("1 + None", 1, "internal error: TypeError: .*; run it again with --debug"),
+        ("_raise(MemoryError())", 1, "out of memory; try a smaller --batch-size or --size"),
+        ("_raise(RuntimeError('CUDA out of memory. Tried 2 GiB'))", 1, "out of memory; try a"),
+        ('_raise(RuntimeError("can\'t allocate memory"))', 1, "out of memory; try a smaller"),
+        ("_raise(ValueError('no such thing'))", 2, "no such thing"),
+    ],
+)
+def test_a_mistake_in_the_code_and_a_full_memory_are_not_called_bad_input(
+    breaks, code, says, own, capsys
+):
+    """The network takes one image, with which it is tried first, and breaks on more."""
+    Path("own_breaks.py").write_text(
+        f"""
+from own_nets import Net
+
+def _raise(error):
+    raise error
+
+class Breaks(Net):
+    def forward(self, x):
+        return super().forward(x) if len(x) == 1 else {breaks}
+"""
+    )
+    words = ("scan", "--model", "own_breaks:Breaks", "--data", "folder:photos")
+    sys.modules.pop("own_breaks", None)
+    assert here(*words) == code
+    (line,) = (text for text in capsys.readouterr().err.splitlines() if text != "loaded")
+    assert re.search(says, line)
+    with pytest.raises(Exception):  # noqa: B017, PT011 - whichever it is
+        here(*words, "--debug")
+
+
+def test_a_layer_that_is_not_there_is_bad_input(inside, capsys):
+    assert here(*SCAN, *LEVELS, "--layers", "fc9", "--out", "odd.csv") == 2
+    assert "no layer 'fc9' to prune; did you mean fc" in capsys.readouterr().err
+
+
 def test_a_module_is_found_in_the_current_folder_by_a_python_that_would_not_look(own):
     words = ("scan", "--model", "own_nets:make", "--data", "folder:photos", "--json")
     said = subprocess.run(

@@ -1,4 +1,4 @@
-"""Many processes train as one does with a larger batch, and what is killed goes on to the same end.
+"""Many processes train as one does with a larger batch; a killed training resumes to the same end.
 
 Real processes on this machine, started by torch's launcher; distributed_worker says what they do.
 """
@@ -64,31 +64,59 @@ def two(one_killed, all_killed, tmp_path_factory):
 def one(tmp_path_factory):
     """What one process does with batches twice as large."""
     folder = tmp_path_factory.mktemp("one_with_twice_the_batch")
-    return folder, worker.retrained(16, folder)
+    return folder, worker.retrained(16, folder) | {"searched": worker.searched(16, folder)}
 
 
-def assert_same(told: dict, expected: dict, folder: Path, reference: Path) -> None:
-    assert told["masks"] == expected["masks"]
-    assert told["zeros"]
-    assert len(told["curve"]) == len(expected["curve"]) == 9
-    for row, other in zip(told["curve"], expected["curve"], strict=True):
+def assert_same(ours: dict, expected: dict, folder: Path, reference: Path) -> None:
+    assert ours["masks"] == expected["masks"]
+    assert ours["zeros"]
+    assert len(ours["curve"]) == len(expected["curve"]) == 9
+    for row, other in zip(ours["curve"], expected["curve"], strict=True):
         assert row == pytest.approx(other, rel=1e-6)  # losses are summed in float32
     theirs, _ = files.load_tensors(reference / "model0")
     for rank in range(2):
-        ours, _ = files.load_tensors(folder / f"model{rank}")
-        for name, tensor in ours.items():
+        tensors, _ = files.load_tensors(folder / f"model{rank}")
+        for name, tensor in tensors.items():
             torch.testing.assert_close(tensor, theirs[name], rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("task", ["rounds", "accumulated"])
 def test_two_processes_train_and_prune_as_one_does_with_twice_the_batch(two, one, task):
     """Last batches of one image too, of which the second process has none."""
-    folder, told = two
-    for about in told:
+    folder, abouts = two
+    for about in abouts:
         assert about["world"] == 2
         assert_same(about[task], one[1], folder / task, one[0])
     first, second = ((folder / task / f"model{rank}").read_bytes() for rank in range(2))
     assert first == second
+
+
+def test_lbfgs_takes_the_same_steps_in_two_processes(two, one):
+    """Line searches multiply what differs in the last digit, so less exactly than SGD does."""
+    folder, abouts = two
+    theirs, _ = files.load_tensors(one[0] / "searched0")
+    for rank in range(2):
+        for row, other in zip(abouts[rank]["searched"], one[1]["searched"], strict=True):
+            assert row == pytest.approx(other, rel=1e-5)
+        ours, _ = files.load_tensors(folder / f"searched{rank}")
+        for name, tensor in ours.items():
+            torch.testing.assert_close(tensor, theirs[name], rtol=1e-5, atol=1e-7)
+
+
+def test_steps_of_a_split_need_no_communication_beside_the_gradients(two):
+    """Once an epoch, for its sums; with a checkpoint seldom more; of a list, at every step."""
+    for about in two[1]:
+        split, saved, listed = about["communicated"]
+        assert split == 2
+        assert 2 + 2 <= saved < 2 + 2 * worker.STEPS
+        assert listed == 2 + 2 * 1
+
+
+def test_processes_with_lists_of_their_own_resume_and_notice_another_list(two):
+    for about in two[1]:
+        epochs, says = about["listed"]
+        assert epochs == worker.CONFIG.epochs
+        assert "with another images;" in says
 
 
 def test_one_killed_process_ends_the_run_with_a_word_and_a_checkpoint(one_killed):
@@ -102,10 +130,10 @@ def test_one_killed_process_ends_the_run_with_a_word_and_a_checkpoint(one_killed
     assert (len(about["rows"]), about["step"]) == (1, 2)
 
 
-def test_what_was_killed_goes_on_to_the_same_end(two):
+def test_a_killed_training_resumes_to_the_same_end(two):
     """To the bit, with dropout, momentum and a mask: the 6 of 12 steps that were left."""
-    folder, told = two
-    for rank, about in enumerate(told):
+    folder, abouts = two
+    for rank, about in enumerate(abouts):
         rows, steps = about["whole"]
         assert steps == worker.CONFIG.epochs * worker.STEPS
         assert about["resumed"] == [[rows, steps - worker.STEPS - 2]] * 2
@@ -123,7 +151,7 @@ def test_dropout_differs_between_processes_and_not_between_runs(two):
     assert first[1] == other[1]  # what is drawn next is drawn alike again
 
 
-def test_a_loader_of_ones_own_gives_each_process_its_share(two):
+def test_a_loader_of_ones_own_gives_each_process_its_part(two):
     (rows, mine), (other_rows, others) = (about["sampled"] for about in two[1])
     assert rows == other_rows
     assert [row[-1] for row in rows] == [48, 48]
@@ -146,6 +174,7 @@ def test_the_model_stays_the_users_own_and_equal_in_all_processes(two):
         ("config", "would train differently; give all the same config"),
         ("mask", "would train differently; give all the same config, mask"),
         ("batches", "different numbers of batches, this one "),
+        ("length", "must know their number of batches; give a list or a DataLoader"),
         ("amounts", "in round 1 the processes would prune different weights"),
         ("checkpoint", "do not find the same checkpoint"),
     ],

@@ -1,10 +1,13 @@
-"""Files are whole or not there, come back as they went, and execute nothing."""
+"""Files are written atomically, come back as they were saved, and execute nothing."""
 
 import json
 import os
 import pickle
 import signal
+import stat
 import struct
+import subprocess
+import sys
 import time
 
 import pytest
@@ -26,28 +29,75 @@ def container(header: dict | bytes, body: bytes = b"") -> bytes:
     return struct.pack("<Q", len(header)) + header + body
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
+WRITERS = {
+    "bytes": lambda path, value: files.write(path, bytes([value])),
+    "tensors": lambda path, value: files.save_tensors(path, {"a": torch.tensor([value])}),
+}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("step", ["fsync", "replace"])
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-def test_a_failing_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, step, error):
-    path = files.write(tmp_path / "model", "old")
+def test_a_failing_write_leaves_the_old_file_and_no_litter(
+    tmp_path, monkeypatch, write, step, error
+):
+    path = write(tmp_path / "model", 1)
+    old = path.read_bytes()
 
     def fail(*_):
         raise error
 
     monkeypatch.setattr(os, step, fail)
     with pytest.raises(type(error)):
-        files.write(path, "new")
-    assert path.read_text() == "old"
+        write(path, 2)
+    assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_content_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
+@pytest.mark.skipif(os.name == "nt", reason="needs a limit on the size of files")
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_full_disk_is_an_oserror_and_leaves_the_old_file_and_no_litter(tmp_path, write):
+    import resource
+
+    path = write(tmp_path / "model", 1)
+    old = path.read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"[Tt]oo large"):
+            write(path, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders cannot be synced there")
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_the_content_is_synced_before_the_rename_and_the_folder_after(tmp_path, monkeypatch, write):
     calls = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("sync"), fsync(fd)))
-    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("name"), replace(a, b)))
-    files.write(tmp_path / "model", b"content")
-    assert calls == ["sync", "name"]
+
+    def sync(descriptor):
+        calls.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("rename"), replace(a, b)))
+    write(tmp_path / "model", 1)
+    assert calls == ["file", "rename", "folder"]
+
+
+def test_a_folder_that_cannot_be_synced_is_no_error(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def sync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(22, "Invalid argument")  # as network file systems answer
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    assert files.write(tmp_path / "model", "x").read_text() == "x"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -67,13 +117,21 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path):
     assert path.exists()
 
 
-def test_a_class_may_read_what_one_wrote(tmp_path):
-    before = os.umask(0o022)
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
+def test_the_umask_says_who_may_read_a_written_file(tmp_path, write, umask, mode):
+    before = os.umask(umask)
     try:
-        assert files.write(tmp_path / "deep" / "er" / "model", "x").stat().st_mode & 0o777 == 0o644
-        assert os.umask(0o022) == 0o022
+        assert write(tmp_path / "deep" / "er" / "model", 1).stat().st_mode & 0o777 == mode
     finally:
         os.umask(before)
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_writing_never_touches_the_umask_of_the_process(tmp_path, monkeypatch, write):
+    """It is one for all threads: what another one creates meanwhile would be open to everyone."""
+    monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the umask was changed"))
+    write(tmp_path / "model", 1)
 
 
 values = st.recursive(
@@ -116,7 +174,7 @@ def test_broken_json_is_named_with_the_place_where_it_breaks(tmp_path, content, 
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("load", [files.load_json, files.load_tensors])
+@pytest.mark.parametrize("load", [files.load_json, files.load_tensors, files.load_about])
 def test_a_path_that_is_no_file_is_named(tmp_path, load):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load(tmp_path / "nowhere")
@@ -154,6 +212,71 @@ def test_tied_tensors_come_back_under_both_names(tmp_path):
     assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
 
 
+def test_loaded_tensors_are_ordinary_and_outlive_their_file(tmp_path):
+    path = files.save_tensors(tmp_path / "t", {"a": torch.arange(1e6), "b": torch.ones(3)})
+    tensors, _ = files.load_tensors(path)
+    with open(path, "r+b") as file:  # the same file, so that a memory map would show it
+        file.write(bytes(path.stat().st_size))
+    path.unlink()
+    assert torch.equal(tensors["a"], torch.arange(1e6))
+    tensors["b"].requires_grad_().sum().backward()
+    tensors["a"][0] = 7
+    assert tensors["a"].untyped_storage().nbytes() == 4e6  # of its own
+
+
+def test_about_is_read_without_the_tensors(tmp_path):
+    path = files.save_tensors(tmp_path / "t", {"a": torch.zeros(9)}, about={"é": [1.5]})
+    assert files.load_about(path) == {"é": [1.5]}
+    assert files.load_about(files.save_tensors(tmp_path / "none", {})) is None
+    odd = {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [0, 3]}
+    files.write(path, container({"__metadata__": {"about": "{}"}, "a": odd}, bytes(3)))
+    assert files.load_about(path) == {}
+    with pytest.raises(ValueError, match=r"t holds numbers of a kind that torch lacks: .*F6_E2M3"):
+        files.load_tensors(path)
+
+
+MEMORY = """
+import sys, threading, torch
+from pruning_lab import files
+
+def anonymous():  # bytes of memory that are no file's
+    (line,) = (line for line in open("/proc/self/status") if line.startswith("RssAnon"))
+    return 1024 * int(line.split()[1])
+
+def watch():
+    global most
+    while not done.wait(0.001):
+        most = max(most, anonymous())
+
+path, size = sys.argv[1], 200_000_000
+if sys.argv[2] == "save":
+    tensors = {name: torch.ones(size // 8) for name in "ab"}
+    call = lambda: files.save_tensors(path, tensors)
+else:
+    call = lambda: files.load_tensors(path)
+done, before = threading.Event(), anonymous()
+most = before
+thread = threading.Thread(target=watch)
+thread.start()
+kept = call()
+done.set()
+thread.join()
+print((most - before) / size)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux's counts")
+def test_memory_holds_one_copy_of_the_tensors_that_are_saved_or_loaded(tmp_path):
+    path = tmp_path / "large"
+
+    def copies(call):
+        words = [sys.executable, "-c", MEMORY, path, call]
+        return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+
+    assert copies("save") < 0.3  # besides the tensors
+    assert 0.9 < copies("load") < 1.3
+
+
 class Bomb:
     """Unpickling this makes a folder."""
 
@@ -174,7 +297,8 @@ def test_a_pickle_is_refused_and_never_executed(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "content",
     [
-        container({"a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}, b"\0"),
+        container({"a": {"dtype": "F9", "shape": [2], "data_offsets": [0, 1]}}, b"\0"),
+        container({"a": {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [0, 3]}}, bytes(3)),
         container({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)),
         container({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, bytes(8)),
         container({"a": {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 0]}}),

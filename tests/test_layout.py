@@ -19,6 +19,7 @@ LINE = (
         "models",
         "data",
         "evaluation",
+        "checkpoints",
         "training",
         "counts",
     ),

@@ -228,6 +228,23 @@ def test_a_stream_names_a_broken_image_once_and_stops_past_the_share(made):
         list(strict)
 
 
+@pytest.mark.filterwarnings("ignore:left out")
+def test_a_head_of_a_stream_is_refused_for_its_own_broken_images_only(folder):
+    """Of 24 images 2 may be left out, of the first or the last 12 only 1."""
+    last = "train/n02/n02_13.JPEG"
+    (folder / last).write_bytes(b"no photo")
+    split = data.load("imagenet", root=folder.parent, size=21, broken=0.05).train
+    order = sorted(range(24), key=lambda k: split.files[k] in (BROKEN, last))
+    files = tuple(split.files[k] for k in order)  # the two broken ones at the end
+    split = replace(split, files=files, labels=split.labels[order], workers=0)
+    assert len(pixels(split)[0]) == 22
+    assert split.left_out.keys() == {BROKEN, last}
+    assert len(pixels(split.head(12))[0]) == 12
+    assert split.head(12).left_out == {}
+    assert split.head(23).left_out.keys() == {files[22]}
+    assert len(pixels(split.head(23))[0]) == 22
+
+
 def test_palettes_and_transparency_become_rgb_as_pil_has_it(tmp_path):
     for part in ("train", "test"):
         (tmp_path / part / "a").mkdir(parents=True)

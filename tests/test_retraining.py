@@ -3,12 +3,14 @@
 import copy
 from collections import OrderedDict
 from dataclasses import replace
+from functools import partial
 from itertools import islice, pairwise
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from pruning_lab import masks, retraining, training
 
@@ -71,7 +73,7 @@ def test_once_is_a_cut_and_a_training_with_the_mask(toy, split):
     assert [replace(row, seconds=0) for row in retrained.epochs] == [
         replace(row, seconds=0) for row in rows
     ]
-    assert cut.mask.fingerprint() == mask.fingerprint()
+    assert cut.mask == mask
 
 
 def test_survivors_keep_their_values_at_the_cut(toy, split):
@@ -82,10 +84,25 @@ def test_survivors_keep_their_values_at_the_cut(toy, split):
         assert torch.equal(layer.weight, old * stage.mask[name])
 
 
-def test_a_round_prunes_only_within_the_mask_it_is_given(toy, split):
+def test_what_is_gone_before_the_first_round_stays_gone(toy, split):
     earlier = masks.prune(toy, density=0.3)
-    *_, last = retraining.once(toy, split, CONFIG, {"density": 0.6}, within=earlier)
-    assert last.mask.fingerprint() == earlier.fingerprint()
+    earlier.apply_(toy)
+    *_, last = retraining.once(toy, split, CONFIG, {"density": 0.6})
+    assert last.mask == earlier
+    assert zeros_hold(toy, earlier)
+
+
+def test_the_options_of_training_reach_it(toy, split):
+    toy.drop2.p = 0.0
+    plain = copy.deepcopy(toy)
+    options = {
+        "optimizer": partial(torch.optim.AdamW, lr=1e-3),
+        "schedule": lambda progress: 1.0,
+        "loss": partial(nn.functional.cross_entropy, label_smoothing=0.1),
+    }
+    list(training.train(plain, split, CONFIG, mask=masks.prune(plain, density=0.4), **options))
+    list(retraining.once(toy, split, CONFIG, {"density": 0.4}, **options))
+    assert same(toy, plain)
 
 
 def test_every_round_may_have_its_own_settings(toy, split):
@@ -96,6 +113,246 @@ def test_every_round_may_have_its_own_settings(toy, split):
     assert [row.epoch for row in seen] == [1, 2, 1, 2, 3]
     with pytest.raises(ValueError, match="one config, or one for each of 2 rounds, not 3"):
         list(retraining.iterative(toy, split, [CONFIG] * 3, rounds))
+
+
+# --- gradual pruning ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("initial", "final", "done", "density"),
+    [
+        (1.0, 0.1, 0.0, 1.0),
+        # s_i = 0, s_f = 0.9, (t - t_0) / (n dt) = 1/4: s = 0.9 - 0.9 * 27/64 = 0.5203125
+        (1.0, 0.1, 0.25, 0.4796875),
+        # 1/2: s = 0.9 - 0.9 / 8 = 0.7875
+        (1.0, 0.1, 0.5, 0.2125),
+        # from s_i = 0.5 to s_f = 0.875, 1/2: s = 0.875 - 0.375 / 8 = 0.828125
+        (0.5, 0.125, 0.5, 0.171875),
+        (0.5, 0.125, 1.0, 0.125),
+    ],
+)
+def test_the_density_falls_along_the_papers_cubic(initial, final, done, density):
+    assert retraining.cubic(initial, final, done) == pytest.approx(density, abs=1e-15)
+
+
+def densities_of_steps(model, seen):
+    """Before every step, how much of each layer is there."""
+
+    def look(*_):
+        layers = masks.prunable(model).items()
+        seen.append({n: la.weight.count_nonzero().item() for n, la in layers})
+
+    return model.register_forward_pre_hook(look)
+
+
+def test_gradual_pruning_follows_the_cubic_step_by_step_and_keeps_what_is_gone(toy, split):
+    """8 epochs of 4 steps: updates before steps 4, 8, 12 and 16 of 32."""
+    seen, stages = [], []
+    densities_of_steps(toy, seen)
+    config = replace(CONFIG, epochs=8)
+    options = {"begin": 0.0, "end": 0.5, "updates": 4}
+    for stage in retraining.gradual(toy, split, config, 0.1, **options):
+        assert stage.mask == masks.Mask.of(toy)
+        stages.append(stage)
+    assert [(s.kind, s.round, s.rounds, len(s.epochs)) for s in stages] == [
+        ("gradual", number, 8, 1) for number in range(1, 9)
+    ]
+    for earlier, later in pairwise(stages):
+        assert not any((later.mask[name] & ~earlier.mask[name]).any() for name in later.mask)
+    # 1 - 0.9 (1 - (1 - i / 4)^3) for i = 0 ... 4
+    expected = [1.0, 0.4796875, 0.2125, 0.1140625, 0.1]
+    for step, left in enumerate(seen):
+        for name, layer in masks.prunable(toy).items():
+            assert left[name] == round(expected[min(step // 4, 4)] * layer.weight.numel()), step
+
+
+def test_updates_are_spread_between_the_fractions_begin_and_end(toy, split):
+    """Of 12 steps, 3 to 9: the first that is as far as an update, is the one before which it is."""
+    seen = []
+    densities_of_steps(toy, seen)
+    config = replace(CONFIG, epochs=3)
+    list(retraining.gradual(toy, split, config, 0.1, begin=0.25, end=0.75, updates=3))
+    left = [counts["fc1"] for counts in seen]
+    assert [step for step in range(1, 12) if left[step] != left[step - 1]] == [5, 7, 9]
+    assert left[:5] == [432] * 5
+
+
+def test_gradual_pruning_starts_from_the_density_that_is_there(toy, split):
+    """Named layers alone; fc2 stays dense."""
+    earlier = masks.prune(toy, density={"fc1": 0.5})
+    earlier.apply_(toy)
+    seen = []
+    densities_of_steps(toy, seen)
+    target = {"fc1": 0.125, "conv1": 0.25}
+    *_, last = retraining.gradual(toy, split, replace(CONFIG, epochs=4), target, end=0.5, updates=2)
+    assert [counts["fc1"] for counts in seen[:9:4]] == [216, round(0.171875 * 432), 54]
+    assert [counts["conv1"] for counts in seen[:9:4]] == [36, round((0.25 + 0.75 / 8) * 36), 9]
+    assert last.mask["fc2"].all()
+    assert not (last.mask["fc1"] & ~earlier["fc1"]).any()
+
+
+@pytest.mark.parametrize("across", ["network", "lamp"])
+def test_gradual_pruning_across_all_layers_meets_their_density_together(toy, split, across):
+    options = {"across": across, "end": 0.5, "updates": 3}
+    stages = list(retraining.gradual(toy, split, CONFIG, 0.2, **options))
+    assert stages[-1].mask.kept == round(0.2 * stages[-1].mask.weights)
+    assert len({round(row.density, 2) for row in stages[-1].mask.receipt}) > 1
+
+
+@pytest.mark.parametrize("end", [0.75, 1.0])
+def test_a_training_of_few_steps_ends_at_the_density_asked_for(toy, batches, end):
+    config = replace(CONFIG, epochs=1)
+    *_, last = retraining.gradual(toy, batches[:2], config, 0.1, end=end)
+    assert last.mask == masks.Mask.of(toy)
+    assert int(toy.fc1.weight.count_nonzero()) == round(0.1 * 432)
+
+
+def test_dropout_follows_the_density_of_gradual_pruning_and_comes_back(toy, split):
+    rates = []
+    toy.register_forward_pre_hook(lambda *_: rates.append(toy.drop2.p))
+    list(retraining.gradual(toy, split, CONFIG, 0.25, end=0.5, updates=1))
+    assert rates == [0.5] * 4 + [pytest.approx(0.25)] * 4
+    assert toy.drop2.p == 0.5
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"begin": 0.5, "end": 0.5}, {"begin": -0.1}, {"end": 1.1}, {"updates": 0}],
+)
+def test_gradual_pruning_needs_fractions_in_order(toy, split, wrong):
+    with pytest.raises(ValueError, match="0 <= begin < end <= 1, updates >= 1, got"):
+        next(retraining.gradual(toy, split, CONFIG, 0.1, **wrong))
+    with pytest.raises(ValueError, match="for a percentage, divide by 100"):
+        next(retraining.gradual(toy, split, CONFIG, 10))
+    with pytest.raises(KeyError, match="did you mean fc1"):
+        next(retraining.gradual(toy, split, CONFIG, {"fc_1": 0.1}))
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5, 7, 9])
+@pytest.mark.parametrize("across", ["layer", "network"])
+def test_an_interrupted_gradual_pruning_resumes_to_the_same_end(toy, split, tmp_path, stop, across):
+    """Bit for bit, from a checkpoint after each step; with frozen layers and momentum."""
+    config, steps = replace(CONFIG, epochs=3), []
+    options = {"updates": 5, "across": across, "freeze": ["conv1"]}
+    begun, resumed = copy.deepcopy(toy), copy.deepcopy(toy)
+    torch.manual_seed(5)
+    *_, whole = retraining.gradual(toy, split, config, 0.2, **options)
+    saving = {**options, "checkpoints": tmp_path, "checkpoint_minutes": 0}
+
+    def interrupt(*_):
+        steps.append(1)
+        if len(steps) == stop + 1:
+            raise KeyboardInterrupt
+
+    begun.register_forward_pre_hook(interrupt)
+    torch.manual_seed(5)
+    with pytest.raises(KeyboardInterrupt):
+        list(retraining.gradual(begun, split, config, 0.2, **saving))
+    torch.manual_seed(99)
+    stages = list(retraining.gradual(resumed, split, config, 0.2, **saving))
+    assert [stage.round for stage in stages] == [1, 2, 3]
+    assert same(resumed, toy)
+    assert stages[-1].mask == whole.mask
+    assert replace(stages[-1].epochs[0], seconds=0) == replace(whole.epochs[0], seconds=0)
+
+
+def test_a_checkpoint_of_another_gradual_pruning_is_refused(toy, split, tmp_path):
+    begun = copy.deepcopy(toy)
+    next(retraining.gradual(begun, split, CONFIG, 0.2, checkpoints=tmp_path))
+    for other in ({"density": 0.1}, {"density": 0.2, "updates": 3}):
+        with pytest.raises(ValueError, match="with another before_step;"):
+            next(retraining.gradual(toy, split, CONFIG, **other, checkpoints=tmp_path))
+    with pytest.raises(ValueError, match="with another before_step;"):
+        next(retraining.gradual(begun, split, CONFIG, 0.2, checkpoints=tmp_path))
+
+
+# --- rewinding ---------------------------------------------------------------------------------
+
+
+ORIGINAL = training.TrainConfig(epochs=5, batch_size=16, lr=0.08)
+
+
+def rates_of_steps(seen):
+    return register_optimizer_step_pre_hook(
+        lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"])
+    )
+
+
+@pytest.mark.parametrize("epochs", [2, 5])
+@pytest.mark.parametrize("schedule", [None, lambda progress: 1 - progress**2])
+def test_rewound_learning_rates_are_those_of_the_dense_trainings_last_epochs(
+    toy, split, epochs, schedule
+):
+    dense, rates = [], []
+    own = {"schedule": schedule}
+    hook = rates_of_steps(dense)
+    list(training.train(toy, split, ORIGINAL, **own))
+    hook.remove()
+    hook = rates_of_steps(rates)
+    rounds, config = [{"density": 0.5}, {"density": 0.3}], replace(CONFIG, epochs=epochs)
+    options = {"rewind": "lr", "original": ORIGINAL, **own}
+    list(retraining.iterative(toy, split, config, rounds, **options))
+    hook.remove()
+    assert len(rates) == 2 * 4 * epochs
+    assert rates == pytest.approx(2 * dense[-4 * epochs :], rel=1e-12)
+
+
+def test_rewound_weights_start_every_round_from_their_early_values(branching, split):
+    early, starts = None, []
+    for row in training.train(branching, split, ORIGINAL):
+        if row.epoch == 3:
+            early = copy.deepcopy(branching.state_dict())
+    rounds = [{"density": 0.5}, {"density": 0.3}]
+    branching.register_forward_pre_hook(
+        lambda *_: starts.append(copy.deepcopy(branching.state_dict()))
+    )
+    rates, expected = [], ORIGINAL.learning_rate(3 / 5)
+    hook = rates_of_steps(rates)
+    options = {"rewind": "weights", "original": ORIGINAL, "early": early}
+    for stage in retraining.iterative(branching, split, CONFIG, rounds, **options):
+        if stage.kind == "cut":  # by the magnitudes of what was trained, not of the early weights
+            assert masks.Mask.of(branching) == stage.mask
+            assert stage.mask == masks.prune(branching, density=rounds[stage.round - 1]["density"])
+            starts.clear()
+            continue
+        assert starts[0].keys() == early.keys()
+        for name, values in early.items():
+            kept = stage.mask.get(name.removesuffix(".weight"), torch.ones(()))
+            assert torch.equal(starts[0][name], values * kept if kept.ndim else values), name
+    hook.remove()
+    assert (rates[0], rates[8]) == (pytest.approx(expected), pytest.approx(expected))
+
+
+def wrong_rewinds(toy):
+    early = copy.deepcopy(toy.state_dict())
+    short = {name: tensor for name, tensor in early.items() if name != "fc1.bias"}
+    with_original = {"original": ORIGINAL}
+    return [
+        ({"rewind": "both", **with_original}, "rewind must be None, 'lr' or 'weights', got 'both'"),
+        ({"rewind": "lr"}, "original=, the TrainConfig of the dense training, go together"),
+        (with_original, "original=, the TrainConfig of the dense training, go together"),
+        ({"rewind": "weights", **with_original}, "early=, a state_dict .*, go together"),
+        ({"rewind": "lr", "early": early, **with_original}, "early=, a state_dict .*, go together"),
+        (
+            {"rewind": "lr", "original": replace(ORIGINAL, epochs=1)},
+            "has only 1, not 2; give config.epochs <= original.epochs",
+        ),
+        ({"rewind": "weights", "early": short, **with_original}, "early lacks fc1.bias"),
+        ({"rewind": "weights", "early": toy.state_dict(), **with_original}, "shares its memory"),
+        (
+            {"rewind": "weights", "early": early, "freeze": ["conv1"], **with_original},
+            "sets frozen layers back too; give no freeze=",
+        ),
+    ]
+
+
+@pytest.mark.parametrize("case", range(9))
+def test_rewinding_with_missing_or_misfitting_arguments_is_refused(toy, split, case):
+    options, says = wrong_rewinds(toy)[case]
+    before = copy.deepcopy(toy)
+    with pytest.raises(ValueError, match=says):
+        next(retraining.once(toy, split, CONFIG, {"density": 0.5}, **options))
+    assert same(toy, before)
 
 
 # --- dropout -----------------------------------------------------------------------------------
@@ -168,8 +425,14 @@ def test_rates_and_frozen_layers_come_back_after_an_error(toy, split, error):
         raise error
 
     rounds = [{"density": 0.25}]
-    with pytest.raises(error):
+    with pytest.raises(error) as caught:  # which keeps the frames alive
         list(retraining.iterative(toy, split, CONFIG, rounds, freeze=["conv1"], on_epoch=fail))
+    assert caught.value is not None
+    with torch.no_grad():
+        toy.fc1.weight.fill_(1.0)
+    toy.fc1.weight.grad = torch.zeros_like(toy.fc1.weight)
+    torch.optim.SGD(toy.parameters(), lr=0.1).step()
+    assert toy.fc1.weight.all()  # the mask has let go
     assert seen == [(0.25, False)]
     assert toy.drop2.p == 0.5
     assert toy.conv1.weight.requires_grad
@@ -210,7 +473,7 @@ def test_an_unknown_layer_to_freeze_names_the_nearest(toy, split):
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 2, 3])
-def test_an_interrupted_retraining_goes_on_to_the_same_end(toy, split, tmp_path, epochs):
+def test_an_interrupted_retraining_resumes_to_the_same_end(toy, split, tmp_path, epochs):
     rounds, done = [{"quality": 0.6}] * 2, []
     begun, resumed = copy.deepcopy(toy), copy.deepcopy(toy)
     torch.manual_seed(5)
@@ -231,7 +494,7 @@ def test_an_interrupted_retraining_goes_on_to_the_same_end(toy, split, tmp_path,
     torch.manual_seed(99)
     *_, last = retraining.iterative(resumed, split, CONFIG, rounds, checkpoints=tmp_path)
     assert same(resumed, toy)
-    assert last.mask.fingerprint() == whole.mask.fingerprint()
+    assert last.mask == whole.mask
     assert [replace(e, seconds=0) for e in last.epochs] == [
         replace(e, seconds=0) for e in whole.epochs
     ]

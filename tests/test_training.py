@@ -1,21 +1,20 @@
-"""Training takes the steps that a plain loop takes, and ends the same however often it stops."""
+"""Training takes the steps that a plain loop takes, with any optimizer, loss and images."""
 
 import copy
-import inspect
 import os
 import shutil
-import signal
-import subprocess
-import sys
+from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from pruning_lab import files, masks, training
+from pruning_lab import masks, training
 
 CONFIG = training.TrainConfig(epochs=3, batch_size=16, lr=0.05, shift=1)
 
@@ -28,9 +27,17 @@ def state(model):
     return list(model.state_dict().values())
 
 
-def told(rows):
-    """What the rows say, apart from how long it took."""
-    return [replace(row, seconds=0) for row in rows]
+@contextmanager
+def rates_of_steps():
+    """The learning rates of every group, at every step of any optimizer inside."""
+    seen = []
+    hook = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: seen.append([group["lr"] for group in optimizer.param_groups])
+    )
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 # --- steps -------------------------------------------------------------------------------------
@@ -158,6 +165,50 @@ def test_pruned_weights_stay_zero_and_the_others_learn(toy, split):
     assert (toy.fc1.weight != before)[mask["fc1"]].all()
 
 
+def test_a_mask_holds_during_its_training_alone(toy, split):
+    """The model is the user's until the first epoch, and again after the last or a `close`."""
+    mask, before = masks.prune(toy, density=0.3), copy.deepcopy(toy)
+    rows = training.train(toy, split, CONFIG, mask=mask)
+    assert same(toy, before)
+    next(rows)
+    assert not toy.fc1.weight[~mask["fc1"]].any()
+    rows.close()
+    step(toy, split)
+    assert toy.fc1.weight[~mask["fc1"]].any()
+    list(training.train(toy, split, CONFIG, mask=mask))
+    step(toy, split)
+    assert toy.fc1.weight[~mask["fc1"]].any()
+
+
+def test_a_mask_that_the_user_holds_keeps_holding(toy, split):
+    mask = masks.prune(toy, density=0.3)
+    with mask.hold(toy):
+        list(training.train(toy, split, CONFIG))
+        smaller = masks.prune(toy, density=0.2)
+        list(training.train(toy, split, CONFIG, mask=smaller))
+        step(toy, split)
+        assert not toy.fc1.weight[~mask["fc1"]].any()
+        assert toy.fc1.weight[~smaller["fc1"]].any()
+
+
+def step(model, split):
+    """One step of a plain loop."""
+    x, y = next(iter(split))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+
+
+def test_with_all_masked_layers_frozen_the_others_train(branching, split):
+    mask = masks.prune(branching, density=0.5)
+    branching.requires_grad_(False)
+    branching.norm.requires_grad_(True)
+    before = branching.norm.weight.detach().clone()
+    list(training.train(branching, split, CONFIG, mask=mask))
+    assert not torch.equal(branching.norm.weight, before)
+    assert not any(layer.weight[~mask[n]].any() for n, layer in masks.prunable(branching).items())
+
+
 def test_bf16_autocast_trains_weights_that_stay_float32(toy, split):
     before, seen = copy.deepcopy(toy), set()
     toy.register_forward_hook(lambda module, inputs, answer: seen.add(answer.dtype))
@@ -245,8 +296,6 @@ def test_rows_say_how_fast_it_went_and_how_much_memory_it_took(toy, split):
         assert row.images_per_second == 50 / row.seconds
         assert row.seconds_left == (3 - row.epoch) * row.seconds
         assert row.peak_bytes > 50e6  # torch alone takes more
-    older = {"epoch": 1, "epochs": 3, "loss": 1.0, "accuracy": 0.5, "lr": 0.1, "seconds": 2.0}
-    assert training.Epoch(**older).images_per_second is None
 
 
 def test_the_mode_of_every_module_comes_back_with_every_row(toy, split):
@@ -255,6 +304,190 @@ def test_the_mode_of_every_module_comes_back_with_every_row(toy, split):
     before = [module.training for module in toy.modules()]
     for _ in training.train(toy, split, CONFIG):
         assert [module.training for module in toy.modules()] == before
+
+
+# --- any optimizer, schedule and loss ----------------------------------------------------------
+
+
+def test_the_default_schedule_is_the_configs_learning_rate_bit_for_bit(toy, split):
+    with rates_of_steps() as seen:
+        list(training.train(toy, split, CONFIG))
+    assert seen == [[CONFIG.learning_rate((n + k / 4) / 3)] for n in range(3) for k in range(4)]
+
+
+def adamw(parameters):
+    groups = [{"params": parameters[:2], "lr": 3e-3}, {"params": parameters[2:]}]
+    return torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.1)
+
+
+def muon(parameters):
+    return torch.optim.Muon([p for p in parameters if p.dim() == 2], lr=1e-2)
+
+
+def lbfgs(parameters):
+    return torch.optim.LBFGS(parameters, lr=1.0, max_iter=4, line_search_fn="strong_wolfe")
+
+
+@pytest.mark.parametrize("optimizer", [adamw, muon, lbfgs])
+def test_any_optimizer_schedule_and_loss_take_the_steps_of_a_loop_by_hand(toy, batches, optimizer):
+    toy.drop2.p = 0.0
+    plain, expected = copy.deepcopy(toy), []
+    loss_of, schedule = partial(F.cross_entropy, label_smoothing=0.1), lambda done: 1 - done / 2
+    own = optimizer(list(plain.parameters()))
+    rates = [group["lr"] for group in own.param_groups]
+    for step in range(8):
+        x, y = batches[step % 4]
+        for group, lr in zip(own.param_groups, rates, strict=True):
+            group["lr"] = lr * (1 - step / 8 / 2)
+
+        def closure(x=x, y=y):
+            plain.zero_grad()
+            loss = loss_of(plain(x), y)
+            loss.backward()
+            return loss
+
+        expected.append((loss_of(plain(x), y).item(), group["lr"], len(y)))
+        own.step(closure)
+    options = {"optimizer": optimizer, "loss": loss_of, "schedule": schedule}
+    rows = list(training.train(toy, batches, replace(CONFIG, epochs=2), **options))
+    assert same(toy, plain)
+    for row, epoch in zip(rows, (expected[:4], expected[4:]), strict=True):
+        assert row.loss == pytest.approx(sum(loss * n for loss, _, n in epoch) / 50, rel=1e-5)
+        assert row.lr == pytest.approx(own.param_groups[0]["lr"]) or row.epoch < 2
+
+
+def test_an_optimizer_of_ones_own_follows_the_warm_up_and_the_cosine(toy, split):
+    with rates_of_steps() as seen:
+        list(training.train(toy, split, CONFIG, optimizer=adamw))
+    factors = [
+        replace(CONFIG, lr=1).learning_rate((n + k / 4) / 3) for n in range(3) for k in range(4)
+    ]
+    assert seen == [[3e-3 * factor, 1e-3 * factor] for factor in factors]
+
+
+def test_lbfgs_learns_under_a_mask():
+    model, separable = line()
+    config = replace(LEARNING, epochs=1)
+    mask = masks.prune(model, density=0.5)
+    whole = [(separable[0][0], separable[0][1])] * 5
+    rows = list(
+        training.train(model, whole, config, mask=mask, optimizer=lbfgs, schedule=lambda _: 1.0)
+    )
+    last = F.cross_entropy(model(separable[0][0]), separable[0][1]).item()
+    assert last < 0.8 * rows[0].loss
+    assert not model[0].weight[~mask["0"]].any()
+
+
+@pytest.mark.parametrize("optimizer", [adamw, lbfgs])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_l1_steps_as_its_penalty_in_the_loss_does(toy, batches, optimizer, accumulate):
+    """autograd's derivative of |w| at 0 is 0, too; the row tells the loss without the penalty."""
+    toy.double().drop2.p = 0.0
+    batches = [(x.double(), y) for x, y in batches]
+    mask = masks.prune(toy, density=0.5)
+    plain, unpenalised = copy.deepcopy(toy), []
+    pairs = [batches[k : k + accumulate] for k in range(0, 4, accumulate)]
+    own = optimizer(list(plain.parameters()))
+    with mask.hold(plain):
+        for pair in pairs:
+            x, y = map(torch.cat, zip(*pair, strict=True))
+
+            def closure(x=x, y=y):
+                plain.zero_grad()
+                loss = F.cross_entropy(plain(x), y)
+                loss = loss + 0.01 * sum(p.abs().sum() for p in plain.parameters())
+                loss.backward()
+                return loss
+
+            unpenalised.append(F.cross_entropy(plain(x), y).item() * len(y))
+            own.step(closure)
+    config = replace(CONFIG, epochs=1, l1=0.01, accumulate=accumulate)
+    options = {"mask": mask, "optimizer": optimizer, "schedule": lambda _: 1.0}
+    [row] = training.train(toy, batches, config, **options)
+    assert row.loss == pytest.approx(sum(unpenalised) / 50, rel=1e-5)
+    for ours, theirs in zip(state(toy), state(plain), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_top5_counts_labels_among_the_five_largest_logits_of_more_than_10_classes(split):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 11))
+    labels = torch.arange(50) % 11
+    batches = [(x, labels[16 * k :][: len(x)]) for k, (x, _) in enumerate(split)]
+    answers = []
+    model.register_forward_hook(lambda module, x, logits: answers.append(logits.tolist()))
+    rows = list(training.train(model, batches, replace(CONFIG, epochs=2)))
+    for row in rows:
+        logits = [answer for _ in range(4) for answer in answers.pop(0)]
+        best = [sorted(range(11), key=lambda c: -answer[c]) for answer in logits]
+        assert row.top5 == sum(y in b[:5] for b, y in zip(best, labels.tolist(), strict=True)) / 50
+        assert (
+            row.accuracy == sum(y == b[0] for b, y in zip(best, labels.tolist(), strict=True)) / 50
+        )
+    assert rows[0].top5 > rows[0].accuracy
+
+
+def test_of_ten_classes_or_fewer_there_is_no_top5(toy, split):
+    assert {row.top5 for row in training.train(toy, split, CONFIG)} == {None}
+
+
+def test_before_each_step_the_progress_is_told(toy, split):
+    seen = []
+    list(training.train(toy, split, CONFIG, before_step=seen.append))
+    assert seen == [(n + k / 4) / 3 for n in range(3) for k in range(4)]
+
+
+@pytest.mark.parametrize("shape", [lambda y: y[:, None], lambda y: y.float()])
+def test_labels_of_another_shape_or_type_are_refused_in_one_sentence(toy, batches, shape):
+    with pytest.raises(ValueError, match="label"):
+        list(training.train(toy, [(x, shape(y)) for x, y in batches], CONFIG))
+
+
+# --- images without a length -------------------------------------------------------------------
+
+
+class Unsized:
+    """Batches that can be read again and again, but not counted; counts how often they are."""
+
+    def __init__(self, batches):
+        self.batches, self.reads = batches, 0
+
+    def __iter__(self):
+        for batch in self.batches:
+            self.reads += 1
+            yield batch
+
+
+class Endless(IterableDataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        return iter(self.rows)
+
+
+def test_images_without_a_length_are_read_once_an_epoch_and_counted_in_the_first(toy, batches):
+    unsized = Unsized(batches)
+    config = replace(CONFIG, warmup=0.0)
+    with rates_of_steps() as seen:
+        rows = list(training.train(toy, unsized, config))
+    assert unsized.reads == 3 * 4
+    assert [row.images for row in rows] == [50] * 3
+    progress = [0.5 / 3] * 4 + [(n + k / 4) / 3 for n in (1, 2) for k in range(4)]
+    assert seen == [[config.learning_rate(done)] for done in progress]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_loader_of_an_iterable_data_set_trains_as_its_batches_do(toy, batches, accumulate):
+    toy.drop2.p = 0.0
+    listed = copy.deepcopy(toy)
+    rows = [(x, y) for images, labels in batches for x, y in zip(images, labels, strict=True)]
+    config, constant = replace(CONFIG, accumulate=accumulate), {"schedule": lambda _: 1.0}
+    loader = DataLoader(Endless(rows), batch_size=16)
+    ours = list(training.train(toy, loader, config, **constant))
+    theirs = list(training.train(listed, batches, config, **constant))
+    assert same(toy, listed)
+    assert [(row.loss, row.images) for row in ours] == [(row.loss, row.images) for row in theirs]
 
 
 # --- refusals ----------------------------------------------------------------------------------
@@ -271,16 +504,47 @@ def test_a_loss_that_is_no_number_is_an_error_that_says_what_to_try(toy, split, 
 def test_the_test_split_is_not_for_training(toy, split):
     before = copy.deepcopy(toy)
     with pytest.raises(ValueError, match=r"not for training; give splits\.train"):
-        list(training.train(toy, replace(split, name="test"), CONFIG))
+        training.train(toy, replace(split, name="test"), CONFIG)
     assert same(toy, before)
 
 
 def test_what_gives_its_images_once_or_none_is_refused(toy, split, batches):
     with pytest.raises(ValueError, match="an iterator serves one pass only; give a list"):
-        list(training.train(toy, iter(batches), CONFIG))
+        training.train(toy, iter(batches), CONFIG)
     for nothing in ([], split.head(0)):
         with pytest.raises(ValueError, match="no images to train on"):
-            list(training.train(toy, nothing, CONFIG))
+            training.train(toy, nothing, CONFIG)
+    with pytest.raises(ValueError, match="no images to train on"):
+        list(training.train(toy, Unsized([]), CONFIG))
+    read_out = Unsized([])
+    read_out.batches = iter(batches)
+    rows = training.train(toy, read_out, CONFIG)
+    assert next(rows).images == 50
+    with pytest.raises(ValueError, match="an iterator serves one pass only; give a list"):
+        next(rows)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "says"),
+    [
+        (lambda parameters: parameters, "must be a function .*; got list"),
+        (torch.optim.SGD([nn.Parameter(torch.zeros(1))]), "must be a function .*; got SGD"),
+        (
+            lambda _: torch.optim.SGD([nn.Parameter(torch.zeros(1))]),
+            "parameters that are frozen or of another model",
+        ),
+    ],
+)
+def test_an_optimizer_that_cannot_train_this_model_is_refused(toy, split, optimizer, says):
+    with pytest.raises(ValueError, match=says):
+        training.train(toy, split, CONFIG, optimizer=optimizer)
+
+
+def test_a_mask_of_another_network_is_refused_at_the_call(toy, split):
+    with pytest.raises(KeyError, match="fc9"):
+        training.train(toy, split, CONFIG, mask=masks.Mask({"fc9": torch.ones(2, 2)}))
+    with pytest.raises(ValueError, match=r"'fc1' has shape \(2, 2\)"):
+        training.train(toy, split, CONFIG, mask=masks.Mask({"fc1": torch.ones(2, 2)}))
 
 
 def test_a_network_with_nothing_to_train_is_refused(toy, split):
@@ -298,6 +562,7 @@ def test_a_network_with_nothing_to_train_is_refused(toy, split):
         {"lr": float("nan")},
         {"momentum": 1},
         {"weight_decay": -1},
+        {"l1": -1},
         {"accumulate": 0},
         {"shift": -1},
         {"crop": 0},
@@ -308,245 +573,3 @@ def test_a_network_with_nothing_to_train_is_refused(toy, split):
 def test_impossible_settings_are_refused_with_what_came(wrong):
     with pytest.raises(ValueError, match=f"got.* {next(iter(wrong.values()))}"):
         training.TrainConfig(**wrong)
-
-
-# --- resuming ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("done", [0, 1, 2, 3])
-@pytest.mark.parametrize("density", [None, 0.3])
-def test_a_resumed_training_ends_where_an_uninterrupted_one_ends(
-    toy, split, tmp_path, done, density
-):
-    """Bit for bit, with dropout, momentum and shifted images, in a process with other luck."""
-    mask = None if density is None else masks.prune(toy, density=density)
-    begun, resumed = copy.deepcopy(toy), copy.deepcopy(toy)
-    torch.manual_seed(5)
-    rows = list(training.train(toy, split, CONFIG, mask=mask))
-    torch.manual_seed(5)
-    options = {"mask": mask, "checkpoint": tmp_path / "c"}
-    first = list(islice(training.train(begun, split, CONFIG, **options), done))
-    torch.manual_seed(5 if done == 0 else 99)
-    again = list(training.train(resumed, split, CONFIG, **options))
-    assert again[:done] == first  # the seconds too: nothing was computed again
-    assert told(again) == told(rows)
-    assert same(resumed, toy)
-
-
-def test_an_interrupt_in_the_middle_of_an_epoch_loses_that_epoch_alone(toy, split, tmp_path):
-    begun, resumed = copy.deepcopy(toy), copy.deepcopy(toy)
-    torch.manual_seed(5)
-    rows = list(training.train(toy, split, CONFIG))
-    calls = 0
-
-    def interrupt(*_):
-        nonlocal calls
-        calls += 1
-        if calls == 7:  # of 4 steps each
-            raise KeyboardInterrupt
-
-    begun.register_forward_pre_hook(interrupt)
-    torch.manual_seed(5)
-    with pytest.raises(KeyboardInterrupt):
-        list(training.train(begun.eval(), split, CONFIG, checkpoint=tmp_path / "c"))
-    assert not begun.training
-    assert told(training.train(resumed, split, CONFIG, checkpoint=tmp_path / "c")) == told(rows)
-    assert same(resumed, toy)
-
-
-def drawing(rows) -> list:
-    """The rows, to someone who draws a random number at each."""
-    return [row for row in rows if torch.rand(()) < 2]
-
-
-@pytest.mark.parametrize("source", ["split", "loader"])
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_checkpoint_within_an_epoch_loses_the_step_under_way_alone(
-    toy, split, tmp_path, source, accumulate
-):
-    """Bit for bit again; a loader's order comes from the state that dropout draws from."""
-    images = split
-    if source == "loader":
-        rows = TensorDataset(split.normalise(split.images), split.labels)
-        images = DataLoader(rows, batch_size=16, shuffle=True)
-    config, path = replace(CONFIG, accumulate=accumulate), tmp_path / "c"
-    begun, resumed, calls = copy.deepcopy(toy), copy.deepcopy(toy), []
-    mask = masks.prune(toy, density=0.5)
-    torch.manual_seed(5)
-    rows = drawing(training.train(toy, images, config, mask=mask))
-
-    def interrupt(*_):
-        calls.append(1)
-        if len(calls) == 8:  # of 4 batches an epoch, so in the last of the second
-            raise KeyboardInterrupt
-
-    begun.register_forward_pre_hook(interrupt)
-    options = {"mask": mask, "checkpoint": path, "checkpoint_minutes": 0}
-    torch.manual_seed(5)
-    with pytest.raises(KeyboardInterrupt):
-        drawing(training.train(begun, images, config, **options))
-    resumed.register_forward_pre_hook(lambda *_: calls.append(1))
-    torch.manual_seed(99)
-    again = drawing(training.train(resumed, images, config, **options))
-    assert len(calls) == 8 + (5 if accumulate == 1 else 6)  # whole steps
-    assert told(again) == told(rows)
-    assert same(resumed, toy)
-
-
-def test_a_slow_epoch_leaves_checkpoints_and_a_quick_one_does_not(toy, split, tmp_path):
-    writes = []
-
-    def look(*_):
-        writes.append((tmp_path / "c").exists())
-
-    toy.register_forward_pre_hook(look)
-    config = replace(CONFIG, epochs=1)
-    list(training.train(toy, split, config, checkpoint=tmp_path / "c"))
-    assert writes == [False] * 4
-    (tmp_path / "c").unlink()
-    list(training.train(toy, split, config, checkpoint=tmp_path / "c", checkpoint_minutes=0))
-    assert writes[4:] == [False, True, True, True]
-
-
-def test_a_finished_training_leaves_no_momentum_behind(toy, split, tmp_path):
-    sizes = []
-    for _ in training.train(toy, split, CONFIG, checkpoint=tmp_path / "c"):
-        sizes.append((tmp_path / "c").stat().st_size)
-    weights = sum(tensor.nbytes for tensor in state(toy))
-    assert sizes[1] - sizes[2] == pytest.approx(weights, abs=1000)
-
-
-def train_in(folder, kill_at):
-    """One training, for this process or another; it kills its process before step `kill_at`."""
-    import os
-    import signal
-
-    import torch
-
-    from pruning_lab import masks, models, training
-    from pruning_lab.data import Split
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    images = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8)
-    split = Split("train", images, torch.randint(10, (40,)), 127.5, 74.0)
-    layers = torch.nn.Linear(64, 12), torch.nn.ReLU(), torch.nn.Dropout(), torch.nn.Linear(12, 10)
-    model = torch.nn.Sequential(torch.nn.Flatten(), *layers)
-    steps = []
-
-    def count(*_):
-        steps.append(1)
-        if len(steps) == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    model.register_forward_pre_hook(count)
-    config = training.TrainConfig(epochs=4, batch_size=10, shift=1)
-    mask, path = masks.prune(model, density=0.4), f"{folder}/checkpoint"
-    rows = [
-        (row.epoch, row.loss, row.accuracy)
-        for row in training.train(model, split, config, mask=mask, checkpoint=path)
-    ]
-    models.save(f"{folder}/model", model)
-    return rows, len(steps)
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_a_killed_training_goes_on_to_the_same_end(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
-    killed.mkdir()
-    # In the third of four epochs of four steps:
-    script = f"{inspect.getsource(train_in)}\ntrain_in({str(killed)!r}, kill_at=11)"
-    assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
-    assert [path.name for path in killed.iterdir()] == ["checkpoint"]
-    rows, steps = train_in(whole, kill_at=0)
-    resumed_rows, resumed_steps = train_in(killed, kill_at=0)
-    assert (steps, resumed_steps) == (16, 8)
-    assert resumed_rows == rows
-    assert (killed / "model").read_bytes() == (whole / "model").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda model: {"config": replace(CONFIG, lr=0.01)}, "with another lr;"),
-        (lambda model: {"config": replace(CONFIG, seed=1, shift=2)}, "with another shift, seed;"),
-        (lambda model: {"mask": masks.prune(model, density=0.2)}, "with another mask;"),
-        (lambda model: model.fc1.requires_grad_(False) and {}, "with another trained;"),
-    ],
-)
-def test_a_checkpoint_of_another_training_is_refused(toy, split, tmp_path, change, says):
-    path = tmp_path / "c"
-    list(training.train(copy.deepcopy(toy), split, CONFIG, checkpoint=path))
-    before, content = copy.deepcopy(toy), path.read_bytes()
-    options = {"config": CONFIG, "checkpoint": path, **change(toy)}
-    with pytest.raises(ValueError, match=says):
-        list(training.train(toy, split, **options))
-    assert path.read_bytes() == content
-    assert options.get("mask") or same(toy, before)
-
-
-def test_a_checkpoint_of_another_network_is_refused(toy, split, tmp_path):
-    path = tmp_path / "c"
-    list(training.train(copy.deepcopy(toy), split, CONFIG, checkpoint=path))
-    toy.fc2 = torch.nn.Linear(12, 5)
-    before = copy.deepcopy(toy)
-    with pytest.raises(ValueError, match=r"fc2.* has shape \(4"):
-        list(training.train(toy, split, CONFIG, checkpoint=path))
-    assert same(toy, before)
-
-
-def without(tensors, about, name):
-    return {n: t for n, t in tensors.items() if n != name}, about
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda tensors, about: (tensors, None),
-        lambda tensors, about: (tensors, {**about, "format": "something else"}),
-        lambda tensors, about: (tensors, {**about, "rows": [{"epoch": 1}]}),
-        lambda tensors, about: (tensors, {**about, "settings": {}}),
-        lambda tensors, about: (tensors, {**about, "settings": None}),
-        lambda tensors, about: (tensors, {**about, "step": 2}),
-        lambda tensors, about: without(tensors, about, "random.cpu"),
-        lambda tensors, about: ({**tensors, "os.system": torch.ones(1)}, about),
-        lambda tensors, about: ({**tensors, "random.order": torch.ones(3)}, about),
-        lambda tensors, about: ({**tensors, "random.cpu": torch.ones(3)}, about),
-        lambda tensors, about: ({**tensors, "optimizer.no.layer": torch.ones(3)}, about),
-        lambda tensors, about: without(tensors, about, "random.order"),
-        lambda tensors, about: without(tensors, about, "model.fc1.bias"),
-    ],
-)
-def test_a_broken_checkpoint_is_refused_by_name(toy, split, tmp_path, damage):
-    path = tmp_path / "broken.checkpoint"
-    list(training.train(copy.deepcopy(toy), split, CONFIG, checkpoint=path))
-    tensors, about = damage(*files.load_tensors(path))
-    files.save_tensors(path, tensors, about=about)
-    with pytest.raises(ValueError, match=r"broken\.checkpoint"):
-        list(training.train(toy, split, CONFIG, checkpoint=path))
-
-
-def test_a_checkpoint_of_an_older_version_is_refused_with_what_to_do(toy, split, tmp_path):
-    path = tmp_path / "c"
-    list(training.train(toy, split, CONFIG, checkpoint=path))
-    tensors, about = files.load_tensors(path)
-    files.save_tensors(path, tensors, about={**about, "format": "pruning_lab checkpoint 2"})
-    with pytest.raises(ValueError, match=r"of another version .* or delete it and train anew"):
-        list(training.train(toy, split, CONFIG, checkpoint=path))
-
-
-def test_a_checkpoint_that_was_cut_short_is_refused_by_name(toy, split, tmp_path):
-    path = tmp_path / "cut.checkpoint"
-    list(training.train(copy.deepcopy(toy), split, CONFIG, checkpoint=path))
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"cut\.checkpoint is not a whole safetensors file"):
-        list(training.train(toy, split, CONFIG, checkpoint=path))
-
-
-def test_a_checkpoint_of_other_images_is_refused(toy, split, tmp_path):
-    config, path = CONFIG, tmp_path / "checkpoint.safetensors"
-    next(training.train(toy, split, config, checkpoint=path))
-    fewer = split.head(len(split) - 1)
-    with pytest.raises(ValueError, match="images"):
-        list(training.train(toy, fewer, config, checkpoint=path))

@@ -7,13 +7,18 @@ answered at once.
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from pruning_lab.cli.words import parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it worked, 2 with one sentence when the input was at fault."""
+    """Run one command: 0 when it worked, else one sentence, and 2 for bad input, 1 for the rest.
+
+    `--debug` shows the traceback of any error.
+    """
     options = parser().parse_args(arguments)
     # How long threads spin before they sleep: long enough for a network's small layers on an idle
     # machine, short enough not to starve each other on a busy one, where the default takes twice
@@ -26,13 +31,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\ninterrupted{_how_to_go_on(options)}", file=sys.stderr)
         return 130
-    except (ValueError, KeyError, TypeError, OSError, ArithmeticError) as error:
+    except Exception as error:
         if options.debug:
             raise
-        message = error.args[0] if isinstance(error, KeyError) else error
+        code, message = _explained(error)
         print(f"pruning-lab: {message}", file=sys.stderr)
-        return 2
+        return code
     return 0
+
+
+def _explained(error: Exception) -> tuple[int, str]:
+    """The exit code, and one sentence."""
+    if isinstance(error, ValueError | OSError | ArithmeticError) or _is_raised_here(error):
+        return 2, str(error.args[0] if isinstance(error, KeyError) else error)
+    if isinstance(error, MemoryError) or "out of memory" in (text := str(error).lower()):
+        return 1, _NO_MEMORY
+    if "can't allocate memory" in text:  # torch's words for it on a CPU
+        return 1, _NO_MEMORY
+    first_line = str(error).strip().partition("\n")[0]
+    return 1, (
+        f"internal error: {type(error).__name__}: {first_line}; run it again with --debug to see "
+        f"where, and report it"
+    )
+
+
+_NO_MEMORY = (
+    "out of memory; try a smaller --batch-size or --size, fewer processes, or another --device "
+    "(--resume takes up what was saved)"
+)
+
+
+def _is_raised_here(error: Exception) -> bool:
+    """Whether a `raise` of this package made the error: then it is a sentence about the input.
+
+    A KeyError or TypeError of any other line is a mistake in the code.
+    """
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    ours = Path(frame.filename).is_relative_to(Path(__file__).parent.parent)
+    return ours and (frame.line or "").startswith("raise ")
 
 
 def _how_to_go_on(options: argparse.Namespace) -> str:

@@ -47,7 +47,7 @@ def network(options: argparse.Namespace, path: str | None = None) -> tuple[nn.Mo
             "name a network's file (dense.safetensors), or a network of your own with "
             "--model package.module:function"
         )
-    about = files.load_tensors(path)[1] or {}
+    about = files.load_about(path) or {}
     name = name or about.get("network")
     if name not in models.BUILT_IN:
         raise ValueError(_unknown(name, path, options))

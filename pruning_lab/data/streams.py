@@ -102,8 +102,10 @@ class Stream(Part):
             )
 
     def head(self, count: int) -> "Stream":
-        """The first `count` images, for a quick look."""
-        return replace(self, files=self.files[:count], labels=self.labels[:count])
+        """The first `count` images, for a quick look, with a limit of their own on broken ones."""
+        files = self.files[:count]
+        left_out = {name: self.left_out[name] for name in files if name in self.left_out}
+        return replace(self, files=files, labels=self.labels[:count], left_out=left_out)
 
     def fingerprint(self) -> str:
         """SHA-256 of the names and sizes of the files, and of the labels."""

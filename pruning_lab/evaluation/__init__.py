@@ -5,12 +5,14 @@ from pruning_lab.evaluation.accuracy import (
     Drop,
     Images,
     Z,
+    check_labels,
     device_of,
     drop,
     evaluate,
     hits,
     measuring,
     mode,
+    right,
     wilson,
 )
 from pruning_lab.evaluation.session import SuffixEvaluator
@@ -25,11 +27,13 @@ __all__ = [
     "SuffixEvaluator",
     "Thresholded",
     "Z",
+    "check_labels",
     "device_of",
     "drop",
     "evaluate",
     "hits",
     "measuring",
     "mode",
+    "right",
     "wilson",
 ]

@@ -3,7 +3,7 @@
 import math
 import random
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-Images = Iterable[tuple[Tensor, Tensor]]  # a Split, a DataLoader, any re-iterable of (x, y)
+from pruning_lab.layers import Images, device_of, generators, mode
 
 Z = 1.959964  # two-sided 95 % of a normal distribution
 
@@ -106,16 +106,55 @@ def evaluate(model: nn.Module, images: Images) -> Accuracy:
 def hits(model: nn.Module, images: Images) -> Tensor:
     """bool (N,) on the CPU: which images the model answers rightly."""
     device = device_of(model)
-    right = []
     with measuring(model):
-        for x, y in images:
-            right.append((model(x.to(device)).argmax(1) == y.to(device)).cpu())
-    return torch.cat(right) if right else torch.zeros(0, dtype=torch.bool)
+        batches = [right(model(x.to(device)), y).cpu() for x, y in images]
+    return torch.cat(batches) if batches else torch.zeros(0, dtype=torch.bool)
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's parameters are is where its work happens."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
+def right(logits: Tensor, y: Tensor) -> Tensor:
+    """bool (N,): where the largest of the logits (N, classes) is the label's, int (N,).
+
+    Raises ValueError as `check_labels` does. A label that is no class counts as wrong.
+    """
+    check_labels(logits, y)
+    return logits.argmax(1) == y.to(logits.device)
+
+
+def check_labels(logits: Tensor, y: Tensor) -> None:
+    """Raise ValueError unless logits are (N, classes) and labels integers of shape (N,)."""
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        raise ValueError(
+            f"a network must answer with a tensor of shape (N, classes), got {_described(logits)}; "
+            f"wrap it in a module whose forward returns the logits alone"
+        )
+    if not isinstance(y, Tensor):
+        raise ValueError(
+            f"labels must be a tensor of integers of shape ({len(logits)},), got {_described(y)}; "
+            f"type torch.as_tensor(y)"
+        )
+    integers = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+    shape, as_integers = tuple(y.shape), "" if integers else ".long()"
+    if shape == (len(logits),):
+        if integers:
+            return
+        advice = "type y.long()"
+    elif shape == (len(logits), 1):
+        advice = f"type y.squeeze(1){as_integers}"
+    elif shape == logits.shape:
+        # Of soft labels the class with the largest; torch has no argmax of bools.
+        advice = f"type y{'.long()' if y.dtype == torch.bool else ''}.argmax(1)"
+    else:
+        advice = "give one label for each image"
+    raise ValueError(
+        f"labels must be integers of shape ({len(logits)},), one for each image, got "
+        f"{_described(y)}; {advice}"
+    )
+
+
+def _described(value) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
 
 
 @contextmanager
@@ -128,22 +167,9 @@ def measuring(model: nn.Module) -> Iterator[None]:
     """
     with ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
-            device = device_of(model)
-            stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+            stack.enter_context(torch.random.fork_rng(generators(device_of(model))))
             stack.callback(random.setstate, random.getstate())
             stack.callback(np.random.set_state, np.random.get_state())
-        stack.enter_context(torch.inference_mode())
+        stack.enter_context(torch.no_grad())  # not inference_mode: a network may cache tensors
         stack.enter_context(mode(model, training=False))
         yield
-
-
-@contextmanager
-def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Training or evaluation mode inside; afterwards every module in the one it was in."""
-    before = [(module, module.training) for module in model.modules()]
-    try:
-        model.train(training)
-        yield
-    finally:
-        for module, was_training in before:
-            module.training = was_training

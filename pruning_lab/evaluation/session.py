@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning_lab.evaluation.accuracy import Accuracy, Images, device_of, measuring
+from pruning_lab.evaluation.accuracy import (
+    Accuracy,
+    Images,
+    check_labels,
+    device_of,
+    measuring,
+    right,
+)
 from pruning_lab.evaluation.suffix import NOTHING, Changes, State, suffixes, tensors_in
 from pruning_lab.evaluation.teams import Team
 from pruning_lab.masks import prunable, unknown_layer
@@ -32,17 +39,18 @@ class SuffixEvaluator:
         self._starts: list[tuple[Tensor, dict[str, State]]] = []
         with measuring(model):
             for x, y in images:
-                x, y = x.to(self.device), y.to(self.device)
+                x = x.to(self.device)
                 if not self._labels:
                     self.image = x[:1].clone()  # (1, C, H, W): the first one
                     self._way = suffixes(model, x[:64])
                     self.pace = self._way.prepare(x)
                 (start,) = self._run([partial(self._way.start, x)])
+                check_labels(start[0], y)
                 size = _bytes(start)
                 if self.bytes + size > budget:
                     break
                 self.bytes += size
-                self._labels.append(y)
+                self._labels.append(y.to(self.device))
                 self._starts.append(start)
         if not self._labels:
             raise ValueError(
@@ -82,7 +90,7 @@ class SuffixEvaluator:
     def hits(self, changes: Changes = NOTHING, *, first: int | None = None) -> Tensor:
         """bool (n,) on the CPU: which images are answered rightly."""
         logits = self.logits(changes, first=first)
-        return (logits.argmax(1) == self.labels[: len(logits)]).cpu()
+        return right(logits, self.labels[: len(logits)]).cpu()
 
     def accuracy(self, changes: Changes = NOTHING, *, first: int | None = None) -> Accuracy:
         """With its interval; `evaluation.drop` of two of them is paired."""
@@ -109,7 +117,7 @@ class SuffixEvaluator:
             _, before = self._starts[len(starts)]
             y = self._labels[len(starts)]
             starts.append((answer, {**before, **kept}))
-            yield (answer.argmax(1) == y).cpu()
+            yield right(answer, y).cpu()
         self.base, self._starts = base, starts
 
     def _count(self, first: int | None) -> int:
@@ -143,10 +151,11 @@ class SuffixEvaluator:
                 for done in team.each(jobs):
                     yield from done
             return
-        for job in jobs:
-            with measuring(self.model):
-                (done,) = self._run([job])
-            yield from done
+        with Team(self.pace) as team:
+            for job in jobs:
+                with measuring(self.model):
+                    (done,) = team.do([job])
+                yield from done
 
     def _groups(self, images: int) -> list[list[tuple[Tensor, dict[str, State]]]]:
         """Batches in groups of so many images, fewer where a worker would have nothing to do."""
@@ -162,7 +171,7 @@ class SuffixEvaluator:
 
     def _ready(self, changes: Changes) -> Changes:
         self._check(changes)
-        with torch.inference_mode():
+        with torch.no_grad():
             return {name: self._way.ready(name, weight) for name, weight in changes.items()}
 
     def _check(self, changes: Changes) -> None:

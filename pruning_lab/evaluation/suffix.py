@@ -74,7 +74,7 @@ class Whole:
         weights = {name: layer.weight for name, layer in prunable(self.model).items()}
         # Averages: other weights that need no memory, and that make no network infinite.
         others = {n: w.new_full((), 1 / w[0].numel()).expand_as(w) for n, w in weights.items()}
-        with torch.inference_mode(False), torch.no_grad():  # where tensors count their changes
+        with torch.inference_mode(False), torch.no_grad():  # inference_mode counts no changes
             x = x.clone(memory_format=torch.contiguous_format)
             for changes in (others, NOTHING):
                 answer, kept = self.start(x, changes)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
+from threading import Barrier, Lock, Thread
 from typing import TypeVar
 
 import torch
@@ -66,17 +68,17 @@ def _pace(timed: list[Pace]) -> Pace:
 
 
 class Team:
-    """Workers at a pace; torch's number of threads is as before when they are done."""
+    """Worker threads of one thread plan; the number of torch's threads stays for all others.
+
+    Where the plan is what the calling thread has anyway, that thread does the jobs itself.
+    """
 
     def __init__(self, pace: Pace):
         self.pace = pace
-        self.before = torch.get_num_threads()
         self.pool = None
-        if pace.workers > 1:
-            begin = torch.set_num_threads
-            self.pool = ThreadPoolExecutor(
-                pace.workers, initializer=begin, initargs=(pace.threads,)
-            )
+        if pace.workers > 1 or pace.threads != torch.get_num_threads():
+            self.pool = ThreadPoolExecutor(pace.workers)
+            self._start()
 
     def __enter__(self) -> "Team":
         return self
@@ -84,7 +86,28 @@ class Team:
     def __exit__(self, *_) -> None:
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(self.before)
+
+    def _start(self) -> None:
+        """Start all workers, each with the plan's number of threads.
+
+        torch.set_num_threads sets two numbers: the calling thread's, and the one that threads born
+        later inherit. The second is read by the first worker, and set back by one more thread.
+        """
+        started = Barrier(self.pace.workers)  # so that no worker is given two of these jobs
+        begin = partial(_begin, self.pace.threads, started)
+        with _STARTING:
+            inherited = self.pool.submit(torch.get_num_threads).result()
+            try:
+                for future in [self.pool.submit(begin) for _ in range(self.pace.workers)]:
+                    future.result()
+            except BaseException:
+                started.abort()  # no worker is left waiting, or begins later
+                self.pool.shutdown(cancel_futures=True)
+                raise
+            finally:
+                last = Thread(target=torch.set_num_threads, args=(inherited,))
+                last.start()
+                last.join()
 
     def seconds(self, work: Callable[[], object]) -> float:
         """How long it takes when every worker does this once, per worker."""
@@ -99,7 +122,8 @@ class Team:
     def each(self, jobs: Iterable[Callable[[], object]]) -> Iterator:
         """What the jobs give, one after another; workers are a few jobs ahead of whoever asks."""
         if self.pool is None:
-            yield from map(self._alone, jobs)
+            for job in jobs:
+                yield job()
             return
         running = deque()
         try:
@@ -113,14 +137,16 @@ class Team:
             for future in running:  # after an interrupt: none is left working behind our back
                 future.cancel() or future.exception()
 
-    def _alone(self, job: Callable[[], object]):
-        torch.set_num_threads(self.pace.threads)
-        try:
-            return job()
-        finally:
-            torch.set_num_threads(self.before)
+
+_STARTING = Lock()  # one team at a time: another one would take its number for everybody's
+
+
+def _begin(threads: int, started: Barrier) -> None:
+    torch.get_num_threads()  # the first call in a thread sets its number to the inherited one
+    torch.set_num_threads(threads)
+    started.wait()
 
 
 def _measured(job: Callable[[], object]):
-    with torch.inference_mode():  # which holds for one thread only
+    with torch.no_grad():  # it holds for one thread only
         return job()

@@ -17,6 +17,7 @@ from pruning_lab import __version__, counts, files, models, processes, retrainin
 from pruning_lab.data import Splits
 from pruning_lab.evaluation import Accuracy, drop, evaluate
 from pruning_lab.experiments.recipes import Recipe, down_to
+from pruning_lab.layers import generators
 from pruning_lab.masks import Mask
 from pruning_lab.training import Epoch, train
 
@@ -83,7 +84,7 @@ def run(
         epochs.append({"phase": phase, **asdict(epoch)})
         notify(Note(phase, epoch=epoch))
 
-    with torch.random.fork_rng(devices=[]):  # the caller's random state stays
+    with torch.random.fork_rng(generators(device)):  # the caller's random states stay
         torch.manual_seed(seed)
         model = models.build(recipe.about).to(device)
         saved = None if checkpoints is None else checkpoints / "dense.safetensors"

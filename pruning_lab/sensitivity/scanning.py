@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from pruning_lab import __version__, criteria, files, models, processes
 from pruning_lab.criteria import Saliency
 from pruning_lab.data import Part
-from pruning_lab.evaluation import Accuracy, Drop, Images, device_of, measuring, wilson
+from pruning_lab.evaluation import (
+    Accuracy,
+    Drop,
+    Images,
+    check_labels,
+    device_of,
+    measuring,
+    right,
+    wilson,
+)
 from pruning_lab.evaluation.suffix import Whole, suffixes
 from pruning_lab.evaluation.teams import Pace, Team
 from pruning_lab.layers import Layer, find, prunable
@@ -89,6 +98,7 @@ def scan(
         sample = first[0][:_SAMPLE].to(device_of(model))
         way = suffixes(model, sample)
         pace = way.prepare(sample)
+        check_labels(way.start(sample)[0], first[1][:_SAMPLE])
         table = [
             _Levels(name, wanted[name], kind, levels, saliency)
             for name in way.layers
@@ -260,7 +270,7 @@ class _Tally:
     def scan(self) -> Scan:
         points = []
         for layer, rows in zip(self.table, self._by_layer(self.counts), strict=True):
-            for level, (n, right, lost, won) in enumerate(rows.tolist()):
+            for level, (n, hits, lost, won) in enumerate(rows.tolist()):
                 points.append(
                     ScanPoint(
                         layer=layer.name,
@@ -268,7 +278,7 @@ class _Tally:
                         density=layer.densities[level],
                         quality=layer.qualities[level],
                         threshold=layer.thresholds[level],
-                        accuracy=Accuracy.counted(right, n),
+                        accuracy=Accuracy.counted(hits, n),
                         drop=Drop.counted(lost, won, n),
                         note=layer.stopped.get(level, ""),
                     )
@@ -286,7 +296,7 @@ def _count(
     """The counts of one batch, its images shared among the workers."""
     parts = x.chunk(team.pace.workers)
     starts = team.do([partial(way.start, part) for part in parts])
-    dense = torch.cat([answer for answer, _ in starts]).argmax(1) == y
+    dense = right(torch.cat([answer for answer, _ in starts]), y)
     if cumulative:
         rows = _count_cumulative(way, team, parts, y, dense, table)
     else:

@@ -26,7 +26,7 @@ from pruning_lab.evaluation import (
     drop,
     evaluate,
 )
-from pruning_lab.layers import not_covered, prunable, unknown_layer
+from pruning_lab.layers import generators, not_covered, prunable, unknown_layer
 from pruning_lab.masks import Amount, Mask, Receipt, ReceiptRow
 from pruning_lab.sensitivity import Plan, PlanRow, Scan
 from pruning_lab.studio.attempts import ALL, Attempt, Comparison, Setting, check_tree, summary
@@ -352,7 +352,7 @@ class Studio:
         config = config or TrainConfig(epochs=epochs, lr=0.02)
         # Dropout draws from the generator that the thread here draws from too.
         device = device_of(self.model)
-        forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
+        forked = torch.random.fork_rng(generators(device))
         with forked if wait else nullcontext():
             return self._begin("retraining", partial(self._retrain, config, on_epoch), wait)
 
@@ -795,7 +795,7 @@ _FORMAT = "pruning_lab studio 1"
 
 def _is_studio(path: Path) -> bool:
     with contextlib.suppress(ValueError):  # no safetensors file
-        _, about = files.load_tensors(path)
+        about = files.load_about(path)
         return isinstance(about, dict) and about.get("format") == _FORMAT
     return False
 
