@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import os
 import signal
 import subprocess
 import sys
@@ -145,8 +144,6 @@ def test_a_finished_training_leaves_no_momentum_in_its_checkpoint(toy, split, tm
 
 def train_in(folder, kill_at):
     """One training, for this process or another; it kills its process before step `kill_at`."""
-    import signal
-
     import os
     import signal
 

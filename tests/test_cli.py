@@ -23,7 +23,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
 from pruning_lab import cli, criteria, data, evaluation, masks, models, sensitivity
-from pruning_lab.cli import commands, names, words
+from pruning_lab.cli import commands, words
 
 
 def lab(*words, cwd, check=True, **environment):
@@ -277,7 +277,7 @@ def test_help_answers_at_once_with_an_example():
 def test_the_names_a_person_types_are_those_the_library_knows():
     assert list(words.NETWORKS) == list(models.BUILT_IN)
     assert list(words.DATA) == ["auto", *data.LOADERS, "folder:PATH"]
-    assert list(words.CRITERIA) == list(names.CRITERIA)
+    assert words.ACROSS == masks.pruning.ACROSS
 
 
 # --- scan, choose, prune --plan ----------------------------------------------------------------

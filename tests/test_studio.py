@@ -1731,7 +1731,7 @@ def test_a_scan_of_another_network_is_refused(toy, split):
     scan = sensitivity.scan(pausing(), split, (0.5,))
     toys = sensitivity.scan(toy, split, (0.5,), layers=["fc2"])
     other = nn.Sequential(OrderedDict(flat=nn.Flatten(), fc1=nn.Linear(64, CLASSES)))
-    with pytest.raises(KeyError, match="no layer 'fc2' to prune; .* this network has fc1"):
+    with pytest.raises(KeyError, match=r"no layer 'fc2' to prune; .* this network has fc1"):
         Studio(other, split, scan=scan)
     with torch.no_grad():
         (trained := copy.deepcopy(toy)).fc1.weight[0, 0] += 1
