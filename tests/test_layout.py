@@ -79,6 +79,25 @@ print("matplotlib.pyplot" in sys.modules)  # its global state is not for threads
     assert done.stdout.split("\n")[:2] == ["[]", "False"], done.stderr
 
 
+def test_modules_and_main_functions_appear_on_the_package_when_first_used():
+    script = """
+import sys
+import pruning_lab as lab
+print("torch" in sys.modules, {"masks", "prune", "Studio", "train", "criteria"} <= set(dir(lab)))
+print(lab.prune is lab.masks.prune, lab.scan is lab.sensitivity.scan)
+try:
+    lab.prunes
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split("\n")[:2] == ["False True", "True True"], done.stderr
+    assert "has no attribute 'prunes'" in done.stdout
+    home = {module for path, module in SOURCES.items()}
+    assert home | {"__version__"} >= {n for n in dir(pruning_lab) if n.islower() and n in LINE}
+    assert home <= set(dir(pruning_lab))
+
+
 def test_importing_draws_no_random_number_and_sets_no_threads():
     """Importing does nothing: no call stands alone at the top of a module."""
     calls = [

@@ -18,11 +18,21 @@ MODULES = [
 ]
 
 
+@pytest.fixture
+def adapters():
+    """The table of layer types is as before afterwards."""
+    table = pruning_lab.masks.ADAPTERS
+    before = dict(table)
+    yield
+    table.clear()
+    table.update(before)
+
+
+@pytest.mark.usefixtures("adapters")
 def test_the_examples_of_the_readme_run_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     """As a reader pastes them, block after block, in a folder without data."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PRUNING_LAB_DATA", str(tmp_path))
-    monkeypatch.setattr("pruning_lab.layers.ADAPTERS", dict(pruning_lab.layers.ADAPTERS))
     text = README.read_text()
     blocks = list(re.finditer(r"```python\n(.*?)```", text, re.DOTALL))
     assert len(blocks) >= 4

@@ -359,6 +359,11 @@ def test_a_criterion_is_asked_once_for_each_layer_so_that_levels_are_nested(toy,
     assert ".at_random " in points.about["saliency"]
 
 
+def test_one_number_in_the_place_of_levels_is_told_what_to_type(toy, split):
+    with pytest.raises(TypeError, match=r"give a list of levels, such as \[0\.5, .*got 0\.5"):
+        sensitivity.scan(toy, split, 0.5)
+
+
 def test_rows_say_what_came_out_of_what_was_asked(toy, split):
     points = sensitivity.scan(toy, split, [0.0, 0.1, 1.0])
     for point in points:

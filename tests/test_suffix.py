@@ -4,7 +4,9 @@ import copy
 import random
 import threading
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -577,7 +579,10 @@ def test_workers_never_see_each_others_weights(doubles):
 # --- the team ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pace", [teams.Pace(1, 1), teams.Pace(1, 2), teams.Pace(2, 1)])
+PACES = [teams.Pace(1, 1), teams.Pace(1, 2), teams.Pace(2, 1)]
+
+
+@pytest.mark.parametrize("pace", PACES, ids=str)
 def test_a_team_does_its_jobs_in_order_at_its_pace(pace):
     def job(number):
         assert not torch.is_grad_enabled()
@@ -590,6 +595,81 @@ def test_a_team_does_its_jobs_in_order_at_its_pace(pace):
             team.do([lambda: 1, lambda: 1 / 0, lambda: 1])
         assert torch.get_num_threads() == 2
         assert team.do([lambda: job(7)]) == [7]
+
+
+def inherited_threads() -> int:
+    """The number of torch's threads that a thread born now sees."""
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(torch.get_num_threads).result()
+
+
+@pytest.mark.parametrize("pace", PACES, ids=str)
+def test_a_team_leaves_the_number_of_threads_to_all_other_threads(pace):
+    with threads(2):
+        with teams.Team(pace) as team:
+            assert inherited_threads() == torch.get_num_threads() == 2
+            assert team.do([inherited_threads] * 3) == [2] * 3  # while it works, too
+            assert team.do([torch.get_num_threads] * 3) == [pace.threads] * 3
+        assert inherited_threads() == 2
+
+
+def test_a_team_keeps_a_default_that_is_not_its_creators_number():
+    def other():
+        torch.set_num_threads(1)  # of this thread, and of those born later
+        seen.append(inherited_threads())
+
+    seen = []
+    with threads(2):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        with teams.Team(teams.Pace(2, 3)):
+            seen.append(inherited_threads())
+        assert torch.get_num_threads() == 2
+    assert seen == [1, 1]
+
+
+def test_teams_that_start_at_once_keep_the_default_too():
+    def start(pace):
+        for _ in range(20):
+            with teams.Team(pace):
+                pass
+
+    with threads(2), ThreadPoolExecutor(4) as others:
+        list(others.map(start, [teams.Pace(3, 1)] * 4))
+        assert inherited_threads() == 2
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_team_that_cannot_start_keeps_the_default_and_leaves_no_thread(monkeypatch, error):
+    def set_once(count, set_num_threads=torch.set_num_threads):
+        if count == 1 and not tried:
+            tried.append(count)
+            raise error
+        set_num_threads(count)
+
+    tried, before = [], threading.active_count()
+    with threads(2), monkeypatch.context() as patch:
+        patch.setattr(torch, "set_num_threads", set_once)
+        with pytest.raises(error):
+            teams.Team(teams.Pace(3, 1))
+        assert inherited_threads() == 2
+        assert threading.active_count() == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts Linux's threads")
+@pytest.mark.parametrize(("own", "other"), [(1, 2), (2, 1)])
+def test_a_worker_computes_with_the_threads_of_its_pace(own, other):
+    """A thread that computes with two has the system start one more."""
+
+    def started():
+        before = len(list(Path("/proc/self/task").iterdir()))
+        torch.randn(300, 300) @ torch.randn(300, 300)
+        torch.randn(10**6).exp_()
+        return len(list(Path("/proc/self/task").iterdir())) - before
+
+    with threads(own), teams.Team(teams.Pace(1, other)) as team:
+        assert team.do([started]) == [other - 1]
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,8 @@ def scan(
     if (densities is None) == (qualities is None):
         raise ValueError("give densities or qualities, one of the two")
     kind, levels = ("density", densities) if qualities is None else ("quality", qualities)
+    if not isinstance(levels, Iterable):
+        raise TypeError(f"give a list of levels, such as [0.5, 0.2, 0.1], got {levels!r}")
     for level in levels:
         criteria.check_amount(kind, level)
     if kind == "quality" and saliency is not criteria.magnitude:
