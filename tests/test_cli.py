@@ -690,6 +690,7 @@ def test_what_went_wrong_in_ones_own_code_is_shown_with_debug(own):
         ("_raise(MemoryError())", 1, "out of memory; try a smaller --batch-size or --size"),
         ("_raise(RuntimeError('CUDA out of memory. Tried 2 GiB'))", 1, "out of memory; try a"),
         ('_raise(RuntimeError("can\'t allocate memory"))', 1, "out of memory; try a smaller"),
+        ("_raise(DistNetworkError('peer gone'))", 1, "cannot reach each other: peer gone; start"),
         ("_raise(ValueError('no such thing'))", 2, "no such thing"),
     ],
 )
@@ -700,6 +701,7 @@ def test_a_mistake_in_the_code_and_a_full_memory_are_not_called_bad_input(
     Path("own_breaks.py").write_text(
         f"""
 from own_nets import Net
+from torch.distributed import DistNetworkError
 
 def _raise(error):
     raise error

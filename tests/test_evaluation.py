@@ -1,5 +1,6 @@
 """Accuracies are what a plain loop counts, intervals what scipy gives, and no trace stays."""
 
+import contextlib
 import math
 import random
 import threading
@@ -13,7 +14,9 @@ from scipy.stats import binomtest, norm
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pruning_lab import evaluation
+from pruning_lab import data, evaluation, sensitivity
+from pruning_lab.evaluation import suffix
+from pruning_lab.studio import Studio
 
 
 def share_of_right_answers(model, batches):
@@ -44,6 +47,100 @@ def test_a_split_a_list_a_loader_and_a_generator_serve_alike(toy, split, batches
 def test_no_images_have_no_accuracy(toy):
     with pytest.raises(ValueError, match="no images"):
         evaluation.evaluate(toy, [])
+
+
+# --- labels and answers ------------------------------------------------------------------------
+
+
+def by_studio(model, images):
+    splits = data.Splits("own", train=None, val=images, test=None, origin="")
+    with contextlib.closing(Studio(model, splits)) as studio:
+        return studio.settle().metrics().accuracy
+
+
+MEASURES = {
+    "evaluate": evaluation.evaluate,
+    "scan": lambda model, images: sensitivity.scan(model, images, [1.0]).dense,
+    "SuffixEvaluator": lambda model, images: evaluation.SuffixEvaluator(model, images).accuracy(),
+    "Studio": by_studio,
+}
+
+
+@pytest.fixture(params=MEASURES.values(), ids=MEASURES)
+def measure(request):
+    return request.param
+
+
+LABELS = {
+    "a column": (lambda y: y[:, None], r"int64 of shape \(16, 1\); type y.squeeze\(1\)$"),
+    "a column of floats": (lambda y: y[:, None].float(), r"; type y.squeeze\(1\).long\(\)$"),
+    "one alone": (lambda y: y[:1], r"int64 of shape \(1,\); give one label for each image$"),
+    "too few": (lambda y: y[:-1], r"int64 of shape \(15,\); give one label for each image$"),
+    "none": (lambda y: y[0], r"int64 of shape \(\); give one label for each image$"),
+    "one-hot": (lambda y: nn.functional.one_hot(y, 4), r"\(16, 4\); type y.argmax\(1\)$"),
+    "one-hot bools": (
+        lambda y: nn.functional.one_hot(y, 4).bool(),
+        r"bool of shape \(16, 4\); type y.long\(\).argmax\(1\)$",
+    ),
+    "soft": (
+        lambda y: nn.functional.one_hot(y, 4) * 0.9 + 0.025,
+        r"float32 of shape \(16, 4\); type y.argmax\(1\)$",
+    ),
+    "floats": (lambda y: y.float(), r"float32 of shape \(16,\); type y.long\(\)$"),
+    "bools": (lambda y: y > 1, r"bool of shape \(16,\); type y.long\(\)$"),
+    "a list": (lambda y: y.tolist(), r"a list; type torch.as_tensor\(y\)$"),
+}
+
+
+@pytest.mark.parametrize(("odd", "says"), LABELS.values(), ids=LABELS)
+def test_labels_that_are_no_class_for_each_image_get_one_sentence(
+    odd, says, measure, toy, batches, tmp_path
+):
+    with pytest.raises(ValueError, match=rf"^labels must be .* of shape \(16,\).* got .*{says}"):
+        measure(toy, [(x, odd(y)) for x, y in batches[:3]])
+
+
+ANSWERS = {
+    "a tuple": (lambda y: (y, y), "got a tuple;"),
+    "a dict": (lambda y: {"logits": y}, "got a dict;"),
+    "nothing": (lambda y: None, "got a NoneType;"),
+    "a map": (lambda y: y[:, :, None, None], r"got float32 of shape \(\d+, 4, 1, 1\);"),
+    "a number": (lambda y: y[:, 0], r"got float32 of shape \(\d+,\);"),
+}
+
+
+@pytest.mark.parametrize(("odd", "says"), ANSWERS.values(), ids=ANSWERS)
+def test_answers_that_are_no_logits_get_one_sentence(odd, says, measure, batches):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(64, 4)
+
+        def forward(self, x):
+            return odd(self.fc(x.flatten(1)))
+
+    with pytest.raises(ValueError, match=rf"must answer with a tensor of shape .*{says} wrap it"):
+        measure(Odd(), batches)
+
+
+def test_a_scan_that_is_refused_leaves_no_file(toy, batches, tmp_path):
+    with pytest.raises(ValueError, match="squeeze"):
+        sensitivity.scan(toy, [(x, y[:, None]) for x, y in batches], [1.0], out=tmp_path / "s.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_of_any_integers_serve_and_those_of_no_class_count_as_wrong(measure, toy, batches):
+    expected = measure(toy, batches)
+    with torch.no_grad():
+        kept = [toy.eval()(x).argmax(1) == y for x, y in batches]
+    for odd in (lambda y: y.int(), lambda y: y.to(torch.uint8)):
+        assert measure(toy, [(x, odd(y)) for x, y in batches]) == expected
+    for wrong in (-1, 4, 1000):
+        images = [
+            (x, torch.where(k, y, torch.tensor(wrong)))
+            for (x, y), k in zip(batches, kept, strict=True)
+        ]
+        assert measure(toy, images).value == expected.value
 
 
 # --- intervals ---------------------------------------------------------------------------------
@@ -211,6 +308,46 @@ def test_measuring_keeps_no_gradients_and_dropout_still(batches):
 
     evaluation.evaluate(Spy(), batches)
     assert set(seen) == {(False, False)}
+
+
+class Caching(nn.Module):
+    """Caches a tensor in forward, one for each number of images, as rotary embeddings do."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.cache = nn.Linear(64, 4), {}
+
+    def forward(self, x):
+        n = len(x)  # no trace gets past this
+        if n not in self.cache:
+            self.cache[n] = torch.linspace(0, 1, n * 64).view(n, 64)
+        return self.fc(x.flatten(1) * self.cache[n])
+
+
+@pytest.mark.parametrize("name", ["evaluate", "scan", "SuffixEvaluator"])
+@pytest.mark.parametrize("threads", [1, 2])  # of two, one may be left to a worker of its own
+def test_a_network_that_caches_a_tensor_can_be_trained_after_measuring(
+    name, threads, batches, monkeypatch
+):
+    monkeypatch.setattr(suffix, "quickest", lambda works, paces, _: (next(iter(works)), paces[-1]))
+    model = Caching()
+    torch.set_num_threads(threads)
+    try:
+        MEASURES[name](model, batches)
+    finally:
+        torch.set_num_threads(1)
+    for x, y in batches:
+        assert len(x) in model.cache
+        nn.functional.cross_entropy(model(x.requires_grad_()), y).backward()
+    assert x.grad.count_nonzero() > 0
+
+
+def test_weights_that_an_evaluator_made_can_be_trained_through(toy, batches):
+    session = evaluation.SuffixEvaluator(toy, batches)
+    session.commit({"fc2": evaluation.Thresholded(toy.fc2.weight.detach(), 0.1)})
+    x = torch.ones(1, 12, requires_grad=True)
+    nn.functional.linear(x, session.base["fc2"]).sum().backward()
+    assert x.grad.count_nonzero() > 0
 
 
 def test_mode_comes_back_module_by_module(toy):

@@ -139,6 +139,29 @@ def test_a_run_leaves_the_callers_random_state(digits):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_run_on_a_gpu_keeps_the_random_states_of_all_gpus(digits, monkeypatch):
+    """Without one: torch is asked to keep them before anything is computed."""
+
+    class AskedError(Exception):
+        pass
+
+    def fork_rng(devices):
+        raise AskedError(*devices)
+
+    class Elsewhere:
+        device = torch.device("cuda", 1)
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork_rng)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    recipe = experiments.paper_recipe("lenet-300-100")
+    with pytest.raises(AskedError) as caught:  # torch.manual_seed seeds them all
+        experiments.run(recipe, replace(digits, train=Elsewhere()))
+    assert caught.value.args == (torch.device("cuda", 0), torch.device("cuda", 1))
+    with pytest.raises(AskedError) as caught:
+        experiments.run(recipe, digits)
+    assert caught.value.args == ()
+
+
 def test_a_folder_of_another_run_is_refused(digits, tmp_path):
     recipe = quick(experiments.paper_recipe("lenet-300-100"))
     experiments.run(recipe, digits, folder=tmp_path / "a")

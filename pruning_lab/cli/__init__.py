@@ -49,6 +49,11 @@ def _explained(error: Exception) -> tuple[int, str]:
     if "can't allocate memory" in text:  # torch's words for it on a CPU
         return 1, _NO_MEMORY
     first_line = str(error).strip().partition("\n")[0]
+    if type(error).__name__.startswith("Dist"):  # torch's DistError and its kinds
+        return 1, (
+            f"the processes cannot reach each other: {first_line}; start all of them again "
+            f"(--resume takes up what was saved)"
+        )
     return 1, (
         f"internal error: {type(error).__name__}: {first_line}; run it again with --debug to see "
         f"where, and report it"

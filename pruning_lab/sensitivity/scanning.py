@@ -100,7 +100,7 @@ def scan(
         sample = first[0][:_SAMPLE].to(device_of(model))
         way = suffixes(model, sample)
         pace = way.prepare(sample)
-        check_labels(way.start(sample)[0], first[1][:_SAMPLE])
+        check_labels(way.start(first[0].to(sample.device))[0], first[1])
         table = [
             _Levels(name, wanted[name], kind, levels, saliency)
             for name in way.layers
