@@ -413,7 +413,7 @@ def test_another_loss_optimizer_or_schedule_is_refused(toy, split, tmp_path, fir
     next(training.train(toy, split, CONFIG, checkpoint=path, **first))  # the same again
 
 
-def test_equal_settings_made_anew_are_equal_and_functions_may_name_themselves():
+def test_equal_settings_have_equal_fingerprints_and_functions_may_call_themselves():
     def again(progress):
         return again(1) if progress < 1 else 1.0
 

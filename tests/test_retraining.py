@@ -166,15 +166,20 @@ def test_gradual_pruning_follows_the_cubic_step_by_step_and_keeps_what_is_gone(t
             assert left[name] == round(expected[min(step // 4, 4)] * layer.weight.numel()), step
 
 
-def test_updates_are_spread_between_the_fractions_begin_and_end(toy, split):
-    """Of 12 steps, 3 to 9: the first that is as far as an update, is the one before which it is."""
+@pytest.mark.parametrize(
+    ("epochs", "options", "steps"),
+    [
+        (3, {"begin": 0.25, "end": 0.75, "updates": 3}, [5, 7, 9]),  # of 12 steps, 3 to 9
+        (5, {"begin": 0.0, "end": 0.75, "updates": 5}, [3, 6, 9, 12, 15]),  # of 20, 0 to 15
+    ],
+)
+def test_updates_are_spread_between_the_fractions_begin_and_end(toy, split, epochs, options, steps):
     seen = []
     densities_of_steps(toy, seen)
-    config = replace(CONFIG, epochs=3)
-    list(retraining.gradual(toy, split, config, 0.1, begin=0.25, end=0.75, updates=3))
+    list(retraining.gradual(toy, split, replace(CONFIG, epochs=epochs), 0.1, **options))
     left = [counts["fc1"] for counts in seen]
-    assert [step for step in range(1, 12) if left[step] != left[step - 1]] == [5, 7, 9]
-    assert left[:5] == [432] * 5
+    assert [step for step in range(1, len(left)) if left[step] != left[step - 1]] == steps
+    assert left[0] == 432
 
 
 def test_gradual_pruning_starts_from_the_density_that_is_there(toy, split):
@@ -416,6 +421,29 @@ def test_dropout_between_convolutions_stays_as_it_is():
         assert model[1].p == 0.3
 
 
+def assert_nothing_holds(model):
+    with torch.no_grad():
+        model.fc1.weight.fill_(1.0)
+    model.fc1.weight.grad = torch.zeros_like(model.fc1.weight)
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    assert model.fc1.weight.all()
+
+
+def test_gradual_pruning_that_ends_or_fails_leaves_nothing_held(toy, split):
+    def fail(epoch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:  # which keeps the frames alive
+        list(retraining.gradual(toy, split, CONFIG, 0.25, freeze=["conv1"], on_epoch=fail))
+    assert caught.value is not None
+    assert_nothing_holds(toy)
+    assert (toy.drop2.p, toy.conv1.weight.requires_grad) == (0.5, True)
+    stages = retraining.gradual(toy, split, CONFIG, 0.25)
+    next(stages)
+    stages.close()
+    assert_nothing_holds(toy)
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_rates_and_frozen_layers_come_back_after_an_error(toy, split, error):
     seen = []
@@ -428,11 +456,7 @@ def test_rates_and_frozen_layers_come_back_after_an_error(toy, split, error):
     with pytest.raises(error) as caught:  # which keeps the frames alive
         list(retraining.iterative(toy, split, CONFIG, rounds, freeze=["conv1"], on_epoch=fail))
     assert caught.value is not None
-    with torch.no_grad():
-        toy.fc1.weight.fill_(1.0)
-    toy.fc1.weight.grad = torch.zeros_like(toy.fc1.weight)
-    torch.optim.SGD(toy.parameters(), lr=0.1).step()
-    assert toy.fc1.weight.all()  # the mask has let go
+    assert_nothing_holds(toy)
     assert seen == [(0.25, False)]
     assert toy.drop2.p == 0.5
     assert toy.conv1.weight.requires_grad

@@ -431,7 +431,7 @@ def test_of_ten_classes_or_fewer_there_is_no_top5(toy, split):
     assert {row.top5 for row in training.train(toy, split, CONFIG)} == {None}
 
 
-def test_before_each_step_the_progress_is_told(toy, split):
+def test_before_step_is_called_with_the_progress_of_every_step(toy, split):
     seen = []
     list(training.train(toy, split, CONFIG, before_step=seen.append))
     assert seen == [(n + k / 4) / 3 for n in range(3) for k in range(4)]
