@@ -363,7 +363,7 @@ def test_files_are_handed_on_from_training_to_the_report(dense, monkeypatch, cap
         before = model.get_submodule(name)
         assert not layer.weight[~mask[name]].any()
         moved = not torch.equal(layer.weight, before.weight * mask[name])
-        assert moved == (name in FC) == (not torch.equal(layer.bias, before.bias))
+        assert moved == (name in FC) == (not torch.equal(layer.module.bias, before.bias))
 
     capsys.readouterr()
     assert here("report", "pruned.safetensors", "--dense", "dense.safetensors", *SHAPES) == 0
