@@ -1,4 +1,4 @@
-"""Accuracy with its error bar; the suffix evaluator. Measuring leaves no trace."""
+"""Accuracy with its interval; networks evaluated again and again. Measuring leaves no trace."""
 
 from pruning_lab.evaluation.accuracy import (
     Accuracy,
@@ -15,7 +15,8 @@ from pruning_lab.evaluation.accuracy import (
     right,
     wilson,
 )
-from pruning_lab.evaluation.session import SuffixEvaluator
+from pruning_lab.evaluation.evaluator import Evaluator
+from pruning_lab.evaluation.recalibration import recalibrate
 from pruning_lab.evaluation.suffix import Changes
 from pruning_lab.evaluation.thresholded import Thresholded
 
@@ -23,8 +24,8 @@ __all__ = [
     "Accuracy",
     "Changes",
     "Drop",
+    "Evaluator",
     "Images",
-    "SuffixEvaluator",
     "Thresholded",
     "Z",
     "check_labels",
@@ -34,6 +35,7 @@ __all__ = [
     "hits",
     "measuring",
     "mode",
+    "recalibrate",
     "right",
     "wilson",
 ]

@@ -159,7 +159,7 @@ def _described(value) -> str:
 
 @contextmanager
 def measuring(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients inside; afterwards mode and random states as they were.
+    """Evaluation mode, no gradients inside; afterwards mode, buffers, random states as before.
 
     A DataLoader draws from torch's generator even when it does not shuffle, hence the states. In
     any thread but the main one they are left alone: putting them back would undo what the main
@@ -171,5 +171,21 @@ def measuring(model: nn.Module) -> Iterator[None]:
             stack.callback(random.setstate, random.getstate())
             stack.callback(np.random.set_state, np.random.get_state())
         stack.enter_context(torch.no_grad())  # not inference_mode: a network may cache tensors
+        stack.enter_context(_buffers_kept(model))
         stack.enter_context(mode(model, training=False))
         yield
+
+
+@contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Buffers that a forward pass writes or replaces are as before, afterwards."""
+    before = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    copies = {id(b): (b, b.clone()) for _, own in before for b in own.values() if b is not None}
+    try:
+        yield
+    finally:
+        for buffers, own in before:
+            buffers.update(own)
+        for buffer, copy in copies.values():
+            if not torch.equal(buffer, copy):
+                buffer.copy_(copy)
