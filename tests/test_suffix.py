@@ -19,8 +19,6 @@ from pruning_lab import criteria, data, evaluation, models
 from pruning_lab.evaluation import Evaluator, Thresholded, thresholded, workers
 from pruning_lab.masks import prunable
 
-
-
 # --- networks, all for images of 1 x 8 x 8 -----------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning_lab.evaluation.accuracy import Accuracy, check_labels, measuring, right
+from pruning_lab.evaluation.accuracy import Accuracy, check_labels, check_logits, measuring, right
 from pruning_lab.evaluation.suffix import (
     NOTHING,
     Calibration,
@@ -54,12 +54,12 @@ class Evaluator:
                 x = x.to(self.device)
                 if not self._labels:
                     self.image = x[:1].clone()  # (1, C, H, W): the first one
-                    self._replicas = Replicas(model, x, y)
+                    self._replicas = Replicas(model, x)
                     if recalibrate is not None:
                         self._calibration = Calibration.of(self._replicas.first, recalibrate)
                         self.base = self._calibration.buffers
                 (batch,) = self._replicas.each([methodcaller("start", x, self.base)])
-                check_labels(batch[0], y)
+                check_labels(y, *check_logits(batch[0]))
                 size = _bytes(batch)
                 if self.bytes + size > budget:
                     break

@@ -16,7 +16,7 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from pruning_lab.evaluation import workers
-from pruning_lab.evaluation.accuracy import check_labels, measuring
+from pruning_lab.evaluation.accuracy import check_logits, measuring
 from pruning_lab.evaluation.pooling import MaxPool
 from pruning_lab.evaluation.recalibration import batch_norms, renewed_statistics
 from pruning_lab.evaluation.thresholded import Thresholded, whole
@@ -205,14 +205,14 @@ class _Tracer(fx.Tracer):
 class Replicas:
     """Copies of a network that share its weights, one for each thread that measures with it.
 
-    `x` (N, ...) and `y` (N,) are images to try it on. A network that cannot be copied measures
+    `x` (N, ...) are images to try it on. A network that cannot be copied measures
     itself, in the calling thread.
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, y: Tensor):
-        model, x, y = unwrapped(model), x[:2], y[:2]
+    def __init__(self, model: nn.Module, x: Tensor):
+        model, x = unwrapped(model), x[:2]
         self._all: list[Whole] = [Itself(model)]
-        check_labels(self.first.start(x)[0], y)
+        _, self.classes = check_logits(self.first.start(x)[0])
         for kind in (Whole,) if _hooked(model) else (Graph, Whole):
             with contextlib.suppress(Exception):  # whatever it does that cannot be copied or traced
                 replica = kind(_replica(model))

@@ -21,6 +21,7 @@ from pruning_lab.evaluation import (
     Drop,
     Images,
     Thresholded,
+    check_labels,
     device_of,
     measuring,
     right,
@@ -88,7 +89,8 @@ def scan(
         raise ValueError("nothing to scan: no layer to prune, or no level to prune it to")
     with measuring(model):
         batches = _OwnBatches(images)
-        replicas = Replicas(model, batches.x.to(device_of(model)), batches.y)
+        replicas = Replicas(model, batches.x.to(device_of(model)))
+        check_labels(batches.y, len(batches.x), replicas.classes)
         order = [name for name in replicas.layers if name in wanted]
         table = [_Levels(name, wanted[name], kind, levels, saliency) for name in order]
         about = {
@@ -115,7 +117,8 @@ def scan(
         journal = None
         if out is not None:
             asked = repr(images) if isinstance(images, Part) else None  # mean, std, batch size
-            header = {**about, "batches": asked, "kept_sha256": kept}
+            renewed = recalibrate.fingerprint() if isinstance(recalibrate, Part) else None
+            header = {**about, "batches": asked, "kept_sha256": kept, "recalibrated_on": renewed}
             journal = Journal(out, header, 1 + len(table) * len(levels), resume)
         for before, row in pairwise(table) if cumulative else ():
             row.follow(before)
@@ -141,7 +144,7 @@ def scan(
                         journal.note(index, counts)
                 tell()
             if stop_at_chance and until < math.inf:
-                tally.judge(batches)
+                tally.judge(batches, replicas.classes)
         tally.gather()
         result = tally.scan()
     if journal:
@@ -179,15 +182,15 @@ class _OwnBatches:
         if first is None:
             raise ValueError("no images to measure an accuracy on")
         self.x, self.y = first  # to try the network on
-        size = processes.summed(torch.tensor(0 if rank else len(self.y)))
+        size = processes.summed(torch.tensor(0 if rank else len(self.x)))
         self.head = math.ceil(_HEAD / max(1, int(size)))  # how many batches hold so many images
         self.labels: list[Tensor] = []  # of these
 
     def until(self, number: float) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
         while self.more and self._next[0] < number:
+            yield self._next
             if self._next[0] < self.head:
                 self.labels.append(self._next[1][1].cpu())
-            yield self._next
             self._next = next(self._batches, None)
 
     @property
@@ -270,7 +273,8 @@ def _measured(
 
     def jobs():
         for index, (x, y) in batches:
-            parts = 1 if index in known else math.ceil(len(y) / min(share, max(1, len(y))))
+            check_labels(y, len(x), replicas.classes)
+            parts = 1 if index in known else math.ceil(len(x) / min(share, len(x)))
             shares.append((index, parts))
             if index in known:
                 yield lambda replica, counts=known[index]: counts
@@ -325,7 +329,7 @@ class _Tally:
         """From here on the counts are those of all processes."""
         self.counts = processes.summed(self.counts)
 
-    def judge(self, batches: _OwnBatches) -> None:
+    def judge(self, batches: _OwnBatches, classes: int) -> None:
         """Leave the levels that answer as a constant would, after a denser one that does too.
 
         Every process judges by the images of all, if any of them has more images to measure.
@@ -333,12 +337,12 @@ class _Tally:
         counts = processes.summed(self.counts)
         n, more = int(counts[0, 0]), processes.summed(torch.tensor(int(batches.more)))
         labels = torch.cat([*batches.labels, torch.zeros(0, dtype=torch.int64)])
-        largest = processes.gathered(labels.max() if len(labels) else torch.tensor(0)).max()
-        common = processes.summed(labels.bincount(minlength=int(largest) + 1)).max()
+        labels = labels[(labels >= 0) & (labels < classes)]
+        commonest = processes.summed(labels.bincount(minlength=classes)).max()
         if n < _HEAD or not more:
             return
         for layer, rows in zip(self.table, self._by_layer(counts), strict=True):
-            at_chance = [wilson(right, n)[0] <= common / n for n, right, _, _ in rows.tolist()]
+            at_chance = [wilson(right, n)[0] <= commonest / n for n, right, _, _ in rows.tolist()]
             left = [
                 density for density, lost in zip(layer.densities, at_chance, strict=True) if lost
             ]
@@ -381,7 +385,7 @@ def _length(images: Images) -> int | None:
     if isinstance(images, Part):
         return len(images)
     if isinstance(images, list | tuple):
-        return sum(len(y) for _, y in images)
+        return sum(len(x) for x, _ in images)
     try:
         return len(images.dataset)  # of a DataLoader; its own length, as any other's, is of batches
     except (AttributeError, TypeError):
