@@ -938,7 +938,7 @@ def test_a_batch_that_does_not_fit_ends_the_reading(toy, batches):
 
 
 def test_no_images_fit_no_budget(toy):
-    with pytest.raises(ValueError, match="no batch of images"):
+    with pytest.raises(ValueError, match="no images to measure"):
         Evaluator(toy, [])
 
 

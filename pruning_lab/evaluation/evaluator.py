@@ -45,7 +45,7 @@ class Evaluator:
         self.model, self.device = model, device_of(model)
         self._layers = prunable(model)
         self.base: Changes = {}
-        self.bytes = 0
+        self.bytes = size = 0
         self._labels: list[Tensor] = []  # of each batch
         self._batches: list[tuple[Tensor, Kept]] = []  # the base's answer to each, and what is kept
         self._calibration: Calibration | None = None
@@ -67,6 +67,8 @@ class Evaluator:
                 self._labels.append(y.to(self.device))
                 self._batches.append(batch)
         if not self._labels:
+            if size == 0:
+                raise ValueError("no images to measure an accuracy on")
             raise ValueError(
                 f"no batch of images fits into {budget:,} bytes; give smaller batches, or a larger "
                 f"budget="

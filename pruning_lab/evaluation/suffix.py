@@ -51,7 +51,7 @@ class Whole:
         self._places: dict[str, list[tuple[dict, str, bool]]] = {}
         for path, module in model.named_modules():
             for key, parameter in module._parameters.items():
-                if name := names.get(id(parameter)):
+                if (name := names.get(id(parameter))) is not None:
                     place = (module._parameters, key, type(module) is nn.Linear)
                     self._places.setdefault(name, []).append(place)
             for key in module._buffers:

@@ -11,12 +11,13 @@ import traitlets
 from matplotlib.figure import Figure
 from torch import nn
 
-from pruning_lab import criteria, masks, plots, sensitivity
+from pruning_lab import masks, plots, sensitivity
 from pruning_lab.criteria import Saliency
 from pruning_lab.data import Part
-from pruning_lab.evaluation import Accuracy, Changes, Drop, Images, device_of, drop, measuring
+from pruning_lab.evaluation import Accuracy, Changes, Drop, Evaluator, Images, drop
 from pruning_lab.layers import find
-from pruning_lab.models import is_chain
+from pruning_lab.studio.attempts import Setting
+from pruning_lab.studio.layers import Choice, Layer
 from pruning_lab.widgets.panels import SliderPanel
 from pruning_lab.widgets.pictures import LINE, OTHERS, WIDTH, png
 from pruning_lab.widgets.tables import NUMBER, table
@@ -40,21 +41,19 @@ class _Panel(SliderPanel):
         images: Images,
         value: float,
         *,
-        first: str,
         limit: float,
         step: float,
         description: str,
     ):
-        """`first` is the first layer that the slider changes."""
         if isinstance(images, Part) and images.name == "test":
             raise ValueError(
                 "a slider chooses, and the test split is not for choosing; give splits.val"
             )
         # The copy's parameters need no gradient, and nobody else changes them or its mode.
         self._model = copy.deepcopy(model).requires_grad_(False).eval()
-        self._behind, self._batches, self.dense = _cached(self._model, first, images)
+        self._evaluator = Evaluator(self._model, images)
+        self.dense = self._evaluator.accuracy()
         self._measured: tuple[float, Accuracy] | None = None
-        self._lending = threading.Lock()  # functional_call lends the copy other weights meanwhile
         self._writing = threading.Lock()
         super().__init__(self._follow, value, limit=limit, step=step, description=description)
 
@@ -102,22 +101,16 @@ class _Panel(SliderPanel):
         """Accuracy on the first images, then on all of them."""
         if stale():
             return
-        changes = self._changes(state)
         hits, seen, looked = [], 0, False
-        for x, y in self._batches:
+        for some in self._evaluator.advance(self._changes(state)):
             if stale():
                 return
-            hits.append((self._answer(changes, x).argmax(1) == y).cpu())
-            seen += len(y)
+            hits.append(some)
+            seen += len(some)
             if FIRST_LOOK <= seen < self.dense.n and not looked:
                 yield Accuracy.of(torch.cat(hits))
                 looked = True
         yield Accuracy.of(torch.cat(hits))
-
-    def _answer(self, changes: Changes, x: torch.Tensor) -> torch.Tensor:
-        lent = {f"{layer}.weight": weight for layer, weight in changes.items()}
-        with self._lending:
-            return torch.func.functional_call(self._behind, lent, (x,))
 
     def _report(self, state: float, accuracy: Accuracy) -> None:
         if accuracy.n == self.dense.n:
@@ -164,19 +157,15 @@ class ThresholdSlider(_Panel):
         step: float = 0.05,
     ):
         layers = masks.prunable(model)
-        self._weight = find(model, layer, layers).weight.detach().clone()
-        self.layer, self._size = layer, self._weight.numel()
-        survivors = criteria.magnitude(self._weight)[self._weight != 0]
-        self._sorted = survivors.sort().values
+        weight = find(model, layer, layers).weight.detach().clone()
+        self.layer, self._weights = layer, Layer(layer, weight)
         others = [other.weight for name, other in layers.items() if name != layer]
         self._others = sum(weight.numel() for weight in others)
         self._others_kept = sum(int(weight.count_nonzero()) for weight in others)
-        self.sigma = criteria.sigma_of(layer, self._weight)
         super().__init__(
             model,
             images,
             quality,
-            first=layer,
             limit=max_quality,
             step=step,
             description="quality",
@@ -187,29 +176,32 @@ class ThresholdSlider(_Panel):
         return self._on_the_grid(proposal["value"])
 
     @property
+    def sigma(self) -> float:
+        """Standard deviation of the layer's weights that are not zero."""
+        return self._weights.sigma
+
+    @property
     def threshold(self) -> float:
         return self.quality * self.sigma
 
     @property
     def kept(self) -> int:
-        """How many of the layer's weights stay: a binary search, however large the layer."""
-        threshold = self._sorted.new_tensor(self.threshold)
-        return len(self._sorted) - int(torch.searchsorted(self._sorted, threshold))
+        """How many of the layer's weights stay."""
+        return self._choice(self.quality).kept
 
     @property
     def density(self) -> float:
         """Of the layer."""
-        return self.kept / max(1, self._size)
+        return self.kept / max(1, self._weights.size)
 
     @property
     def network_density(self) -> float:
-        return (self.kept + self._others_kept) / max(1, self._size + self._others)
+        return (self.kept + self._others_kept) / max(1, self._weights.size + self._others)
 
     @property
     def mask(self) -> masks.Mask:
         """What the slider stands for, ready to apply or to train with."""
-        with self._lending:
-            return masks.prune(self._model, quality={self.layer: self.quality})
+        return masks.prune(self._model, quality={self.layer: self.quality})
 
     @property
     def drop(self) -> Drop | None:
@@ -217,10 +209,13 @@ class ThresholdSlider(_Panel):
         return self._drop_at(self.quality)
 
     def _changes(self, quality: float) -> Changes:
-        return {self.layer: self._weight * (self._weight.abs() >= quality * self.sigma)}
+        return {self.layer: self._weights.cut(self._choice(quality))}
+
+    def _choice(self, quality: float) -> Choice:
+        return self._weights.choose(Setting("quality", quality))
 
     def _words(self, quality: float, accuracy: str, lost: str) -> str:
-        kept, weights = self.kept, self._size
+        kept, weights = self.kept, self._weights.size
         rows = {
             "threshold": f"<b>{self.threshold:.4f}</b> ({quality:.2f} × σ of {self.sigma:.4f})",
             f"{html.escape(self.layer)} keeps": f"<b>{kept / weights:.1%}</b> "
@@ -234,7 +229,7 @@ class ThresholdSlider(_Panel):
     def _paint(self, quality: float, figure: Figure) -> None:
         ax = figure.add_axes((0.13, 0.19, 0.85, 0.7))  # by hand: laying out costs a drawing
         title = f"{self.layer}: pruned where |w| < {quality:.2f} × σ"
-        plots.weights(self._weight, threshold=quality * self.sigma, title=title, ax=ax)
+        plots.weights(self._weights.weight, threshold=quality * self.sigma, title=title, ax=ax)
         if quality:
             ax.legend(loc="upper right", framealpha=1, edgecolor="none")  # over the moving lines
 
@@ -282,7 +277,6 @@ class DropSlider(_Panel):
             model,
             images,
             max_drop,
-            first=next(iter(layers)),
             limit=limit,
             step=step,
             description="allowed drop, points",
@@ -312,8 +306,7 @@ class DropSlider(_Panel):
         return sensitivity.choose(self.scan, max_drop=max_drop, saliency=self._saliency)
 
     def _mask_at(self, max_drop: float) -> masks.Mask:
-        with self._lending:
-            return self._plan_at(max_drop).mask(self._model, saliency=self._saliency)
+        return self._plan_at(max_drop).mask(self._model, saliency=self._saliency)
 
     def _changes(self, max_drop: float) -> Changes:
         layers, mask = masks.prunable(self._model), self._mask_at(max_drop)
@@ -355,24 +348,3 @@ class DropSlider(_Panel):
 
 def _kept(density: float, weights: int) -> tuple[str, str]:
     return f"<b>{density:.1%}</b>", f"{round(density * weights):,} of {weights:,}"
-
-
-def _cached(model: nn.Module, layer: str, images: Images):
-    """The network from `layer` on, what enters there batch by batch, and the dense accuracy.
-
-    For a network that is no chain that is all of it.
-    """
-    ahead, behind = nn.Sequential(), model
-    if is_chain(model):
-        place = [name for name, _ in model.named_children()].index(layer)
-        ahead, behind = model[:place], model[place:]
-    device = device_of(model)
-    batches, hits = [], []
-    with measuring(model):
-        for x, y in images:
-            x, y = ahead(x.to(device)), y.to(device)
-            batches.append((x, y))
-            hits.append((behind(x).argmax(1) == y).cpu())
-    if not hits:
-        raise ValueError("no images to measure an accuracy on")
-    return behind, batches, Accuracy.of(torch.cat(hits))
