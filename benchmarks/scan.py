@@ -1,22 +1,34 @@
-"""Scan speed: 9 densities of every layer, against the usual loop, plain tensors and the bound.
+"""Scan speed: 9 densities of every layer, against three loops that a user might write, and a bound.
 
-    python benchmarks/scan.py                          # half an hour on two cores; needs MNIST
+    python benchmarks/scan.py                          # an hour on two cores; needs MNIST
     python benchmarks/scan.py --only lenet-300-100     # two minutes
+    python benchmarks/scan.py --sides ours short no_slices --turns 5 --busy     # minutes
     python benchmarks/scan.py --only alexnet --images 20 --turns 1     # only to see it work
 
 All sides run in this process, in turn, and count the same answers. Ratios are medians over the
 turns. The bound is what a scan that computes nothing twice would take if all its operations ran at
 the rate of the best matrix product measured between the sides.
+
+- ours: sensitivity.scan, all of it
+- short: a good programmer's 25 lines: what enters each layer is kept, a pool of workers with one
+  thread each, channels last
+- usual: torch.nn.utils.prune on a copy, evaluated with a DataLoader
+- plain: tensors made once, then a full forward pass for every cell
+- no_slices: ours, with torch's own max pooling
 """
 
 import argparse
 import copy
 import os
 import statistics
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest import mock
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does
 
@@ -25,12 +37,15 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 from torch.utils.data import DataLoader, Subset
+from training import beside_a_busy_process
 
-from pruning_lab import counts, data, experiments, files, masks, models, sensitivity
+from pruning_lab import counts, criteria, data, experiments, files, masks, models, sensitivity
+from pruning_lab.evaluation import pooling
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 DENSITIES = [0.9, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.02]
 LENETS = ("lenet-300-100", "lenet-5")
+SIDES = ("ours", "short", "usual", "plain", "no_slices")
 Cell = tuple[str, float]  # a layer and its density
 
 
@@ -49,72 +64,78 @@ class Case:
 
 
 def main() -> None:
-    cases = {**dict.fromkeys(LENETS, mnist), "alexnet": photos}
+    cases = {**dict.fromkeys(LENETS, mnist), "alexnet": photos, "alexnet, half width": photos}
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--only", choices=cases, action="append", help="may be given again")
+    parser.add_argument("--sides", choices=SIDES, nargs="+", default=SIDES)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument(
         "--usual-cells", type=int, default=9, help="of the usual loop, evenly spread, then scaled"
     )
     parser.add_argument("--images", type=int, help="fewer than 10,000 (MNIST) or 500 (photos)")
+    parser.add_argument("--busy", action="store_true", help="beside another busy process")
     parser.add_argument("--save", action="store_true", help="write results/scan-speed.json")
     options = parser.parse_args()
     rows = []
     for name in options.only or cases:
-        rows.append(measure(cases[name](name, options.images), options.turns, options.usual_cells))
+        case = cases[name](name, options.images)
+        with beside_a_busy_process() if options.busy else nullcontext():
+            rows.append(measure(case, options.sides, options.turns, options.usual_cells))
         print(tabulate(rows[-1].items(), floatfmt=".3f"), "", sep="\n", flush=True)
     if options.save:
+        path, name = RESULTS / "scan-speed.json", "rows, busy" if options.busy else "rows"
+        kept = files.load_json(path) if path.exists() else {}
         about = {
             "versions": experiments.versions(),
             "machine": experiments.machine(torch.device("cpu")),
         }
-        files.save_json(RESULTS / "scan-speed.json", {**about, "rows": rows})
+        files.save_json(path, {**kept, **about, name: rows})
 
 
-def measure(case: Case, turns: int, usual_cells: int) -> dict:
+def measure(case: Case, sides: list[str], turns: int, usual_cells: int) -> dict:
     flops = _flops(case)
     usual_cells = min(usual_cells, len(case.cells))
     spread = [case.cells[i * len(case.cells) // usual_cells] for i in range(usual_cells)]
     split, said = case.read(), set()
-    seconds: dict[str, list[float]] = {"ours": [], "usual": [], "plain": [], "bound": []}
-    rates = []
-    differ = 0
+    works: dict[str, Callable[[], dict[Cell, int]]] = {
+        "ours": lambda: ours(case, said),
+        "short": lambda: short(case),
+        "usual": lambda: usual(case, spread),
+        "plain": lambda: plain(case),
+        "no_slices": lambda: no_slices(case),
+    }
+    works = {name: works[name] for name in sides if name != "usual" or case.loader is not None}
+    seconds: dict[str, list[float]] = {name: [] for name in (*works, "bound")}
+    rates, differ = [], 0
     for _ in range(turns):
-        rate = _sgemm()
-        right = _timed(seconds["ours"], lambda: ours(case, said))
-        rate = max(rate, _sgemm())
-        others = list(_timed(seconds["plain"], lambda: plain(case)).items())
-        rate = max(rate, _sgemm())
-        if case.loader is not None:
-            scale = len(case.cells) / usual_cells
-            others += _timed(seconds["usual"], lambda: usual(case, spread), scale).items()
-        rates.append(max(rate, _sgemm()))
-        seconds["bound"].append(flops * len(split) / rates[-1])
-        differ = max(differ, *(abs(count - right[cell]) for cell, count in others))
-    if not seconds["usual"]:
-        del seconds["usual"]
+        rate, found = _sgemm(), {}
+        for name, work in works.items():
+            scale = len(case.cells) / usual_cells if name == "usual" else 1
+            found[name] = _timed(seconds[name], work, scale)
+            rate = max(rate, _sgemm())
+        rates.append(rate)
+        seconds["bound"].append(flops * len(split.labels) / rate)
+        for counted in found.values():
+            differ = max(differ, *(abs(n - found["ours"][cell]) for cell, n in counted.items()))
 
-    def ratio(above: str, below: str) -> float | None:
-        if above not in seconds:
-            return None
+    def ratio(above: str, below: str) -> float:
         pairs = zip(seconds[above], seconds[below], strict=True)
         return statistics.median(a / b for a, b in pairs)
 
+    others = [name for name in works if name != "ours"]
     return {
         "network": case.name,
-        "images": len(split),
+        "images": len(split.labels),
         "layers x levels": f"{len(case.cells) // len(DENSITIES)} x {len(DENSITIES)}",
         "how": ", ".join(sorted(said)),
         **{f"{side}, s": statistics.median(times) for side, times in seconds.items()},
-        "usual, cells measured": f"{usual_cells} of {len(case.cells)}" if case.loader else "none",
-        "GFLOP": flops * len(split) / 1e9,
+        "usual, cells measured": f"{usual_cells} of {len(case.cells)}",
+        "GFLOP": flops * len(split.labels) / 1e9,
         "sgemm, GFLOP/s": statistics.median(rates) / 1e9,
-        "usual / ours": ratio("usual", "ours"),
-        "plain / ours": ratio("plain", "ours"),
+        **{f"{name} / ours": ratio(name, "ours") for name in others},
         "ours / bound": ratio("ours", "bound"),
-        "plain / bound": ratio("plain", "bound"),
         "right answers more or fewer, most in a cell": differ,
         "turns": turns,
     }
@@ -132,13 +153,15 @@ def mnist(name: str, count: int | None) -> Case:
         [transforms.ToTensor(), transforms.Normalize((split.mean / 255,), (split.std / 255,))]
     )
     root = os.environ.get("PRUNING_LAB_DATA", "data")
-    images = Subset(datasets.MNIST(root, train=False, transform=transform), range(len(split)))
+    images = Subset(
+        datasets.MNIST(root, train=False, transform=transform), range(len(split.labels))
+    )
     model = models.BUILT_IN[name](trained="mnist")
     return Case(name, model, lambda: split, DataLoader(images, 512))
 
 
 def photos(name: str, count: int | None) -> Case:
-    """AlexNet's shape on Imagenette at 128 px; noise of that size where the photos are not there.
+    """AlexNet on Imagenette at 128 px; noise of that size where the photos are not there.
 
     Its weights are random: how long a product takes does not depend on what is multiplied.
     """
@@ -148,6 +171,8 @@ def photos(name: str, count: int | None) -> Case:
     torch.manual_seed(0)
     count, size, mean, std = count or 500, 128, 0.45, 0.225
     model = alexnet(num_classes=10)
+    if "half" in name:
+        model = models.alexnet_torchvision(classes=10, width=0.5, size=size)
     folder = Path(os.environ.get("PRUNING_LAB_DATA", "data")) / "imagenette2-160" / "val"
     if not folder.is_dir():
         noise = torch.randint(256, (count, 3, size, size), dtype=torch.uint8)
@@ -167,7 +192,7 @@ def photos(name: str, count: int | None) -> Case:
 
 
 def _as_val(pixels: Tensor, labels: Tensor, mean: float, std: float) -> data.Split:
-    return data.Split("val", pixels, labels, mean=255 * mean, std=255 * std)
+    return data.Split("val", pixels, labels, mean=255 * mean, std=255 * std, batch_size=50)
 
 
 # ---------------------------------------------------------------------------------------- sides
@@ -184,6 +209,63 @@ def ours(case: Case, said: set[str]) -> dict[Cell, int]:
     )
     asked = zip(scan, (cell for layer in scan.layers for cell in _levels(layer)), strict=True)
     return {cell: round(point.accuracy.value * point.accuracy.n) for point, cell in asked}
+
+
+def no_slices(case: Case) -> dict[Cell, int]:
+    with mock.patch.object(pooling.MaxPool, "forward", nn.MaxPool2d.forward):
+        return ours(case, set())
+
+
+def short(case: Case) -> dict[Cell, int]:
+    """Nothing before a layer is computed twice; each worker has one thread and its own copy."""
+    own = threading.local()
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        own.model = copy.deepcopy(case.model).eval()
+
+    def count(batch: tuple[Tensor, Tensor]) -> dict[Cell, int]:
+        x, y = batch
+        found, entering = {}, {}
+        with torch.inference_mode():
+            steps = list(_steps(own.model))
+            if x.dim() == 4:
+                x = x.contiguous(memory_format=torch.channels_last)
+            for place, (_, step) in enumerate(steps):
+                entering[place] = x
+                x = step(x)
+            for place, (layer, _) in enumerate(steps):
+                for density, weight in cuts.get(layer, {}).items():
+                    suffix = nn.Sequential(*(step for _, step in steps[place:]))
+                    changed = {"0.weight": weight}
+                    answer = torch.func.functional_call(suffix, changed, (entering[place],))
+                    found[layer, density] = int((answer.argmax(1) == y).sum())
+        return found
+
+    cuts = {
+        name: _cuts(layer.weight.detach()) for name, layer in masks.prunable(case.model).items()
+    }
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads, initializer=begin) as pool:
+        parts = list(pool.map(count, case.read()))
+    torch.set_num_threads(threads)
+    return {cell: sum(part[cell] for part in parts) for cell in case.cells}
+
+
+def _cuts(weight: Tensor) -> dict[float, Tensor]:
+    chosen = criteria.by_densities(weight.abs(), DENSITIES)
+    return {d: weight * kept for d, (kept, _) in zip(DENSITIES, chosen, strict=True)}
+
+
+def _steps(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The layers of nested lists, in order; between the parts of AlexNet images are flattened."""
+    for name, child in model.named_children():
+        if path == "" and name == "classifier":
+            yield "", nn.Flatten()
+        if isinstance(child, nn.Sequential):
+            yield from _steps(child, f"{name}.")
+        else:
+            yield path + name, child
 
 
 def usual(case: Case, cells: list[Cell]) -> dict[Cell, int]:
