@@ -490,7 +490,7 @@ def test_a_residual_network_of_torchvision_resumes_in_its_graph():
 def test_a_batch_too_large_for_the_cache_is_computed_in_parts(doubles, monkeypatch):
     model, sizes = make("grouped"), []
     whole = [tuple(torch.cat(part) for part in zip(*doubles, strict=True))]
-    monkeypatch.setattr("pruning_lab.evaluation.suffix._CACHE_BYTES", 6 * 4 * 36 * 8)
+    monkeypatch.setattr("pruning_lab.evaluation.replica._CACHE_BYTES", 6 * 4 * 36 * 8)
     with threads(1):
         evaluator = Evaluator(model, whole)
         with watched(nn.Conv2d, lambda layer, args, y: sizes.append(len(y))):
@@ -502,7 +502,7 @@ def test_a_batch_too_large_for_the_cache_is_computed_in_parts(doubles, monkeypat
 
 @pytest.mark.parametrize("name", ["mixing", "softmax over the batch", "norm of the batch"])
 def test_images_that_depend_on_each_other_stay_together(name, doubles, monkeypatch, spread):
-    monkeypatch.setattr("pruning_lab.evaluation.suffix._CACHE_BYTES", 1)
+    monkeypatch.setattr("pruning_lab.evaluation.replica._CACHE_BYTES", 1)
     model = make(name)
     evaluator = Evaluator(model, doubles)
     for layer in prunable(model):

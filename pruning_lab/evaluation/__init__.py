@@ -18,7 +18,7 @@ from pruning_lab.evaluation.accuracy import (
 )
 from pruning_lab.evaluation.evaluator import Evaluator
 from pruning_lab.evaluation.recalibration import recalibrate
-from pruning_lab.evaluation.suffix import Changes
+from pruning_lab.evaluation.replica import Changes
 from pruning_lab.evaluation.thresholded import Thresholded
 
 __all__ = [

@@ -8,16 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pruning_lab.evaluation import workers
 from pruning_lab.evaluation.accuracy import Accuracy, check_labels, check_logits, measuring, right
-from pruning_lab.evaluation.suffix import (
-    NOTHING,
-    Calibration,
-    Changes,
-    Kept,
-    Replicas,
-    Whole,
-    tensors_in,
-)
+from pruning_lab.evaluation.replica import NOTHING, Changes, Kept, Replica, replicas, tensors_in
 from pruning_lab.evaluation.thresholded import prepared
 from pruning_lab.layers import Images, device_of, find, prunable
 
@@ -42,33 +35,31 @@ class Evaluator:
         budget: int = 2**30,
         recalibrate: Images | None = None,
     ):
-        self.model, self.device = model, device_of(model)
-        self._layers = prunable(model)
+        self.model, device = model, device_of(model)
         self.base: Changes = {}
         self.bytes = size = 0
         self._labels: list[Tensor] = []  # of each batch
         self._batches: list[tuple[Tensor, Kept]] = []  # the base's answer to each, and what is kept
-        self._calibration: Calibration | None = None
         with measuring(model):
+            self._calibration = [x.to(device) for x, _ in recalibrate or ()]
             for x, y in images:
-                x = x.to(self.device)
+                x = x.to(device)
                 if not self._labels:
                     self.image = x[:1].clone()  # (1, C, H, W): the first one
-                    self._replicas = Replicas(model, x)
-                    if recalibrate is not None:
-                        self._calibration = Calibration.of(self._replicas.first, recalibrate)
-                        self.base = self._calibration.buffers
-                (batch,) = self._replicas.each([methodcaller("start", x, self.base)])
+                    self._replicas = replicas(model, x)
+                    self.base = self._recalibrated({})
+                (batch,) = workers.each(self._replicas, [methodcaller("start", x, self.base)])
                 check_labels(y, *check_logits(batch[0]))
-                size = _bytes(batch)
+                storages = [t.untyped_storage() for t in [batch[0], *tensors_in(batch[1])]]
+                size = sum({at.data_ptr(): at.nbytes() for at in storages}.values())
                 if self.bytes + size > budget:
                     break
                 self.bytes += size
-                self._labels.append(y.to(self.device))
+                self._labels.append(y.to(device))
                 self._batches.append(batch)
+        if size == 0:
+            raise ValueError("no images to measure an accuracy on")
         if not self._labels:
-            if size == 0:
-                raise ValueError("no images to measure an accuracy on")
             raise ValueError(
                 f"no batch of images fits into {budget:,} bytes; give smaller batches, or a larger "
                 f"budget="
@@ -81,7 +72,8 @@ class Evaluator:
 
     @property
     def how(self) -> str:
-        return self._replicas.how
+        threads = len(self._replicas)
+        return f"{self._replicas[0].how}, {threads} worker{'s' if threads > 1 else ''}"
 
     def __repr__(self) -> str:
         return f"Evaluator({self.how}, {self.n:,} images, {self.bytes / 1e6:,.0f} MB)"
@@ -99,8 +91,7 @@ class Evaluator:
         answers = [answer for answer, _ in self._batches[:batches]]
         if changes:
             with measuring(self.model):
-                layer, base, _ = self._ready(changes)
-                answers = [answer for _, answer, _ in self._resumed(layer, base, batches)]
+                answers = [y for _, y, _ in self._resumed(*self._ready(changes), batches)]
         return torch.cat(answers)[:first]
 
     def hits(self, changes: Changes = NOTHING, *, first: int | None = None) -> Tensor:
@@ -132,34 +123,41 @@ class Evaluator:
             for (answer, _), y in zip(self._batches, self._labels, strict=True):
                 yield right(answer, y).cpu()
             return
-        layer, base, calibration = self._ready(changes)
-        seen, done = 0, [[] for _ in self._batches]
-        for number, answer, kept in self._resumed(layer, base, len(done)):
-            done[number].append((answer, kept))
+        layer, base = self._ready(changes)
+        seen, parts = 0, [[] for _ in self._batches]
+        for number, answer, kept in self._resumed(layer, base, len(parts)):
+            parts[number].append((answer, kept))
             yield right(answer, self.labels[seen : seen + len(answer)]).cpu()
             seen += len(answer)
-        self._batches = [_joined(*pair) for pair in zip(self._batches, done, strict=True)]
-        self.base, self._calibration = base, calibration
+        for number, ((_, before), several) in enumerate(zip(self._batches, parts, strict=True)):
+            answers, kept = zip(*several, strict=True)
+            new = kept[0]
+            if len(several) > 1:
+                new = {node: torch.cat([part[node] for part in kept]) for node in new}
+            self._batches[number] = torch.cat(answers), {**before, **new}
+        self.base = base
 
     def _resumed(
         self, layer: str, changes: Changes, batches: int
     ) -> Iterator[tuple[int, Tensor, Kept]]:
         """The number of a batch, the answer to a part of it, and what is kept; in order."""
-        most = -(-self.n // self._replicas.workers)
+        most = -(-self.n // len(self._replicas))
 
-        def resume(replica: Whole, number: int, part: Kept) -> tuple[int, Tensor, Kept]:
+        def resume(replica: Replica, number: int, part: Kept) -> tuple[int, Tensor, Kept]:
             return number, *replica.resume(layer, part, changes)
 
-        return self._replicas.each(
+        jobs = (
             partial(resume, number=number, part=part)
             for number, (_, kept) in enumerate(self._batches[:batches])
-            for part in self._replicas.first.parts(layer, kept, most)
+            for part in self._replicas[0].parts(layer, kept, most)
         )
+        return workers.each(self._replicas, jobs)
 
-    def _ready(self, changes: Changes) -> tuple[str, Changes, Calibration | None]:
-        """The first layer that changes, all weights and buffers from there on, and their source."""
+    def _ready(self, changes: Changes) -> tuple[str, Changes]:
+        """The first layer that changes, and what stands in for weights and buffers from there."""
+        layers = prunable(self.model)
         for name, weight in changes.items():
-            own = find(self.model, name, self._layers).weight
+            own = find(self.model, name, layers).weight
             if weight.shape != own.shape:
                 raise ValueError(
                     f"layer {name!r} has a weight of shape {tuple(own.shape)}, "
@@ -167,25 +165,12 @@ class Evaluator:
                 )
         with torch.no_grad():
             changes = {name: prepared(weight) for name, weight in changes.items()}
-        layer = min(changes, key=self._replicas.layers.index)
-        base = {**self.base, **changes}
-        if self._calibration is None:
-            return layer, base, None
-        renew = partial(self._calibration.resumed, layer=layer, changes=base)
-        (calibration,) = self._replicas.each([renew])
-        return layer, {**base, **calibration.buffers}, calibration
+        layer = min(changes, key=self._replicas[0].layers.index)
+        return layer, self._recalibrated({**self.base, **changes})
 
-
-def _joined(before: tuple[Tensor, Kept], parts: list[tuple[Tensor, Kept]]) -> tuple[Tensor, Kept]:
-    """The parts of one batch as one again, with what is kept from before."""
-    answers, kept = zip(*parts, strict=True)
-    if len(parts) == 1:
-        return answers[0], {**before[1], **kept[0]}
-    joined = {key: torch.cat([part[key] for part in kept]) for key in kept[0]}
-    return torch.cat(answers), {**before[1], **joined}
-
-
-def _bytes(batch: tuple[Tensor, Kept]) -> int:
-    """Of the tensors kept of one batch, each counted once."""
-    storages = [tensor.untyped_storage() for tensor in tensors_in([batch[0], *batch[1].values()])]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    def _recalibrated(self, changes: Changes) -> Changes:
+        if not self._calibration:
+            return changes
+        job = methodcaller("statistics", self._calibration, changes)
+        (buffers,) = workers.each(self._replicas, [job])
+        return {**changes, **buffers}

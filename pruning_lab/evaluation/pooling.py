@@ -1,5 +1,7 @@
 """Max pooling by comparing slices: on a CPU several times as fast as torch's, forward only."""
 
+from functools import reduce
+
 import torch
 from torch import Tensor, nn
 
@@ -13,27 +15,17 @@ class MaxPool(nn.MaxPool2d):
         return cls(pool.kernel_size, pool.stride, *settings)
 
     def forward(self, x: Tensor) -> Tensor:
-        windows = list(zip((-2, -1), _two(self.kernel_size), _two(self.stride), strict=True))
-        plain = _two(self.padding) == (0, 0) and _two(self.dilation) == (1, 1)
-        # Windows that overlap, or that leave a remainder, torch does better or differently.
-        fits = all(size <= stride and size <= x.shape[dim] for dim, size, stride in windows)
-        exact = not any((x.shape[dim] - size) % stride for dim, size, stride in windows)
-        if not plain or not fits or self.return_indices or (self.ceil_mode and not exact):
+        size = self.kernel_size
+        plain = (size, 0, 1, False) == (self.stride, self.padding, self.dilation, self.ceil_mode)
+        if (
+            not plain
+            or not isinstance(size, int)
+            or self.return_indices
+            or min(x.shape[-2:]) < size
+        ):
             return super().forward(x)
-        for dim, size, stride in windows:
-            x = _largest(x, dim, size, stride)
+        for dim in (-1, -2):
+            end = x.shape[dim] // size * size
+            slices = (x.transpose(dim, 0)[start:end:size] for start in range(size))
+            x = reduce(torch.maximum, slices).transpose(dim, 0)
         return x
-
-
-def _largest(x: Tensor, dim: int, size: int, stride: int) -> Tensor:
-    """The largest of each window of `size` values along one dimension."""
-    end = x.shape[dim] - size + 1
-    after = (slice(None),) * (-1 - dim)
-    largest, *others = (x[..., at : at + end : stride, *after] for at in range(size))
-    for other in others:
-        largest = torch.maximum(largest, other)
-    return largest
-
-
-def _two(value: int | tuple[int, int]) -> tuple[int, int]:
-    return value if isinstance(value, tuple) else (value, value)

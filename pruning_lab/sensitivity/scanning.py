@@ -4,10 +4,11 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, islice, pairwise
+from operator import methodcaller
 from pathlib import Path
 
 import torch
@@ -26,8 +27,9 @@ from pruning_lab.evaluation import (
     measuring,
     right,
     wilson,
+    workers,
 )
-from pruning_lab.evaluation.suffix import NOTHING, Calibration, Changes, Replicas, Whole
+from pruning_lab.evaluation.replica import NOTHING, Changes, Replica, replicas
 from pruning_lab.evaluation.thresholded import prepared
 from pruning_lab.layers import Layer, find, prunable
 from pruning_lab.sensitivity.journal import Journal
@@ -87,11 +89,13 @@ def scan(
     wanted = {name: find(model, name, found) for name in (found if layers is None else layers)}
     if not wanted or not levels:
         raise ValueError("nothing to scan: no layer to prune, or no level to prune it to")
+    device, world = device_of(model), processes.world()
     with measuring(model):
         batches = _OwnBatches(images)
-        replicas = Replicas(model, batches.x.to(device_of(model)))
-        check_labels(batches.y, len(batches.x), replicas.classes)
-        order = [name for name in replicas.layers if name in wanted]
+        copies = replicas(model, batches.x.to(device))
+        classes = copies[0].start(batches.x[:2].to(device))[0].shape[1]
+        check_labels(batches.y, len(batches.x), classes)
+        order = [name for name in copies[0].layers if name in wanted]
         table = [_Levels(name, wanted[name], kind, levels, saliency) for name in order]
         about = {
             "pruning_lab": __version__,
@@ -120,23 +124,38 @@ def scan(
             renewed = recalibrate.fingerprint() if isinstance(recalibrate, Part) else None
             header = {**about, "batches": asked, "kept_sha256": kept, "recalibrated_on": renewed}
             journal = Journal(out, header, 1 + len(table) * len(levels), resume)
-        for before, row in pairwise(table) if cumulative else ():
-            row.follow(before)
-        base = NOTHING if recalibrate is None else _recalibrate(replicas, table, recalibrate)
-        tally, total, known = _Tally(table, about), _length(images), journal.done if journal else {}
-        began, new = time.perf_counter(), 0
+        base = _joined(copies, table, cumulative, recalibrate)
+        tally, total = _Tally(table, about), _length(images)
+        known = journal.done if journal else {}
+        share = math.ceil(total / world / len(copies)) if total and copies[0].splits else math.inf
+        how = f"{copies[0].how}, {len(copies)} worker{'s' if len(copies) > 1 else ''}"
+        began, new, sizes = time.perf_counter(), 0, deque()  # of batches under way: their parts
+
+        def jobs(until: float) -> Iterator[Callable[[Replica], Tensor]]:
+            """A job for each batch, or for each worker's share of it."""
+            for index, (x, y) in batches.until(until):
+                check_labels(y, len(x), classes)
+                parts = 1 if index in known else math.ceil(len(x) / min(share, len(x)))
+                sizes.append((index, parts))
+                if index in known:
+                    yield lambda replica, counts=known[index]: counts
+                    continue
+                for some in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):
+                    x_, y_ = (tensor.to(device) for tensor in some)
+                    yield partial(_count, x=x_, y=y_, table=table, base=base)
 
         def tell() -> None:
-            done = tally.images * processes.world()
-            done = done if total is None else min(done, total)
-            left = (total - done) / processes.world() if total is not None and new else None
-            seconds = None if left is None else left * (time.perf_counter() - began) / new
-            notify(Progress(done, total, seconds, replicas.how, tally.scan))
+            done = tally.images * world if total is None else min(tally.images * world, total)
+            seconds = (time.perf_counter() - began) / new / world if new else None
+            left = None if total is None or seconds is None else (total - done) * seconds
+            notify(Progress(done, total, left, how, tally.scan))
 
         tell()
         for until in (batches.head, math.inf):
-            part = batches.until(until)
-            for index, counts in _measured(replicas, part, table, base, total, known):
+            results = workers.each(copies, jobs(until))
+            for counts in results:
+                index, parts = sizes.popleft()
+                counts = sum(islice(results, parts - 1), counts)
                 tally.add(counts)
                 if index not in known:
                     new += int(counts[0, 0])
@@ -144,7 +163,7 @@ def scan(
                         journal.note(index, counts)
                 tell()
             if stop_at_chance and until < math.inf:
-                tally.judge(batches, replicas.classes)
+                tally.judge(batches, classes)
         tally.gather()
         result = tally.scan()
     if journal:
@@ -239,57 +258,27 @@ class _Levels:
             self.qualities = [None if cut is None else cut / self.sigma for cut in self.thresholds]
         self.stopped: dict[int, str] = {}  # level -> why it is not measured any further
 
-    def follow(self, before: "_Levels") -> None:
-        """Prune this layer together with those before it."""
-        self.first = before.first
-        pairs = zip(before.changes, self.changes, strict=True)
-        self.changes = [{**theirs, **own} for theirs, own in pairs]
 
-
-def _recalibrate(replicas: Replicas, table: list[_Levels], images: Images) -> Changes:
-    """The BatchNorm buffers of the dense network; those of each cell join its changes."""
-    dense = Calibration.of(replicas.first, images)
+def _joined(
+    copies: list[Replica], table: list[_Levels], cumulative: bool, images: Images | None
+) -> Changes:
+    """Let cells change earlier layers too, and BatchNorm buffers; the dense network's buffers."""
+    for before, row in pairwise(table) if cumulative else ():
+        row.first = before.first
+        pairs = zip(before.changes, row.changes, strict=True)
+        row.changes = [{**theirs, **own} for theirs, own in pairs]
+    if images is None:
+        return NOTHING
+    device = device_of(copies[0].model)
+    x = [x.to(device) for x, _ in images]
     for row in table:
-        jobs = [partial(dense.resumed, layer=row.first, changes=c) for c in row.changes]
-        renewed = list(replicas.each(jobs))
-        pairs = zip(row.changes, renewed, strict=True)
-        row.changes = [{**changes, **new.buffers} for changes, new in pairs]
-    return dense.buffers
+        jobs = [methodcaller("statistics", x, changes) for changes in row.changes]
+        renewed = list(workers.each(copies, jobs))
+        row.changes = [{**c, **new} for c, new in zip(row.changes, renewed, strict=True)]
+    return copies[0].statistics(x, NOTHING)
 
 
-def _measured(
-    replicas: Replicas,
-    batches: Iterable[tuple[int, tuple[Tensor, Tensor]]],
-    table: list[_Levels],
-    base: Changes,
-    total: int | None,
-    known: Mapping[int, Tensor],
-) -> Iterator[tuple[int, Tensor]]:
-    """(number of a batch, its counts), in order; large batches are shared among the workers."""
-    shares = deque()  # the number of each batch under way, and of its parts
-    device, share = device_of(replicas.first.model), math.inf
-    if total and replicas.first.splits:
-        share = math.ceil(total / processes.world() / replicas.workers)
-
-    def jobs():
-        for index, (x, y) in batches:
-            check_labels(y, len(x), replicas.classes)
-            parts = 1 if index in known else math.ceil(len(x) / min(share, len(x)))
-            shares.append((index, parts))
-            if index in known:
-                yield lambda replica, counts=known[index]: counts
-                continue
-            for some in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):
-                x_, y_ = (tensor.to(device) for tensor in some)
-                yield partial(_count, x=x_, y=y_, table=table, base=base)
-
-    results = replicas.each(jobs())
-    for counts in results:
-        index, parts = shares.popleft()
-        yield index, sum(islice(results, parts - 1), counts)
-
-
-def _count(replica: Whole, x: Tensor, y: Tensor, table: list[_Levels], base: Changes) -> Tensor:
+def _count(replica: Replica, x: Tensor, y: Tensor, table: list[_Levels], base: Changes) -> Tensor:
     """(1 + cells, 4), n, right, lost and won: of the dense network, of each layer at each level."""
     answer, kept = replica.start(x, base)
     dense = right(answer, y)
