@@ -1,14 +1,12 @@
 """Layer-wise pruning sensitivity: prune one layer at a time, the others dense; measure accuracy."""
 
-import json
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count, islice, pairwise
-from operator import methodcaller
+from itertools import count, islice
 from pathlib import Path
 
 import torch
@@ -21,7 +19,6 @@ from pruning_lab.evaluation import (
     Accuracy,
     Drop,
     Images,
-    Thresholded,
     check_labels,
     device_of,
     measuring,
@@ -29,10 +26,10 @@ from pruning_lab.evaluation import (
     wilson,
     workers,
 )
-from pruning_lab.evaluation.replica import NOTHING, Changes, Replica, replicas
-from pruning_lab.evaluation.thresholded import prepared
+from pruning_lab.evaluation.replica import Changes, Replica, replicas
 from pruning_lab.layers import Layer, find, prunable
 from pruning_lab.sensitivity.journal import Journal
+from pruning_lab.sensitivity.levels import LayerLevels, join
 from pruning_lab.sensitivity.points import Scan, ScanPoint
 
 _HEAD = 1000  # images after which a level at chance is left
@@ -96,7 +93,7 @@ def scan(
         classes = copies[0].start(batches.x[:2].to(device))[0].shape[1]
         check_labels(batches.y, len(batches.x), classes)
         order = [name for name in copies[0].layers if name in wanted]
-        table = [_Levels(name, wanted[name], kind, levels, saliency) for name in order]
+        table = [LayerLevels(name, wanted[name], kind, levels, saliency) for name in order]
         about = {
             "pruning_lab": __version__,
             "torch": torch.__version__,
@@ -124,7 +121,7 @@ def scan(
             renewed = recalibrate.fingerprint() if isinstance(recalibrate, Part) else None
             header = {**about, "batches": asked, "kept_sha256": kept, "recalibrated_on": renewed}
             journal = Journal(out, header, 1 + len(table) * len(levels), resume)
-        base = _joined(copies, table, cumulative, recalibrate)
+        base = join(copies, table, cumulative, recalibrate)
         tally, total = _Tally(table, about), _length(images)
         known = journal.done if journal else {}
         share = math.ceil(total / world / len(copies)) if total and copies[0].splits else math.inf
@@ -217,68 +214,9 @@ class _OwnBatches:
         return self._next is not None
 
 
-class _Levels:
-    """One layer at all levels: what stays of it, and what stands in for its weight."""
-
-    def __init__(
-        self, name: str, layer: Layer, kind: str, levels: Sequence[float], saliency: Saliency
-    ):
-        weight = layer.weight.detach()
-        values, alive = criteria.saliency_of(saliency, name, weight), weight != 0
-        self.name, self.sigma = name, criteria.sigma_of(name, weight)
-        self.about = {
-            "weights": weight.numel(),
-            "kept": int(alive.count_nonzero()),
-            "shape": list(weight.shape),
-            "sigma": self.sigma,
-        }
-        self.asked = [f"{kind} {level:g}" for level in levels]
-        self.thresholds, counts, exact = [], [], []
-        ranks = torch.zeros_like(weight, dtype=torch.int16 if len(levels) > 255 else torch.uint8)
-        for kept, cut in criteria.by_levels(kind, levels, values, alive, self.sigma):
-            reached = 0 if cut is None else int(((values >= cut) & alive).count_nonzero())
-            self.thresholds.append(cut)
-            counts.append(int(kept.count_nonzero()))
-            exact.append(saliency is criteria.magnitude and reached == counts[-1])
-            ranks += kept
-        # Levels are nested: a weight stays at one if it stays at as many as are no sparser.
-        ranked = [(sum(other >= mine for other in counts), ranks) for mine in counts]
-        above = [(math.inf if cut is None else cut, None) for cut in self.thresholds]
-        limits = [a if fits else r for a, r, fits in zip(above, ranked, exact, strict=True)]
-        whole = "" if all(exact) else files.sha256(ranks.cpu().contiguous().numpy())
-        self.digest = json.dumps([counts, [limit for limit, _ in limits], whole])
-        self.first = name
-        cuts = [prepared(Thresholded(weight, *limit)) for limit in limits]
-        self.changes: list[Changes] = [{name: cut} for cut in cuts]
-        self.densities = [count / max(1, weight.numel()) for count in counts]
-        self.qualities: list[float | None] = [None] * len(levels)
-        if kind == "quality":
-            self.qualities = list(levels)
-        elif saliency is criteria.magnitude and self.sigma > 0:
-            self.qualities = [None if cut is None else cut / self.sigma for cut in self.thresholds]
-        self.stopped: dict[int, str] = {}  # level -> why it is not measured any further
-
-
-def _joined(
-    copies: list[Replica], table: list[_Levels], cumulative: bool, images: Images | None
-) -> Changes:
-    """Let cells change earlier layers too, and BatchNorm buffers; the dense network's buffers."""
-    for before, row in pairwise(table) if cumulative else ():
-        row.first = before.first
-        pairs = zip(before.changes, row.changes, strict=True)
-        row.changes = [{**theirs, **own} for theirs, own in pairs]
-    if images is None:
-        return NOTHING
-    device = device_of(copies[0].model)
-    x = [x.to(device) for x, _ in images]
-    for row in table:
-        jobs = [methodcaller("statistics", x, changes) for changes in row.changes]
-        renewed = list(workers.each(copies, jobs))
-        row.changes = [{**c, **new} for c, new in zip(row.changes, renewed, strict=True)]
-    return copies[0].statistics(x, NOTHING)
-
-
-def _count(replica: Replica, x: Tensor, y: Tensor, table: list[_Levels], base: Changes) -> Tensor:
+def _count(
+    replica: Replica, x: Tensor, y: Tensor, table: list[LayerLevels], base: Changes
+) -> Tensor:
     """(1 + cells, 4), n, right, lost and won: of the dense network, of each layer at each level."""
     answer, kept = replica.start(x, base)
     dense = right(answer, y)
@@ -302,7 +240,7 @@ def _row(before: Tensor, after: Tensor) -> Tensor:
 class _Tally:
     """Counts of images: a row (n, right, lost, won) for the dense network and for every cell."""
 
-    def __init__(self, table: list[_Levels], about: dict):
+    def __init__(self, table: list[LayerLevels], about: dict):
         self.table, self.about = table, about
         cells = sum(len(layer.asked) for layer in table)
         self.counts = torch.zeros(1 + cells, 4, dtype=torch.int64)

@@ -1,0 +1,77 @@
+"""A layer at all levels of a scan: what stays of it, and what stands in for its weight."""
+
+import json
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from operator import methodcaller
+
+import torch
+
+from pruning_lab import criteria, files
+from pruning_lab.criteria import Saliency
+from pruning_lab.evaluation import Images, Thresholded, device_of, workers
+from pruning_lab.evaluation.replica import NOTHING, Changes, Replica
+from pruning_lab.evaluation.thresholded import prepared
+from pruning_lab.layers import Layer
+
+
+class LayerLevels:
+    """One layer at all levels: what stays of it, and what stands in for its weight."""
+
+    def __init__(
+        self, name: str, layer: Layer, kind: str, levels: Sequence[float], saliency: Saliency
+    ):
+        weight = layer.weight.detach()
+        values, alive = criteria.saliency_of(saliency, name, weight), weight != 0
+        self.name, self.sigma = name, criteria.sigma_of(name, weight)
+        self.about = {
+            "weights": weight.numel(),
+            "kept": int(alive.count_nonzero()),
+            "shape": list(weight.shape),
+            "sigma": self.sigma,
+        }
+        self.asked = [f"{kind} {level:g}" for level in levels]
+        self.thresholds, counts, exact = [], [], []
+        ranks = torch.zeros_like(weight, dtype=torch.int16 if len(levels) > 255 else torch.uint8)
+        for kept, cut in criteria.by_levels(kind, levels, values, alive, self.sigma):
+            reached = 0 if cut is None else int(((values >= cut) & alive).count_nonzero())
+            self.thresholds.append(cut)
+            counts.append(int(kept.count_nonzero()))
+            exact.append(saliency is criteria.magnitude and reached == counts[-1])
+            ranks += kept
+        # Levels are nested: a weight stays at one if it stays at as many as are no sparser.
+        ranked = [(sum(other >= mine for other in counts), ranks) for mine in counts]
+        above = [(math.inf if cut is None else cut, None) for cut in self.thresholds]
+        limits = [a if fits else r for a, r, fits in zip(above, ranked, exact, strict=True)]
+        whole = "" if all(exact) else files.sha256(ranks.cpu().contiguous().numpy())
+        self.digest = json.dumps([counts, [limit for limit, _ in limits], whole])
+        self.first = name
+        cuts = [prepared(Thresholded(weight, *limit)) for limit in limits]
+        self.changes: list[Changes] = [{name: cut} for cut in cuts]
+        self.densities = [count / max(1, weight.numel()) for count in counts]
+        self.qualities: list[float | None] = [None] * len(levels)
+        if kind == "quality":
+            self.qualities = list(levels)
+        elif saliency is criteria.magnitude and self.sigma > 0:
+            self.qualities = [None if cut is None else cut / self.sigma for cut in self.thresholds]
+        self.stopped: dict[int, str] = {}  # level -> why it is not measured any further
+
+
+def join(
+    copies: list[Replica], table: list[LayerLevels], cumulative: bool, images: Images | None
+) -> Changes:
+    """Let cells change earlier layers too, and BatchNorm buffers; the dense network's buffers."""
+    for before, row in pairwise(table) if cumulative else ():
+        row.first = before.first
+        pairs = zip(before.changes, row.changes, strict=True)
+        row.changes = [{**theirs, **own} for theirs, own in pairs]
+    if images is None:
+        return NOTHING
+    device = device_of(copies[0].model)
+    x = [x.to(device) for x, _ in images]
+    for row in table:
+        jobs = [methodcaller("statistics", x, changes) for changes in row.changes]
+        renewed = list(workers.each(copies, jobs))
+        row.changes = [{**c, **new} for c, new in zip(row.changes, renewed, strict=True)]
+    return copies[0].statistics(x, NOTHING)
