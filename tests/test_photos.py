@@ -139,6 +139,22 @@ def test_imagenet_streams_as_torchvisions_evaluation_shows_it(made, workers):
     check(replace(splits, **some), made, 21, short=24)  # 256 / 224 of it
 
 
+def test_some_batches_of_a_stream_decode_no_others(made, monkeypatch):
+    split = replace(data.load("imagenet", root=made.parent, size=21).test, batch_size=5, workers=0)
+    whole, read = list(split), []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or read_bytes(path))
+    for start, step in ((0, 2), (1, 2), (2, 1), (3, 1)):
+        read.clear()
+        ours = list(split.batches(start, step))
+        expected = whole[start::step]
+        assert len(read) == sum(len(y) for _, y in expected)
+        assert len(ours) == len(expected)
+        assert all(
+            torch.equal(x, theirs) for (x, _), (theirs, _) in zip(ours, expected, strict=True)
+        )
+
+
 @pytest.mark.filterwarnings("ignore:left out")
 def test_streamed_and_cached_are_equal_in_order_and_shuffled(folder, monkeypatch):
     cached, stream = data.load(f"folder:{folder}", size=24), streamed(monkeypatch, folder, size=24)
@@ -443,9 +459,9 @@ def test_a_folder_too_large_for_memory_streams_with_a_size_and_says_so_without(
 @pytest.mark.filterwarnings("ignore:left out")
 def test_a_stream_answers_as_a_split_does(made):
     train = data.load("imagenet", root=made.parent).train
-    assert (len(train), train.shape, train.name) == (24, (3, 224, 224), "train")
+    assert (train.n, train.shape, train.name) == (24, (3, 224, 224), "train")
     few = train.head(3)
-    assert len(few) == 3
+    assert few.n == 3
     before = torch.get_rng_state()
     assert torch.equal(next(iter(few))[1], torch.tensor([0, 1, 0]))
     assert torch.equal(torch.get_rng_state(), before)
@@ -488,9 +504,9 @@ def test_the_real_imagenette_is_torchvisions(monkeypatch):
         for split in (splits.train, splits.val)
         for name, label in zip(split.files, split.labels.tolist(), strict=True)
     }
-    assert len(splits.train) + len(splits.val) == len(ours) == 9469
+    assert splits.train.n + splits.val.n == len(ours) == 9469
     assert ours == set(parts["train"])
-    assert len(splits.test) == len(parts["val"]) == 3925
+    assert splits.test.n == len(parts["val"]) == 3925
     fifth = datasets.Imagenette(root, "val", "160px")[0][0]  # the first of the first class
     assert torch.equal(pixels(splits.test.head(1))[0][0], vision.pil_to_tensor(fifth).float())
     assert splits.val.head(20).labels.tolist() == 2 * list(range(10))
@@ -532,7 +548,7 @@ def test_shapes_stand_in_for_photos_and_say_so_loudly(tmp_path):
         f"on the spot, since {tmp_path}/imagenette2-160 is not there"
     )
     for split in (splits.train, splits.val, splits.test):
-        assert torch.equal(split.labels.bincount(), torch.full((10,), len(split) // 10))
+        assert torch.equal(split.labels.bincount(), torch.full((10,), split.n // 10))
 
 
 def test_other_seeds_and_sizes_draw_other_shapes():

@@ -21,7 +21,7 @@ import torch
 
 from pruning_lab import files
 from pruning_lab.data.decoding import BrokenImageError, decode
-from pruning_lab.data.splits import Scale, scale_of
+from pruning_lab.data.scale import Scale, scale_of
 
 Shape = tuple[int, int, int]  # C, H, W
 

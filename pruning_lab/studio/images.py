@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from pruning_lab.evaluation import Images, device_of
+from pruning_lab.data import Images
+from pruning_lab.evaluation import device_of
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -62,7 +63,3 @@ class Bits:
             count = -(-len(x) // min(most, max(self.FEWEST, size)))
             yield from zip(x.chunk(count), y.chunk(count), strict=True)
             most = self.MOST
-
-
-def fingerprint_of(images: Images) -> str | None:
-    return images.fingerprint() if hasattr(images, "fingerprint") else None
