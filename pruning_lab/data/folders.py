@@ -1,11 +1,14 @@
 """Which files a folder of images holds, and which of them are train, val and test."""
 
+import os
 from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
 Sample = tuple[str, int]  # a file and its label
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 def split_samples(
@@ -30,7 +33,7 @@ def split_samples(
         if odd := sorted({*classes} ^ {*theirs}):
             raise ValueError(
                 f"{root / 'train'} and {root / part} must hold the same classes, but only one of "
-                f"them has {_some(odd)}"
+                f"them has {_first(odd)}"
             )
     origin = f"from {root}"
     if len(held_out) == 1:
@@ -42,21 +45,36 @@ def split_samples(
 
 def _list_images(folder: Path) -> tuple[list[str], list[Sample]]:
     """The classes of a folder, and its files with their labels, in torchvision's order."""
-    from torchvision import datasets  # slow to import
-
-    try:
-        listed = datasets.ImageFolder(str(folder), allow_empty=True)
-    except FileNotFoundError:
+    classes = sorted(e.name for e in os.scandir(folder) if e.is_dir() and _visible(e.name))
+    if not classes:
         raise FileNotFoundError(
             f"no classes in {folder}; it needs a folder of images for each class"
-        ) from None
-    full = {label for _, label in listed.samples}
-    if empty := [name for label, name in enumerate(listed.classes) if label not in full]:
-        raise FileNotFoundError(
-            f"no images in {folder} for the classes {_some(empty)}; put some there, or delete "
-            f"these folders (images are files named {', '.join(datasets.folder.IMG_EXTENSIONS)})"
         )
-    return listed.classes, listed.samples
+    files = [_image_files(folder / name) for name in classes]
+    if empty := [name for name, own in zip(classes, files, strict=True) if not own]:
+        raise FileNotFoundError(
+            f"no images in {folder} for the classes {_first(empty)}; put some there, or delete "
+            f"these folders (images are files named {', '.join(EXTENSIONS)})"
+        )
+    return classes, [(path, label) for label, own in enumerate(files) for path in own]
+
+
+def _image_files(folder: Path) -> list[str]:
+    """What is named as an image below a folder, in folders that links lead to as well."""
+    found, entered = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in entered:  # a link to above would never end
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = filter(_visible, folders)
+        found += [(place, n) for n in names if _visible(n) and n.lower().endswith(EXTENSIONS)]
+    return [os.path.join(place, name) for place, name in sorted(found)]
+
+
+def _visible(name: str) -> bool:
+    """False for what systems and tools leave beside the images: ._1.png, .ipynb_checkpoints."""
+    return not name.startswith(".") and name != "__MACOSX"
 
 
 def _every_tenth(
@@ -85,7 +103,7 @@ def _by_class(samples: Sequence[Sample]) -> list[list[Sample]]:
     return [list(own) for _, own in groupby(samples, key=itemgetter(1))]
 
 
-def _some(names: Sequence[str]) -> str:
+def _first(names: Sequence[str]) -> str:
     """The first few of many names."""
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pruning_lab.data.request import Request
 from pruning_lab.data.splits import Splits, in_memory
 
 
@@ -14,11 +15,12 @@ def mnist_folder(root: Path) -> Path:
     return root / "MNIST" / "raw"
 
 
-def mnist(root: Path, device: torch.device, download: bool) -> Splits:
+def mnist(request: Request) -> Splits:
     """MNIST through torchvision, in its own layout; the last 5,000 training images are val."""
     from torchvision import datasets  # slow to import, and digits never needs it
 
-    folder = mnist_folder(root)
+    _check_size("mnist", request)
+    root, download, folder = request.root, request.download, mnist_folder(request.root)
 
     def read(*, train: bool) -> tuple[Tensor, Tensor]:
         try:
@@ -41,7 +43,7 @@ def mnist(root: Path, device: torch.device, download: bool) -> Splits:
 
     def broken(why: str) -> ValueError:
         return ValueError(
-            f"the MNIST files in {folder} are broken: {why}; delete them and fetch them anew "
+            f"the MNIST files in {folder} are broken: {why}; delete them and fetch them again "
             f"with --download (download=True)"
         )
 
@@ -52,20 +54,22 @@ def mnist(root: Path, device: torch.device, download: bool) -> Splits:
     return in_memory(
         "mnist",
         f"from {folder}",
-        device,
+        request.device,
         train=(images[:cut], labels[:cut]),
         val=(images[cut:], labels[cut:]),
         test=test,
     )
 
 
-def digits(device: torch.device, origin: str) -> Splits:
+def digits(request: Request, origin: str = "scikit-learn's, which need no file") -> Splits:
     """1,797 real handwritten digits of 8 x 8 in 17 greys, scaled to 28 x 28.
 
-    The images come writer after writer. The last fifth is test and the last tenth of the rest val,
-    so that a network is judged on hands it has not seen.
+    The images come writer after writer. The last fifth is test, and the last tenth of the others
+    val, so that a network is tested on writers it has not seen.
     """
     from sklearn.datasets import load_digits
+
+    _check_size("digits", request)
 
     found = load_digits()
     small = torch.from_numpy(found.images.astype(np.float32))[:, None]  # (N, 1, 8, 8), 0 ... 16
@@ -76,8 +80,16 @@ def digits(device: torch.device, origin: str) -> Splits:
     return in_memory(
         "digits",
         origin,
-        device,
+        request.device,
         train=(images[:val], labels[:val]),
         val=(images[val:test], labels[val:test]),
         test=(images[test:], labels[test:]),
     )
+
+
+def _check_size(name: str, request: Request) -> None:
+    if request.size not in (None, 28):
+        raise ValueError(
+            f"the images of {name} are 28 x 28, got size {request.size}; leave size out, or take "
+            f"photos (imagenette, imagenet, shapes, folder:PATH)"
+        )

@@ -1,22 +1,17 @@
-"""Folders of photos: Imagenette, ImageNet and one's own; decoded into memory, else streamed."""
+"""Photos: Imagenette, ImageNet and folders of your own; decoded into memory, else streamed."""
 
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-from pruning_lab.data import cache
-from pruning_lab.data.decoding import BrokenImageError, header
+from pruning_lab.data import cache, shapes
+from pruning_lab.data.decoding import BrokenImageError, check_broken, header, listed
 from pruning_lab.data.folders import Sample, split_samples
+from pruning_lab.data.request import Request, check_memory, fits_memory
 from pruning_lab.data.splits import Splits, in_memory
 from pruning_lab.data.streams import streamed
-
-if TYPE_CHECKING:
-    from pruning_lab.data.loading import Wish
-
-MEMORY_BYTES = 4 * 2**30  # of pixels in memory, at most; what is larger streams
 
 _Samples = dict[str, list[Sample]]  # of train, val and test
 
@@ -25,61 +20,75 @@ def imagenette_folder(root: Path) -> Path:
     return root / "imagenette2-160"
 
 
-def imagenette(wish: "Wish") -> Splits:
+def photos(request: Request) -> Splits:
+    """Imagenette where it is; else shapes, said as loudly as `auto` says digits."""
+    folder = imagenette_folder(request.root)
+    if request.download or folder.is_dir():
+        return imagenette(request)
+    return shapes.splits(
+        request, f"NO PHOTOS: shapes drawn on the spot, since {folder} is not there"
+    )
+
+
+def imagenette(request: Request) -> Splits:
     """Imagenette as torchvision lays it out; its val is test, every tenth of train is val."""
-    folder = imagenette_folder(wish.root)
+    folder = imagenette_folder(request.root)
     if not folder.is_dir():
-        _fetch_imagenette(folder, wish)
+        _fetch_imagenette(folder, request)
     samples, origin = split_samples(folder, held_out=["val"])
-    return _split("imagenette", folder, samples, origin, wish, size=wish.size or 160, channels=3)
+    return _split(
+        "imagenette", folder, samples, origin, request, size=request.size or 160, channels=3
+    )
 
 
-def _fetch_imagenette(folder: Path, wish: "Wish") -> None:
+def _fetch_imagenette(folder: Path, request: Request) -> None:
     from torchvision import datasets  # slow to import
 
-    if not wish.download:
+    if not request.download:
         raise FileNotFoundError(
             f"no Imagenette in {folder}; set PRUNING_LAB_DATA to the folder that holds "
             f"imagenette2-160/, or fetch it with --download (download=True), or take shapes"
         )
     try:
-        datasets.Imagenette(wish.root, size="160px", download=True)
+        datasets.Imagenette(request.root, size="160px", download=True)
     except (OSError, RuntimeError) as error:
         raise ConnectionError(
             f"Imagenette could not be fetched ({error}); check the connection, unpack "
-            f"imagenette2-160.tgz into {wish.root} by hand, or take shapes"
+            f"imagenette2-160.tgz into {request.root} by hand, or take shapes"
         ) from None
 
 
-def imagenet(wish: "Wish") -> Splits:
+def imagenet(request: Request) -> Splits:
     """ImageNet as torchvision lays it out, streamed; its val is test, every tenth of train is val.
 
     Tested as is usual: the short side scaled to 256 and the middle 224 x 224 cut out; in proportion
     for other sizes.
     """
-    folder = wish.root / "imagenet"
+    folder = request.root / "imagenet"
     if not folder.is_dir():
         raise FileNotFoundError(
             f"no ImageNet in {folder}; put train/CLASS/*.JPEG and val/CLASS/*.JPEG there by hand, "
             f"as data/README.md says (nobody may offer it for download), or take imagenette"
         )
     samples, origin = split_samples(folder, held_out=["val"])
-    size = wish.size or 224
-    return streamed("imagenet", folder, samples, origin, wish, size, short=round(size * 256 / 224))
+    size = request.size or 224
+    return streamed(
+        "imagenet", folder, samples, origin, request, size, short=round(size * 256 / 224)
+    )
 
 
-def folder(name: str, wish: "Wish") -> Splits:
-    """One's own images; grey where every image is grey, else RGB. Too large for memory: streamed.
+def folder(name: str, request: Request) -> Splits:
+    """Images of your own; grey where every image is grey, else RGB. Too large for memory: streamed.
 
     Without a size all must have one size, and fit into memory.
     """
-    root = Path(name.removeprefix("folder:")).expanduser()
+    root = Path(os.path.expanduser(name.removeprefix("folder:")))
     if name == "folder:" or not root.is_dir():
         raise FileNotFoundError(
             f"no folder {str(root)!r} for the data {name!r}; type folder:PATH, where PATH/train "
             f"holds a folder of images for each class"
         )
-    return _split(name, root, *split_samples(root), wish, size=wish.size)
+    return _split(name, root, *split_samples(root), request, size=request.size)
 
 
 def _split(
@@ -87,28 +96,28 @@ def _split(
     root: Path,
     samples: _Samples,
     origin: str,
-    wish: "Wish",
+    request: Request,
     *,
     size: int | None,
     channels: int | None = None,
 ) -> Splits:
     """From memory where the images fit there, else streamed."""
     count = sum(map(len, samples.values()))
-    if size is not None and count * 3 * size**2 > MEMORY_BYTES:
-        return streamed(name, root, samples, origin, wish, size, short=size)
+    if size is not None and not fits_memory(count, (3, size, size)):
+        return streamed(name, root, samples, origin, request, size, short=size)
     parts = {part: [os.path.relpath(path, root) for path, _ in samples[part]] for part in samples}
-    source, allowed = cache.Source(root, parts, size), math.ceil(wish.broken * count)
+    source, allowed = cache.Source(root, parts, size), math.ceil(request.broken * count)
     found = cache.find(source) or cache.build(source, _shape(source, channels), allowed)
     pixels, about, where = found
-    cache.check_broken(root, about.left_out, allowed, count)
+    check_broken(root, about.left_out, allowed, count)
     if about.left_out:
-        origin += f"; LEFT OUT {len(about.left_out):,} of {count:,}: {cache.said(about.left_out)}"
+        origin += f"; LEFT OUT {len(about.left_out):,} of {count:,}: {listed(about.left_out)}"
     made = {}
     for part, where_in in source.slices(about.left_out).items():
         good = [name not in about.left_out for name in parts[part]]
         labels = torch.tensor([label for _, label in samples[part]])[torch.tensor(good)]
         made[part] = (torch.from_numpy(pixels[where_in]), labels)
-    return in_memory(name, f"{origin}; {where}", wish.device, scale=about.scale, **made)
+    return in_memory(name, f"{origin}; {where}", request.device, scale=about.scale, **made)
 
 
 def _shape(source: cache.Source, channels: int | None) -> cache.Shape:
@@ -126,12 +135,8 @@ def _shape(source: cache.Source, channels: int | None) -> cache.Shape:
     if source.size or not sizes:
         return channels, source.size or 1, source.size or 1
     width, height = _common_size(sizes, source.root)
-    if (size := len(source.names) * channels * height * width) > MEMORY_BYTES:
-        raise ValueError(
-            f"{len(source.names):,} images of {width} x {height} take {size / 2**30:.1f} GB, and "
-            f"{MEMORY_BYTES / 2**30:.0f} may be in memory; give a size to have them streamed "
-            f"(--size {min(width, height)})"
-        )
+    advice = f"give a size to have them streamed (--size {min(width, height)})"
+    check_memory(len(source.names), (channels, height, width), advice)
     return channels, height, width
 
 

@@ -1,4 +1,4 @@
-"""Ten classes of coloured shapes, drawn on the spot: for the big networks where there is no photo.
+"""Ten classes of coloured shapes, rendered on the spot: for large networks without photos.
 
 Each shape lies anywhere, in any size, at any angle and in any colour, before a cloudy background
 and behind a few bars and dots that belong to no class.
@@ -10,18 +10,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pruning_lab.data.request import Request, check_memory
 from pruning_lab.data.splits import Splits, in_memory
 
 SIZE = 64  # pixels
 _COUNTS = {"train": 3_600, "val": 400, "test": 1_000}
 
 
-def splits(size: int, device: torch.device, origin: str, *, seed: int = 0) -> Splits:
-    """The same images for the same size and seed; all classes equally often, in turns."""
-    images, labels = draw(sum(_COUNTS.values()), size, seed)
+def splits(request: Request, origin: str = "drawn on the spot, which needs no file") -> Splits:
+    """The same images for the same size; all classes equally often, in turns."""
+    size, count = request.size or SIZE, sum(_COUNTS.values())
+    check_memory(count, (3, size, size), "give a smaller size")
+    images, labels = draw(count, size, seed=0)
     cuts = list(_COUNTS.values())
     parts = zip(_COUNTS, images.split(cuts), labels.split(cuts), strict=True)
-    return in_memory("shapes", origin, device, **{part: (x, y) for part, x, y in parts})
+    return in_memory("shapes", origin, request.device, **{part: (x, y) for part, x, y in parts})
 
 
 def draw(count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -30,8 +33,8 @@ def draw(count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
     labels = torch.arange(count) % len(SHAPES)
     images = torch.empty(count, 3, size, size, dtype=torch.uint8)
     for label, distance in enumerate(SHAPES.values()):
-        for some in images[label :: len(SHAPES)].split(50):  # what a core's cache holds
-            some.copy_(_draw(distance, len(some), size, generator))
+        for batch in images[label :: len(SHAPES)].split(50):  # what a core's cache holds
+            batch.copy_(_draw(distance, len(batch), size, generator))
     return images, labels
 
 

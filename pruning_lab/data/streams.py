@@ -8,23 +8,28 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pruning_lab.data import augment, cache
+from pruning_lab.data import augment
 from pruning_lab.data.augment import Epoch
-from pruning_lab.data.decoding import BrokenImageError, decode, decode_box
+from pruning_lab.data.decoding import (
+    BrokenImageError,
+    check_broken,
+    decode,
+    decode_box,
+    listed,
+    read,
+    stamp,
+)
 from pruning_lab.data.folders import Sample
 from pruning_lab.data.images import Part
+from pruning_lab.data.request import Request
 from pruning_lab.data.scale import IMAGENET, IMAGENET_AXES, Axes, Levels
 from pruning_lab.data.splits import Splits, batch_size_for
-
-if TYPE_CHECKING:
-    from pruning_lab.data.loading import Wish
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +71,7 @@ class Stream(Part):
 
     def fingerprint(self) -> str:
         """SHA-256 of the names and sizes of the files, and of the labels."""
-        sizes = [os.path.getsize(self.root / name) for name in self.files]
+        sizes = [stamp(self.root / name)[0] for name in self.files]
         content = [self.files, sizes, self.labels.tolist(), self.size, self.short]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -107,9 +112,9 @@ class Stream(Part):
         new = {name: why for name, why in broken.items() if name not in self.left_out}
         self.left_out.update(new)
         for name in new:
-            warnings.warn(f"left out: {cache.said({name: new[name]}, self.root)}", stacklevel=4)
+            warnings.warn(f"left out: {listed({name: new[name]}, self.root)}", stacklevel=4)
         allowed = math.ceil(self.broken * self.n)
-        cache.check_broken(self.root, self.left_out, allowed, self.n)
+        check_broken(self.root, self.left_out, allowed, self.n)
 
 
 @dataclass(frozen=True)
@@ -136,14 +141,14 @@ class _Reader(Dataset):
         for place, name in enumerate(request.names):
             try:
                 images[len(usable)] = torch.tensor(self._pixels(request, place))
-            except (BrokenImageError, OSError) as error:
+            except BrokenImageError as error:
                 broken[name] = str(error)
             else:
                 usable.append(place)
         return images[: len(usable)], torch.tensor(usable, dtype=torch.int64), broken
 
     def _pixels(self, request: _Request, place: int) -> np.ndarray:
-        content = (self.root / request.names[place]).read_bytes()
+        content = read(self.root / request.names[place])
         if request.numbers is None:
             return decode(content, size=self.size, short=self.short)
         numbers = request.numbers[place : place + 1]
@@ -159,7 +164,7 @@ def streamed(
     root: Path,
     samples: dict[str, list[Sample]],
     origin: str,
-    wish: "Wish",
+    request: Request,
     size: int,
     *,
     short: int,
@@ -169,15 +174,15 @@ def streamed(
         part: Stream(
             part,
             root,
-            tuple(os.path.relpath(path, root) for path, _ in some),
-            torch.tensor([label for _, label in some]).to(wish.device),
+            tuple(os.path.relpath(path, root) for path, _ in own),
+            torch.tensor([label for _, label in own]).to(request.device),
             size,
             short,
             *IMAGENET,
             batch_size_for(3 * size**2),
-            device=wish.device,
-            broken=wish.broken,
+            device=request.device,
+            broken=request.broken,
         )
-        for part, some in samples.items()
+        for part, own in samples.items()
     }
     return Splits(name, origin=f"{origin}; streamed, never all in memory", **made)
