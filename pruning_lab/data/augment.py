@@ -44,7 +44,7 @@ class Epoch:
             images = cropped(images, self.boxes[part], flips)  # which mirrors at no cost
         elif flips is not None:
             images = flipped(images, flips)
-        return images if self.colours is None else coloured(images, self.colours[part])
+        return images if self.colours is None else images + self.colours[part, :, None, None]
 
 
 def draw(
@@ -72,11 +72,9 @@ def draw(
         )
     order = torch.randperm(count, generator=generator)
     offsets = torch.randint(2 * shift + 1, (2, count), generator=generator)
-    flips = colours = numbers = None
-    if flip:
-        flips = torch.rand(count, generator=generator) < 0.5
-    if crop < 1:
-        numbers = torch.rand(count, 2 * TRIES + 2, generator=generator)
+    flips = torch.rand(count, generator=generator) < 0.5 if flip else None
+    numbers = torch.rand(count, 2 * TRIES + 2, generator=generator) if crop < 1 else None
+    colours = None
     if colour:
         steps = colour * torch.randn(count, len(axes), generator=generator)
         colours = steps @ torch.tensor(axes)  # for all at once: a part must not round otherwise
@@ -109,11 +107,6 @@ def flipped(images: Tensor, flips: Tensor) -> Tensor:
     return both.index_select(0, places + len(images) * flips)
 
 
-def coloured(images: Tensor, colours: Tensor) -> Tensor:
-    """Images (N, C, H, W), 0 ... 255, with one number for each image and channel added."""
-    return images + colours[:, :, None, None]
-
-
 def boxes(numbers: Tensor, height: int, width: int, crop: float) -> Tensor:
     """int64 (N, 4): top, left, height and width of random boxes, from `Epoch.numbers`.
 
@@ -128,8 +121,7 @@ def boxes(numbers: Tensor, height: int, width: int, crop: float) -> Tensor:
     sides = torch.stack([(areas / ratios).sqrt().round(), (areas * ratios).sqrt().round()], dim=2)
     frame = torch.tensor([height, width])
     fits = ((sides > 0) & (sides <= frame)).all(2)
-    fits = torch.cat([fits, torch.ones(len(numbers), 1, dtype=torch.bool)], dim=1)
-    first = fits.int().argmax(1)
+    first = torch.where(fits.any(1), fits.int().argmax(1), TRIES)
     side = torch.cat([sides, most], dim=1)[torch.arange(len(numbers)), first]
     room = frame - side
     corner = torch.where(first[:, None] < TRIES, place * (room + 1), room / 2).floor()

@@ -13,9 +13,10 @@ import time
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,18 +25,14 @@ from pruning_lab import files
 from pruning_lab.data.decoding import BrokenImageError, check_broken, decode, listed, read, stamp
 from pruning_lab.data.scale import Scale, scale_of
 
-Shape = tuple[int, int, int]  # C, H, W
 
+class Decoded(NamedTuple):
+    """Images as they come from the cache or go there."""
 
-@dataclass(frozen=True)
-class About:
-    """What a cache knows of its images."""
-
-    key: str  # of the names and sizes of the files, and of what was asked
-    stamps: str  # of the times of the files when they were decoded
-    content: str  # SHA-256 over the SHA-256 of each file
+    images: np.ndarray  # uint8 (N, C, H, W), without those left out
     left_out: dict[str, str]  # name -> why it cannot be used
     scale: Scale  # of the training pixels
+    where: str  # a word on where they lie
 
 
 @dataclass(frozen=True)
@@ -61,29 +58,18 @@ class Source:
         return slices
 
     @cached_property
-    def _stamps(self) -> list[tuple[int, int, int]]:
-        return [stamp(self.root / name) for name in self.names]
+    def known(self) -> dict[str, str]:
+        """What tells these files from others without reading them: `key` must be equal.
 
-    @cached_property
-    def key(self) -> str:
-        sizes = [size for size, *_ in self._stamps]
-        return _digest(_FORMAT, self.size, dict(self.parts), sizes)
+        Like git's index: a file with the old `times`, and nobody can set ctime, is the old one.
+        """
+        stamps = [stamp(self.root / name) for name in self.names]
+        key = _digest(_FORMAT, self.size, dict(self.parts), [size for size, *_ in stamps])
+        return {"key": key, "times": _digest([times for _, *times in stamps])}
 
-    @cached_property
-    def stamps(self) -> str:
-        """Like git's index: a file with the old times, and nobody can set ctime, is the old one."""
-        return _digest([times for _, *times in self._stamps])
-
-    @cached_property
     def content(self) -> str:
-        return _digest([self.sha256(name) for name in self.names])
-
-    def sha256(self, name: str) -> str:
-        """Of a file's bytes; empty for what is no file to read."""
-        try:
-            return files.sha256(read(self.root / name))
-        except BrokenImageError:
-            return ""
+        """SHA-256 over that of each file; of what is no file to read, over nothing."""
+        return _digest([_sha256(self.root / name) for name in self.names])
 
     def places(self) -> list[Path]:
         """Where the cache may lie, the best place first."""
@@ -97,24 +83,33 @@ class Source:
         return [beside, Path(user).expanduser() / "pruning_lab" / away]
 
 
-def find(source: Source) -> tuple[np.ndarray, About, str] | None:
-    """Images (N, C, H, W), what is known of them, and a word on where they lie; None: not there.
+def find(source: Source) -> Decoded | None:
+    """What `build` wrote; None where there is nothing whole, or something of other files.
 
     The images are mapped: a page is read when it is used, and a write to it stays in this process.
     """
     for path in source.places():
-        found = _open(path, source.key)
-        if found and (
-            found[1].stamps == source.stamps or found[1].content == source.content
-        ):  # a copy of the folder has other times, and the same bytes
-            return *found, f"cached in {path}"
+        side = path.with_suffix(".json")
+        if not (path.is_file() and side.is_file()):  # a pipe would wait forever
+            continue
+        try:
+            saved = files.load_json(side)
+            about = saved["about"]
+            if saved["crc32"] != _crc32(path, about) or about["key"] != source.known["key"]:
+                continue
+            # A copy of the folder has other times, and the same bytes.
+            if about["times"] == source.known["times"] or about["content"] == source.content():
+                images, scale = np.load(path, mmap_mode="c"), Scale(*_tuples(about["scale"]))
+                return Decoded(images, about["left_out"], scale, f"cached in {path}")
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
     return None
 
 
-def build(source: Source, shape: Shape, allowed: int) -> tuple[np.ndarray, About, str]:
+def build(source: Source, shape: tuple[int, int, int], allowed: int) -> Decoded:
     """As `find` gives them, decoded now and written for the next time where that can be done.
 
-    Raises ValueError where more than `allowed` images cannot be used.
+    `shape` is (C, H, W). Raises ValueError where more than `allowed` images cannot be used.
     """
     images = np.empty((len(source.names), *shape), np.uint8)
     digests, left_out = _decode_into(images, source, allowed)
@@ -123,8 +118,8 @@ def build(source: Source, shape: Shape, allowed: int) -> tuple[np.ndarray, About
         images[new] = images[old]
     images = images[: len(good)]
     scale = scale_of(torch.from_numpy(images[source.slices(left_out)["train"]]))
-    about = About(source.key, source.stamps, _digest(digests), left_out, scale)
-    return images, about, _write(source.places(), images, about)
+    about = {"content": _digest(digests), "left_out": left_out, "scale": scale, **source.known}
+    return Decoded(images, left_out, scale, _write(source.places(), images, about))
 
 
 def _decode_into(
@@ -156,54 +151,36 @@ def _decode_into(
     return digests, left_out
 
 
-def _write(places: Sequence[Path], images: np.ndarray, about: About) -> str:
+def _write(places: Sequence[Path], images: np.ndarray, about: dict) -> str:
     """Write to the first place that takes it; a word on where, or why not."""
     for path in places:
         try:
-            for written in (path, _beside(path)):
-                _sweep(written)
+            _sweep(path.parent, path.stem)
             with files.replacing(path) as temporary:
                 with temporary.open("wb") as file:  # np.save would not say why a write failed
                     described = np.lib.format.header_data_from_array_1_0(images)
                     np.lib.format.write_array_header_1_0(file, described)
                     file.write(images)
-                check = _check(temporary, asdict(about))
-            files.write(_beside(path), json.dumps({"about": asdict(about), "crc32": check}))
+                saved = {"about": about, "crc32": _crc32(temporary, about)}
+            files.write(path.with_suffix(".json"), json.dumps(saved))
             return f"cached in {path}"
         except OSError as error:
             why = f"{os.strerror(error.errno or 0)}: {path}"
     return f"to be decoded again each time, as no cache can be written ({why})"
 
 
-def _sweep(path: Path) -> None:
-    """Remove what a process that was killed an hour ago or longer has left of this file."""
-    temporary = re.compile(rf"\.({re.escape(path.name)}\.[0-9a-f]{{16}}|[0-9a-f]{{16}}\.tmp)")
-    for other in path.parent.glob(".*"):
-        if temporary.fullmatch(other.name) and time.time() - other.stat().st_mtime > 3600:
-            other.unlink(missing_ok=True)
+def _sweep(folder: Path, stem: str) -> None:
+    """Remove what a process that was killed an hour ago or longer has left of these files."""
+    temporary = re.compile(
+        rf"\.({re.escape(stem)}\.(npy|json)\.[0-9a-f]{{16}}|[0-9a-f]{{16}}\.tmp)"
+    )
+    for path in folder.glob(".*"):
+        if temporary.fullmatch(path.name) and time.time() - path.stat().st_mtime > 3600:
+            path.unlink(missing_ok=True)
 
 
-def _open(path: Path, key: str) -> tuple[np.ndarray, About] | None:
-    """What `build` wrote; None where there is nothing, or nothing whole, or of something else."""
-    if not (path.is_file() and _beside(path).is_file()):  # a pipe of that name would wait forever
-        return None
-    try:
-        read = files.load_json(_beside(path))
-        about = read["about"]
-        if about["key"] == key and read["crc32"] == _check(path, about):
-            images = np.load(path, mmap_mode="c")
-            return images, About(**{**about, "scale": Scale(*_tuples(about["scale"]))})
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
-
-
-def _beside(path: Path) -> Path:
-    return path.with_suffix(".json")
-
-
-def _check(path: Path, about: dict) -> str:
-    """CRC-32 of all that both files hold: three times as fast as SHA-256, and against accidents."""
+def _crc32(path: Path, about: dict) -> str:
+    """Of all that both files hold: against accidents, and three times as fast as SHA-256."""
     known = json.dumps(about, sort_keys=True).encode()
     return f"{zlib.crc32(np.memmap(path, np.uint8, 'r'), zlib.crc32(known)):08x}"
 
@@ -211,6 +188,13 @@ def _check(path: Path, about: dict) -> str:
 def _tuples(value):
     """JSON has lists only."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return files.sha256(read(path))
+    except BrokenImageError:
+        return ""
 
 
 def _digest(*parts) -> str:

@@ -14,7 +14,7 @@ from pruning_lab.data.scale import Axes, Levels, scale_of
 
 
 class Images(Protocol):
-    """Batches (x, y), again on every pass: x float (N, C, H, W), y int64 (N,).
+    """Batches (x, y), the same number on every pass: x float (N, C, H, W), y int64 (N,).
 
     A split, a DataLoader and a list of batches are such.
     """
@@ -26,6 +26,7 @@ class Part:
     """The train, val or test part of a data set. `n` counts images, `len(part)` batches.
 
     Iterating gives batches in order, always the same ones, normalised by the training pixels.
+    Subclasses add `head(count)`, `fingerprint()` and `_read`.
     """
 
     name: str  # "train", "val" or "test"
@@ -76,18 +77,15 @@ class Part:
         stream are short by the images that cannot be used, and may be empty.
         """
         axes = (self.axes or scale_of(self.images).axes) if colour else ()
-        epoch = augment.draw(
-            self.n, axes, generator, shift=shift, flip=flip, crop=crop, colour=colour
-        )
+        kinds = {"shift": shift, "flip": flip, "crop": crop, "colour": colour}
+        epoch = augment.draw(self.n, axes, generator, **kinds)
         slices = list(augment.shares(self.n, batch_size, share))
         if crop < 1 and not self._crops_files:
             epoch = replace(epoch, boxes=augment.boxes(epoch.numbers, *self.shape[1:], crop))
         applied = epoch.on(self.device)
         for pixels, places in self._read(slices, epoch):
-            yield (
-                self.normalise(applied.apply(pixels, places)),
-                self.labels[applied.order[places]],
-            )
+            y = self.labels[applied.order[places]]
+            yield self.normalise(applied.apply(pixels, places)), y
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (N, C, H, W) as float, with the training pixels' mean at 0 and their std at 1."""
@@ -97,14 +95,6 @@ class Part:
     def renormalised(self, mean: Levels, std: Levels) -> "Part":
         """The same images, normalised otherwise: `renormalised(*data.IMAGENET)`."""
         return replace(self, mean=mean, std=std)
-
-    def head(self, count: int) -> "Part":
-        """The first `count` images."""
-        raise NotImplementedError
-
-    def fingerprint(self) -> str:
-        """SHA-256 that is equal where images and labels are."""
-        raise NotImplementedError
 
     def _read(
         self, slices: Sequence[slice], epoch: augment.Epoch | None = None

@@ -33,24 +33,20 @@ def usable_device(device: str | torch.device) -> torch.device:
     """The device; ValueError where this machine cannot compute on it."""
     try:
         torch.zeros(1, device=device).item()  # meta tensors have no values
+        return torch.device(device)
     except (RuntimeError, AssertionError, TypeError, ImportError):
         raise ValueError(
-            f"no device {str(device)!r} to put images on; give cpu, or cuda or mps where this "
-            f"machine has one"
+            f"no device {str(device)!r} for images; give cpu, or cuda or mps where this machine "
+            f"has one"
         ) from None
-    return torch.device(device)
 
 
-def fits_memory(count: int, shape: tuple[int, ...]) -> bool:
-    """Whether so many images of a shape may be held in memory, a byte for each value."""
-    return count * math.prod(shape) <= MEMORY_BYTES
-
-
-def check_memory(count: int, shape: tuple[int, int, int], advice: str) -> None:
-    """Raise ValueError, ending in `advice`, for more images (C, H, W) than memory may hold."""
-    if not fits_memory(count, shape):
-        size = f"{count:,} images of {shape[2]} x {shape[1]} take "
-        raise ValueError(
-            f"{size}{count * math.prod(shape) / 2**30:.1f} GB, and {MEMORY_BYTES / 2**30:.0f} may "
-            f"be in memory; {advice}"
-        )
+def too_large(count: int, shape: tuple[int, int, int]) -> str:
+    """Why memory may not hold so many images (C, H, W), a byte for each value; "" where it may."""
+    size = count * math.prod(shape)
+    if size <= MEMORY_BYTES:
+        return ""
+    return (
+        f"{count:,} images of {shape[2]} x {shape[1]} take {size / 2**30:.1f} GB, and "
+        f"{MEMORY_BYTES / 2**30:.0f} may be in memory"
+    )

@@ -7,25 +7,17 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pruning_lab.data import augment
 from pruning_lab.data.augment import Epoch
-from pruning_lab.data.decoding import (
-    BrokenImageError,
-    check_broken,
-    decode,
-    decode_box,
-    listed,
-    read,
-    stamp,
-)
-from pruning_lab.data.folders import Sample
+from pruning_lab.data.decoding import BrokenImageError, check_broken, decode, listed, read, stamp
+from pruning_lab.data.folders import Files
 from pruning_lab.data.images import Part
 from pruning_lab.data.request import Request
 from pruning_lab.data.scale import IMAGENET, IMAGENET_AXES, Axes, Levels
@@ -81,11 +73,7 @@ class Stream(Part):
         order = range(self.n) if epoch is None else epoch.order.tolist()
         crop, numbers = (1.0, None) if epoch is None else (epoch.crop, epoch.numbers)
         requests = [
-            _Request(
-                tuple(self.files[place] for place in order[part]),
-                crop,
-                None if numbers is None else numbers[part],
-            )
+            ([self.files[p] for p in order[part]], crop, None if crop == 1 else numbers[part])
             for part in slices
         ]
         loader = DataLoader(
@@ -118,15 +106,6 @@ class Stream(Part):
 
 
 @dataclass(frozen=True)
-class _Request:
-    """A batch for a worker to decode."""
-
-    names: tuple[str, ...]
-    crop: float
-    numbers: Tensor | None  # of `augment.Epoch`; None: no random crop
-
-
-@dataclass(frozen=True)
 class _Reader(Dataset):
     """What is sent to the worker processes; it holds no list of files."""
 
@@ -134,35 +113,38 @@ class _Reader(Dataset):
     size: int
     short: int
 
-    def __getitem__(self, request: _Request) -> tuple[Tensor, Tensor, dict[str, str]]:
-        """uint8 images, their places in the batch, and why the others cannot be used."""
-        images = torch.empty(len(request.names), 3, self.size, self.size, dtype=torch.uint8)
-        usable, broken = [], {}
-        for place, name in enumerate(request.names):
+    def __getitem__(
+        self, request: tuple[list[str], float, Tensor | None]
+    ) -> tuple[Tensor, Tensor, dict[str, str]]:
+        """uint8 images of a batch, their places in it, and why the others cannot be used.
+
+        Asked for by names, and an epoch's `crop` and `numbers`; None: the middle is cut out.
+        """
+        names, crop, numbers = request
+        images = torch.empty(len(names), 3, self.size, self.size, dtype=torch.uint8)
+        usable, broken, box = [], {}, None
+        for place, name in enumerate(names):
+            if numbers is not None:
+                box = partial(_box, numbers[place : place + 1], crop)
             try:
-                images[len(usable)] = torch.tensor(self._pixels(request, place))
+                content = read(self.root / name)
+                pixels = decode(content, size=self.size, short=self.short, choose=box)
             except BrokenImageError as error:
                 broken[name] = str(error)
             else:
+                images[len(usable)] = torch.tensor(pixels)
                 usable.append(place)
         return images[: len(usable)], torch.tensor(usable, dtype=torch.int64), broken
 
-    def _pixels(self, request: _Request, place: int) -> np.ndarray:
-        content = read(self.root / request.names[place])
-        if request.numbers is None:
-            return decode(content, size=self.size, short=self.short)
-        numbers = request.numbers[place : place + 1]
 
-        def choose(height: int, width: int) -> list[int]:
-            return augment.boxes(numbers, height, width, request.crop)[0].tolist()
-
-        return decode_box(content, self.size, choose)
+def _box(numbers: Tensor, crop: float, height: int, width: int) -> list[int]:
+    return augment.boxes(numbers, height, width, crop)[0].tolist()
 
 
 def streamed(
     name: str,
     root: Path,
-    samples: dict[str, list[Sample]],
+    parts: dict[str, Files],
     origin: str,
     request: Request,
     size: int,
@@ -170,19 +152,12 @@ def streamed(
     short: int,
 ) -> Splits:
     """Three streams, normalised as ImageNet is."""
+    device, batch_size = request.device, batch_size_for(3 * size**2)
+    options = {"device": device, "broken": request.broken}
     made = {
         part: Stream(
-            part,
-            root,
-            tuple(os.path.relpath(path, root) for path, _ in own),
-            torch.tensor([label for _, label in own]).to(request.device),
-            size,
-            short,
-            *IMAGENET,
-            batch_size_for(3 * size**2),
-            device=request.device,
-            broken=request.broken,
+            part, root, names, labels.to(device), size, short, *IMAGENET, batch_size, **options
         )
-        for part, own in samples.items()
+        for part, (names, labels) in parts.items()
     }
     return Splits(name, origin=f"{origin}; streamed, never all in memory", **made)
