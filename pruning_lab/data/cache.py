@@ -23,7 +23,7 @@ import torch
 
 from pruning_lab import files
 from pruning_lab.data.decoding import BrokenImageError, check_broken, decode, listed, read, stamp
-from pruning_lab.data.scale import Scale, scale_of
+from pruning_lab.data.splits import Scale, scale_of
 
 
 class Decoded(NamedTuple):
@@ -112,43 +112,29 @@ def build(source: Source, shape: tuple[int, int, int], allowed: int) -> Decoded:
     `shape` is (C, H, W). Raises ValueError where more than `allowed` images cannot be used.
     """
     images = np.empty((len(source.names), *shape), np.uint8)
-    digests, left_out = _decode_into(images, source, allowed)
-    good = [place for place, name in enumerate(source.names) if name not in left_out]
+
+    def decode_one(place: int) -> tuple[str, str]:
+        """SHA-256 of a file, and why it is no image; "" where it is one."""
+        digest = ""
+        try:
+            content = read(source.root / source.names[place])
+            digest = files.sha256(content)
+            images[place] = decode(content, grey=shape[0] == 1, size=source.size)
+        except BrokenImageError as broken:
+            return digest, str(broken)
+        return digest, ""
+
+    with ThreadPoolExecutor() as pool:  # PIL decodes without holding up Python's other threads
+        digests, whys = zip(*pool.map(decode_one, range(len(images))), strict=True)
+    left_out = {name: why for name, why in zip(source.names, whys, strict=True) if why}
+    check_broken(source.root, left_out, allowed, len(images))
+    good = [place for place, why in enumerate(whys) if not why]
     for new, old in enumerate(good) if left_out else ():
         images[new] = images[old]
     images = images[: len(good)]
     scale = scale_of(torch.from_numpy(images[source.slices(left_out)["train"]]))
     about = {"content": _digest(digests), "left_out": left_out, "scale": scale, **source.known}
     return Decoded(images, left_out, scale, _write(source.places(), images, about))
-
-
-def _decode_into(
-    images: np.ndarray, source: Source, allowed: int
-) -> tuple[list[str], dict[str, str]]:
-    """SHA-256 of each file, and which of them are no images, and why."""
-
-    def decode_one(place: int) -> tuple[str, str | None]:
-        digest = ""
-        try:
-            content = read(source.root / source.names[place])
-            digest = files.sha256(content)
-            images[place] = decode(content, grey=images.shape[1] == 1, size=source.size)
-        except BrokenImageError as broken:
-            return digest, str(broken)
-        return digest, None
-
-    digests, left_out = [], {}
-    pool = ThreadPoolExecutor()  # PIL decodes without holding up Python's other threads
-    try:
-        decoded = pool.map(decode_one, range(len(images)))
-        for name, (digest, why) in zip(source.names, decoded, strict=True):
-            digests.append(digest)
-            if why is not None:
-                left_out[name] = why
-                check_broken(source.root, left_out, allowed, len(images))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return digests, left_out
 
 
 def _write(places: Sequence[Path], images: np.ndarray, about: dict) -> str:

@@ -20,15 +20,21 @@ def mnist(request: Request) -> Splits:
     from torchvision import datasets  # slow to import, and digits never needs it
 
     _check_size("mnist", request)
-    root, download, folder = request.root, request.download, mnist_folder(request.root)
+    folder = mnist_folder(request.root)
+
+    def broken(why: str) -> ValueError:
+        return ValueError(
+            f"the MNIST files in {folder} are broken: {why}; delete them and fetch them again "
+            f"with --download (download=True)"
+        )
 
     def read(*, train: bool) -> tuple[Tensor, Tensor]:
         try:
-            part = datasets.MNIST(root, train=train, download=download)
+            part = datasets.MNIST(request.root, train=train, download=request.download)
         except (RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
             if len(list(folder.glob("*-ubyte"))) == 4:
                 raise broken(f"{type(error).__name__} {error}") from None
-            if download:
+            if request.download:
                 raise ConnectionError(
                     f"MNIST could not be fetched ({error}); check the connection, put its four "
                     f"files into {folder} by hand, or take digits"
@@ -41,24 +47,15 @@ def mnist(request: Request) -> Splits:
             raise broken(f"{tuple(part.data.shape)} pixels and {len(part.targets)} labels")
         return part.data[:, None], part.targets
 
-    def broken(why: str) -> ValueError:
-        return ValueError(
-            f"the MNIST files in {folder} are broken: {why}; delete them and fetch them again "
-            f"with --download (download=True)"
-        )
-
     (images, labels), test = read(train=True), read(train=False)
-    if len(images) <= 5000:
+    if (cut := len(images) - 5000) <= 0:
         raise broken(f"{len(images):,} training images, of which val takes 5,000")
-    cut = len(images) - 5000
-    return in_memory(
-        "mnist",
-        f"from {folder}",
-        request.device,
-        train=(images[:cut], labels[:cut]),
-        val=(images[cut:], labels[cut:]),
-        test=test,
-    )
+    parts = {
+        "train": (images[:cut], labels[:cut]),
+        "val": (images[cut:], labels[cut:]),
+        "test": test,
+    }
+    return in_memory("mnist", f"from {folder}", request.device, **parts)
 
 
 def digits(request: Request, origin: str = "scikit-learn's, which need no file") -> Splits:
@@ -77,14 +74,9 @@ def digits(request: Request, origin: str = "scikit-learn's, which need no file")
     images = (large * (255 / 16)).round().clamp(0, 255).to(torch.uint8)
     labels = torch.from_numpy(found.target.astype(np.int64))
     test, val = round(0.8 * len(images)), round(0.72 * len(images))
-    return in_memory(
-        "digits",
-        origin,
-        request.device,
-        train=(images[:val], labels[:val]),
-        val=(images[val:test], labels[val:test]),
-        test=(images[test:], labels[test:]),
-    )
+    cuts = {"train": slice(val), "val": slice(val, test), "test": slice(test, None)}
+    parts = {part: (images[cut], labels[cut]) for part, cut in cuts.items()}
+    return in_memory("digits", origin, request.device, **parts)
 
 
 def _check_size(name: str, request: Request) -> None:

@@ -1,15 +1,139 @@
-"""Splits held in memory: batches in order, or one epoch shuffled and augmented on the device."""
+"""Train, val and test: batches in order, or one epoch shuffled and augmented on the device."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
+from pruning_lab.data import augment
 from pruning_lab.data.augment import Epoch
-from pruning_lab.data.images import Part
-from pruning_lab.data.scale import Axes, Levels, Scale, scale_of
+
+Levels = float | tuple[float, ...]  # one number for all channels, or one for each; 0 ... 255
+Axes = tuple[tuple[float, ...], ...]  # (C, C): colour steps, in levels
+
+# What torchvision's pretrained networks expect: mean and std of ImageNet's pixels.
+IMAGENET: tuple[Levels, Levels] = (
+    tuple(255 * value for value in (0.485, 0.456, 0.406)),
+    tuple(255 * value for value in (0.229, 0.224, 0.225)),
+)
+
+# Of ImageNet's RGB, as fb.resnet.torch measured them, in levels of 1: eigenvalue, eigenvector.
+IMAGENET_AXES: Axes = tuple(
+    tuple(255 * eigenvalue * entry for entry in vector)
+    for eigenvalue, vector in (
+        (0.2175, (-0.5675, -0.5808, -0.5836)),
+        (0.0188, (0.7192, -0.0045, -0.6948)),
+        (0.0045, (0.4009, -0.8140, 0.4203)),
+    )
+)
+
+
+class Scale(NamedTuple):
+    """Statistics of the training pixels."""
+
+    mean: Levels
+    std: Levels
+    axes: Axes  # eigenvectors of the covariance of the channels, as long as their eigenvalues
+
+
+class Images(Protocol):
+    """Batches (x, y), the same number on every pass: x float (N, C, H, W), y int64 (N,).
+
+    A split, a DataLoader and a list of batches are such.
+    """
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+class Part:
+    """The train, val or test part of a data set. `n` counts images, `len(part)` batches.
+
+    Iterating gives batches in order, always the same ones, normalised by the training pixels.
+    Subclasses add `head(count)`, `fingerprint()` and `_read`.
+    """
+
+    name: str  # "train", "val" or "test"
+    labels: Tensor  # int64 (N,)
+    mean: Levels  # of the training pixels, 0 ... 255
+    std: Levels
+    axes: Axes | None  # colour axes of the training pixels; None: of its own
+    batch_size: int
+    shape: tuple[int, int, int]  # (C, H, W) of an image
+    device: torch.device
+    _crops_files = False  # whether `_read` has cropped at random already
+
+    @property
+    def n(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    def __len__(self) -> int:
+        return -(-self.n // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.batches()
+
+    def batches(self, start: int = 0, step: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches number `start`, `start + step`, ... in order; decodes only those."""
+        if start < 0 or step < 1:
+            raise ValueError(f"batches from 0 on, in steps of 1 or more; got {start} and {step}")
+        firsts = range(start * self.batch_size, self.n, step * self.batch_size)
+        slices = [slice(first, first + self.batch_size) for first in firsts]
+        for pixels, places in self._read(slices):
+            yield self.normalise(pixels), self.labels[places]
+
+    def shuffled(
+        self,
+        batch_size: int,
+        generator: torch.Generator,
+        *,
+        shift: int = 0,
+        flip: bool = False,
+        crop: float = 1.0,
+        colour: float = 0.0,
+        share: tuple[int, int] = (0, 1),
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch in random order, augmented as `augment.draw` says.
+
+        The generator (on the CPU) decides everything: equal seeds give equal epochs. With
+        `share=(rank, world)`, each of `world` processes gets its part of every batch. Batches of a
+        stream are short by the images that cannot be used, and may be empty.
+        """
+        axes = (self.axes or scale_of(self.images).axes) if colour else ()
+        kinds = {"shift": shift, "flip": flip, "crop": crop, "colour": colour}
+        epoch = augment.draw(self.n, axes, generator, **kinds)
+        slices = list(augment.shares(self.n, batch_size, share))
+        if crop < 1 and not self._crops_files:
+            epoch = replace(epoch, boxes=augment.boxes(epoch.numbers, *self.shape[1:], crop))
+        applied = epoch.on(self.device)
+        for pixels, places in self._read(slices, epoch):
+            y = self.labels[applied.order[places]]
+            yield self.normalise(applied.apply(pixels, places)), y
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 (N, C, H, W) as float, with the training pixels' mean at 0 and their std at 1."""
+        mean, std = self._levels
+        return (pixels - mean).div_(std)
+
+    def renormalised(self, mean: Levels, std: Levels) -> "Part":
+        """The same images, normalised otherwise: `renormalised(*data.IMAGENET)`."""
+        return replace(self, mean=mean, std=std)
+
+    def _read(
+        self, slices: Sequence[slice], epoch: Epoch | None = None
+    ) -> Iterator[tuple[Tensor, slice | Tensor]]:
+        """For each slice (of the epoch's order) uint8 pixels, and which of its places they are."""
+        raise NotImplementedError
+
+    @cached_property
+    def _levels(self) -> list[float | Tensor]:
+        each = (torch.tensor(level, device=self.device) for level in (self.mean, self.std))
+        return [level[:, None, None] if level.dim() else level.item() for level in each]
 
 
 @dataclass(frozen=True, eq=False)  # tensors do not compare to one truth; two splits are two
@@ -102,3 +226,51 @@ def in_memory(
         for part, (images, labels) in parts.items()
     }
     return Splits(name, origin=origin, **made)
+
+
+def scale_of(images: Tensor) -> Scale:
+    """Of uint8 (N, C, H, W): one mean and std of grey images, one for each channel of others."""
+    if images.shape[1] == 1:
+        levels = torch.arange(256, dtype=torch.float64)
+        fraction = torch.bincount(images.reshape(-1), minlength=256).cpu() / images.numel()
+        mean = float((fraction * levels).sum())
+        std = float((fraction * (levels - mean) ** 2).sum().sqrt())
+        return Scale(mean, std, ((std**2 / 255,),))
+    sums, products = 0, 0  # of whole numbers far below 2^53, so exact in any order
+    for chunk in images.split(64):
+        values = chunk.transpose(0, 1).reshape(images.shape[1], -1).double()  # (C, pixels)
+        sums, products = sums + values.sum(1), products + values @ values.T
+    pixels = images.numel() // images.shape[1]
+    mean = sums.cpu() / pixels
+    covariance = products.cpu() / pixels - mean[:, None] * mean
+    # In levels of 1 rather than 255, as everyone reads Krizhevsky et al. (2012, section 4.1):
+    # an eigenvalue is a square, and 0.1 of one in levels of 255 would be a thousand levels.
+    eigenvalues, vectors = torch.linalg.eigh(covariance)
+    axes = (vectors * vectors.sum(0).sign() * (eigenvalues / 255)).T
+    std = covariance.diagonal().sqrt()
+    return Scale(tuple(mean.tolist()), tuple(std.tolist()), tuple(map(tuple, axes.tolist())))
+
+
+def for_choosing(images: Images, what: str, *, give: str = "splits.val") -> Images:
+    """The images; ValueError where they are the test split, which is not for choosing by."""
+    if getattr(images, "name", None) == "test":  # of a split, or of what wraps one
+        raise ValueError(f"{what} chooses, and the test split is not for choosing; give {give}")
+    return images
+
+
+def count(images: Images) -> int | None:
+    """How many images there are; None where only reading them would tell."""
+    if isinstance(images, Part):
+        return images.n
+    if isinstance(images, list | tuple):
+        return sum(len(y) for _, y in images)
+    dataset = getattr(images, "dataset", None)  # of a DataLoader, whose own length is of batches
+    try:
+        return None if isinstance(dataset, IterableDataset) else len(dataset)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def fingerprint_of(images: Images) -> str | None:
+    """SHA-256 of the images and labels; None where they have none."""
+    return images.fingerprint() if hasattr(images, "fingerprint") else None

@@ -18,10 +18,16 @@ from pruning_lab.data import augment
 from pruning_lab.data.augment import Epoch
 from pruning_lab.data.decoding import BrokenImageError, check_broken, decode, listed, read, stamp
 from pruning_lab.data.folders import Files
-from pruning_lab.data.images import Part
 from pruning_lab.data.request import Request
-from pruning_lab.data.scale import IMAGENET, IMAGENET_AXES, Axes, Levels
-from pruning_lab.data.splits import Splits, batch_size_for
+from pruning_lab.data.splits import (
+    IMAGENET,
+    IMAGENET_AXES,
+    Axes,
+    Levels,
+    Part,
+    Splits,
+    batch_size_for,
+)
 
 
 @dataclass(frozen=True, eq=False)
