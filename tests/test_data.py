@@ -389,6 +389,23 @@ def test_batches_come_in_order_normalised_and_again(digits):
     assert torch.equal(x, again)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_that_are_all_one_grey_become_zero_and_not_nan(photos, channels):
+    root = photos({"train": {"a": 3}, "test": {"a": 1}})
+    for path in root.glob("*/a/*.png"):
+        Image.new("L" if channels == 1 else "RGB", (5, 6), 77 if channels == 1 else 3 * (77,)).save(
+            path
+        )
+    splits = data.load(f"folder:{root}")
+    for x, _ in splits.train:
+        assert torch.equal(x, torch.zeros(len(x), channels, 6, 5))
+
+
+def test_a_split_is_renormalised_by_whole_numbers_too(split):
+    x, _ = next(iter(split.renormalised(0, 1)))
+    assert torch.equal(x, split.images[:16].float())
+
+
 def test_a_split_counts_images_and_batches_and_its_last_batch_is_short(split):
     assert (split.n, len(split)) == (50, 4)
     assert [len(y) for _, y in split] == [16, 16, 16, 2]

@@ -132,8 +132,11 @@ class Part:
 
     @cached_property
     def _levels(self) -> list[float | Tensor]:
-        each = (torch.tensor(level, device=self.device) for level in (self.mean, self.std))
-        return [level[:, None, None] if level.dim() else level.item() for level in each]
+        """What is subtracted and divided by: mean, and std (1 where all pixels are equal)."""
+        levels = [torch.tensor(level, dtype=torch.float32) for level in (self.mean, self.std)]
+        levels[1][levels[1] == 0] = 1.0
+        # A number is quicker than a tensor of one.
+        return [t[:, None, None].to(self.device) if t.dim() else t.item() for t in levels]
 
 
 @dataclass(frozen=True, eq=False)  # tensors do not compare to one truth; two splits are two

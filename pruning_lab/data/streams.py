@@ -14,20 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pruning_lab.data import augment
+from pruning_lab.data import augment, splits
 from pruning_lab.data.augment import Epoch
 from pruning_lab.data.decoding import BrokenImageError, check_broken, decode, listed, read, stamp
 from pruning_lab.data.folders import Files
 from pruning_lab.data.request import Request
-from pruning_lab.data.splits import (
-    IMAGENET,
-    IMAGENET_AXES,
-    Axes,
-    Levels,
-    Part,
-    Splits,
-    batch_size_for,
-)
+from pruning_lab.data.splits import IMAGENET, IMAGENET_AXES, Axes, Levels, Part, Splits
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,12 +150,10 @@ def streamed(
     short: int,
 ) -> Splits:
     """Three streams, normalised as ImageNet is."""
-    device, batch_size = request.device, batch_size_for(3 * size**2)
+    device, batch_size = request.device, splits.batch_size_for(3 * size**2)
     options = {"device": device, "broken": request.broken}
-    made = {
-        part: Stream(
-            part, root, names, labels.to(device), size, short, *IMAGENET, batch_size, **options
-        )
-        for part, (names, labels) in parts.items()
-    }
+    made = {}
+    for part, (names, labels) in parts.items():
+        shown = size, short, *IMAGENET, batch_size
+        made[part] = Stream(part, root, names, labels.to(device), *shown, **options)
     return Splits(name, origin=f"{origin}; streamed, never all in memory", **made)
