@@ -385,6 +385,26 @@ def test_the_cache_follows_the_bytes_of_the_images_and_not_their_times(folder):
     assert torch.equal(shown[0], as_torchvision_shows(second, 24, 24))
 
 
+def test_what_changes_after_it_was_read_is_read_again_the_next_time(folder, monkeypatch):
+    first, second = (folder / "val" / "n01" / f"n01_{k}.JPEG" for k in (0, 1))
+    size = max(path.stat().st_size for path in (first, second))
+    old, new = (path.read_bytes().ljust(size, b"\0") for path in (first, second))
+    first.write_bytes(old)
+    decode = data.cache.decode
+
+    def overwriting(content, **options):
+        if content == old:
+            first.write_bytes(new)
+        return decode(content, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data.cache, "decode", overwriting)
+        shown = data.load(f"folder:{folder}", size=24).test.images[0]
+    assert np.array_equal(shown, decode(old, size=24))
+    shown = data.load(f"folder:{folder}", size=24).test.images[0]
+    assert torch.equal(shown, as_torchvision_shows(first, 24, 24))
+
+
 def test_a_file_more_or_another_size_is_another_cache(folder):
     before = loaded(folder)[0]
     photo("RGB", 99, wide=40, high=40).save(folder / "train" / "n02" / "n02_99.JPEG")

@@ -95,7 +95,7 @@ def find(source: Source) -> Decoded | None:
         try:
             saved = files.load_json(side)
             about = saved["about"]
-            if saved["crc32"] != _crc32(path, about) or about["key"] != source.known["key"]:
+            if about["key"] != source.known["key"] or saved["crc32"] != _crc32(path, about):
                 continue
             # A copy of the folder has other times, and the same bytes.
             if about["times"] == source.known["times"] or about["content"] == source.content():
@@ -111,6 +111,7 @@ def build(source: Source, shape: tuple[int, int, int], allowed: int) -> Decoded:
 
     `shape` is (C, H, W). Raises ValueError where more than `allowed` images cannot be used.
     """
+    known = source.known  # before a file is read: what changes from here on has other times
     images = np.empty((len(source.names), *shape), np.uint8)
 
     def decode_one(place: int) -> tuple[str, str]:
@@ -133,7 +134,7 @@ def build(source: Source, shape: tuple[int, int, int], allowed: int) -> Decoded:
         images[new] = images[old]
     images = images[: len(good)]
     scale = scale_of(torch.from_numpy(images[source.slices(left_out)["train"]]))
-    about = {"content": _digest(digests), "left_out": left_out, "scale": scale, **source.known}
+    about = {"content": _digest(digests), "left_out": left_out, "scale": scale, **known}
     return Decoded(images, left_out, scale, _write(source.places(), images, about))
 
 
