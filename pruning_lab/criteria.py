@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -310,7 +310,8 @@ def by_density(
 
     Raises ValueError unless density lies in [0, 1].
     """
-    return by_densities(saliency, [density], kept, signed=signed)[0][0]
+    kept, _ = next(by_densities(saliency, [density], kept, signed=signed))
+    return kept
 
 
 def by_densities(
@@ -319,10 +320,11 @@ def by_densities(
     kept: Tensor | None = None,
     *,
     signed: bool = False,
-) -> list[tuple[Tensor, float | None]]:
+) -> Iterator[tuple[Tensor, float | None]]:
     """`by_density` for several densities of one layer, which is ranked only once.
 
-    Each comes with its threshold: the smallest saliency that stayed, None where nothing did.
+    Each comes with its threshold: the smallest saliency that stayed, None where nothing did. They
+    come one by one, since all together may take more memory than the network.
     """
     for density in densities:
         check_amount("density", density)
@@ -336,23 +338,21 @@ def by_densities(
         ranked = torch.from_numpy(np.partition(pool.numpy(), places)) if places else pool
     else:
         ranked = pool.sort().values
-    chosen: list[tuple[Tensor, float | None]] = []
     for count in counts:
         if count == 0:
-            chosen.append((torch.zeros_like(saliency, dtype=torch.bool), None))
+            yield torch.zeros_like(saliency, dtype=torch.bool), None
             continue
         cut = ranked[pool.numel() - count]
         stays = flat >= cut if alive is None else (flat >= cut) & alive
         if surplus := int(stays.count_nonzero()) - count:  # sum() takes 20 times as long
             ties = (flat == cut) if alive is None else (flat == cut) & alive
             stays[ties.nonzero().squeeze(1)[-surplus:]] = False
-        chosen.append((stays.reshape(saliency.shape), cut.item()))
-    return chosen
+        yield stays.reshape(saliency.shape), cut.item()
 
 
 def by_levels(
     kind: str, levels: Sequence[float], saliency: Tensor, kept: Tensor, sigma: float
-) -> list[tuple[Tensor, float | None]]:
+) -> Iterator[tuple[Tensor, float | None]]:
     """What stays of a layer's survivors `kept` at each quality, density or threshold, and the cut.
 
     Here and nowhere else a level becomes a threshold; `prune`, `scan` and the studio call it.
@@ -362,7 +362,7 @@ def by_levels(
     if kind == "density":
         return by_densities(saliency, levels, kept, signed=True)
     cuts = [level * sigma if kind == "quality" else level for level in levels]
-    return [(by_threshold(saliency, cut, kept, signed=True), cut) for cut in cuts]
+    return ((by_threshold(saliency, cut, kept, signed=True), cut) for cut in cuts)
 
 
 def across_layers(

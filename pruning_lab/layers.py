@@ -114,6 +114,13 @@ def unknown_layer(name: str, known: Mapping[str, object]) -> str:
     return f"no layer {name!r} to prune; {hint}this network has {names}"
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside of DDP, torch.compile and the like."""
+    while _wraps(model):
+        (model,) = model._modules.values()
+    return model
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Where a model's parameters are is where its work happens."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -146,13 +153,17 @@ def _modules(
     if id(module) in seen and not repeats:
         return
     seen.add(id(module))
-    wraps = len(module._modules) == 1 and module._modules.keys() <= _WRAPPED
-    wraps = wraps and not module._parameters
+    wraps = _wraps(module)
     if not wraps:
         yield ".".join(path), module
     for name, child in module._modules.items():
         if child is not None:
             yield from _modules(child, path if wraps else (*path, name), seen, repeats=repeats)
+
+
+def _wraps(module: nn.Module) -> bool:
+    names = module._modules.keys()
+    return len(names) == 1 and names <= _WRAPPED and not module._parameters
 
 
 def _adapted(module: nn.Module) -> tuple[str, ...]:

@@ -145,7 +145,7 @@ def test_a_scan_counts_what_brute_force_counts_and_leaves_no_trace(model, images
 
 def test_the_suffix_evaluator_counts_what_brute_force_counts_and_leaves_no_trace(model, images):
     before = everything_of(model)
-    evaluator = evaluation.SuffixEvaluator(model, images)
+    evaluator = evaluation.Evaluator(model, images)
     for name, layer in masks.prunable(model).items():
         weight = layer.weight.detach() * masks.prune(model, density=0.3)[name]
         right = int(evaluator.hits({name: weight}).sum())

@@ -15,7 +15,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pruning_lab import data, evaluation, sensitivity
-from pruning_lab.evaluation import suffix
 from pruning_lab.studio import Studio
 
 
@@ -61,7 +60,7 @@ def by_studio(model, images):
 MEASURES = {
     "evaluate": evaluation.evaluate,
     "scan": lambda model, images: sensitivity.scan(model, images, [1.0]).dense,
-    "SuffixEvaluator": lambda model, images: evaluation.SuffixEvaluator(model, images).accuracy(),
+    "Evaluator": lambda model, images: evaluation.Evaluator(model, images).accuracy(),
     "Studio": by_studio,
 }
 
@@ -324,12 +323,9 @@ class Caching(nn.Module):
         return self.fc(x.flatten(1) * self.cache[n])
 
 
-@pytest.mark.parametrize("name", ["evaluate", "scan", "SuffixEvaluator"])
-@pytest.mark.parametrize("threads", [1, 2])  # of two, one may be left to a worker of its own
-def test_a_network_that_caches_a_tensor_can_be_trained_after_measuring(
-    name, threads, batches, monkeypatch
-):
-    monkeypatch.setattr(suffix, "quickest", lambda works, paces, _: (next(iter(works)), paces[-1]))
+@pytest.mark.parametrize("name", ["evaluate", "scan", "Evaluator"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_network_that_caches_a_tensor_can_be_trained_after_measuring(name, threads, batches):
     model = Caching()
     torch.set_num_threads(threads)
     try:
@@ -337,13 +333,12 @@ def test_a_network_that_caches_a_tensor_can_be_trained_after_measuring(
     finally:
         torch.set_num_threads(1)
     for x, y in batches:
-        assert len(x) in model.cache
         nn.functional.cross_entropy(model(x.requires_grad_()), y).backward()
     assert x.grad.count_nonzero() > 0
 
 
 def test_weights_that_an_evaluator_made_can_be_trained_through(toy, batches):
-    session = evaluation.SuffixEvaluator(toy, batches)
+    session = evaluation.Evaluator(toy, batches)
     session.commit({"fc2": evaluation.Thresholded(toy.fc2.weight.detach(), 0.1)})
     x = torch.ones(1, 12, requires_grad=True)
     nn.functional.linear(x, session.base["fc2"]).sum().backward()

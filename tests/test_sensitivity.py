@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import gc
 import json
 import pickle
 from dataclasses import replace
@@ -25,7 +26,7 @@ from pruning_lab.evaluation import Accuracy, Drop
 from pruning_lab.sensitivity import Scan, ScanPoint, scanning
 
 LEVELS = [0.0, 0.1, 0.3, 0.6, 1.0]
-spread = zoo.spread  # a fixture: two threads of torch, or two workers
+spread = zoo.spread  # a fixture: the calling thread, or two workers
 
 
 def pruned_for_real(model, layer, kept, batches):
@@ -276,7 +277,6 @@ def test_every_cell_is_right_however_the_work_is_spread(
     points = sensitivity.scan(model, doubles, levels, cumulative=cumulative, notify=told.append)
     assert everything_of(model) == before
     assert told[0].how.startswith(zoo.ZOO[name][0])
-    assert told[0].how.endswith("2 threads" if "1 x 2" in spread else "1 threads")
     expected = rows_by_brute_force(
         model, doubles, largest_share, levels, order=points.layers, cumulative=cumulative
     )
@@ -329,12 +329,37 @@ def test_qualities_and_a_part_of_the_layers(name, doubles):
         assert list(part) == [point for point in everything if point.layer in layers]
 
 
-def test_levels_more_than_fit_at_once_are_measured_in_parts(toy, split, monkeypatch):
-    expected = sensitivity.scan(toy, split, LEVELS)
-    monkeypatch.setattr(scanning, "_STACKED_BYTES", 2 * toy.fc1.weight.nbytes)
-    assert sensitivity.scan(toy, split, LEVELS) == expected
-    monkeypatch.setattr(scanning, "_STACKED_BYTES", 0)
-    assert sensitivity.scan(toy, split, LEVELS) == expected
+def test_large_layers_are_cut_in_parts_and_ties_by_position(split, batches, monkeypatch):
+    """Half of the weights are equal, so that no threshold tells them apart."""
+    monkeypatch.setattr("pruning_lab.evaluation.thresholded.SMALL", 20)
+    torch.manual_seed(1)
+    model = lively(nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, 4)))
+    with torch.no_grad():
+        model[1].weight[:, ::2] = model[1].weight.abs().median()
+    check_every_cell(model, batches, sensitivity.scan(model, split, LEVELS), largest)
+
+
+def test_a_scan_holds_no_tensor_for_each_level():
+    """512 x 512 weights of 4 bytes: nine levels of bool tensors would take 2.4 MB."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 4))
+    images = [(torch.randn(2, 1, 32, 32), torch.zeros(2, dtype=torch.int64))]
+    weights = {p.data_ptr() for p in model.parameters()}
+
+    def held(progress):
+        gc.collect()
+        tensors = (o for o in gc.get_objects() if type(o) in (torch.Tensor, nn.Parameter))
+        storages = {t.data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+        sizes.append(sum(size for at, size in storages.items() if at not in weights))
+
+    sizes = []
+    held(None)
+    for saliency in (criteria.magnitude, criteria.random(0)):
+        sensitivity.scan(
+            model, images, [k / 10 for k in range(1, 10)], notify=held, saliency=saliency
+        )
+    before, *during = sizes
+    assert max(during) - before < 1.5 * 2**20  # a byte for each weight, and activations
 
 
 def test_a_criterion_is_asked_once_for_each_layer_so_that_levels_are_nested(toy, split):
@@ -431,9 +456,10 @@ def test_progress_tells_images_ways_and_the_scan_so_far(toy, split, batches):
     )
     assert [progress.images for progress, _ in told] == [0, 16, 32, 48, 50]
     assert {progress.total for progress, _ in told} == {50}
-    assert {progress.how for progress, _ in told} == {"chain, 1 x 1 threads"}
+    assert {progress.how for progress, _ in told} == {"graph, 1 worker"}
     left = [progress.seconds_left for progress, _ in told]
-    assert left[0] > 0
+    assert left[0] is None  # nothing has been measured
+    assert left[1] > 0
     assert left[-1] == 0
     assert told[2][1] == sensitivity.scan(toy, split.head(32), LEVELS)
     assert told[-1][1] == points
@@ -464,7 +490,52 @@ def test_a_total_is_told_where_the_images_say_their_number(toy, batches):
         told = []
         sensitivity.scan(toy, given_, [0.5], notify=told.append)
         assert {progress.total for progress in told} == {total}
-        assert (told[0].seconds_left is None) == (total is None)
+        assert (told[1].seconds_left is None) == (total is None)
+
+
+# --- BatchNorm ---------------------------------------------------------------------------------
+
+
+def with_norms(seed=0):
+    torch.manual_seed(seed)
+    block = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+    model = nn.Sequential(*block, nn.Conv2d(4, 5, 2), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten())
+    return lively(model.append(nn.Linear(20, CLASSES))).double()
+
+
+@pytest.mark.parametrize("cumulative", [False, True])
+def test_every_cell_is_right_with_batchnorm_recalibrated(
+    cumulative, doubles, spread, everything_of
+):
+    """By torch's own averaging of batch statistics, on a copy that lost the weights."""
+    model, levels, train = with_norms().train(), [0.2, 0.5], doubles[2:0:-1]
+    before = everything_of(model)
+    points = sensitivity.scan(
+        model, doubles, levels, recalibrate=train, cumulative=cumulative, stop_at_chance=False
+    )
+    assert everything_of(model) == before
+
+    @torch.no_grad()
+    def hits(layers, level):
+        copied = copy.deepcopy(model)
+        for layer in layers:
+            weight = copied.get_submodule(layer).weight
+            weight.mul_(largest_share(weight, level))
+        torch.optim.swa_utils.update_bn([x for x, _ in train], copied)
+        return Accuracy.of(torch.cat([copied.eval()(x).argmax(1) == y for x, y in doubles]))
+
+    dense = hits([], 1)
+    assert points.dense == dense
+    for place, layer in enumerate(points.layers):
+        for point, level in zip(points.of(layer), sorted(levels, reverse=True), strict=True):
+            after = hits(points.layers[: place + 1] if cumulative else [layer], level)
+            assert point.accuracy == after
+            assert point.drop == evaluation.drop(dense, after)
+    assert points.about["recalibrated"]
+    assert "BatchNorm" in str(points)
+    without = sensitivity.scan(model, doubles, levels, cumulative=cumulative)
+    assert [p.accuracy for p in without] != [p.accuracy for p in points]
+    assert "BatchNorm" not in str(without)
 
 
 # --- levels at chance --------------------------------------------------------------------------
@@ -648,7 +719,9 @@ def test_what_is_left_of_a_scan_is_neither_overwritten_nor_mixed_up(name, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         scan(notify=Stop(10))
     before = files_in(out.parent)
-    with pytest.raises(FileExistsError, match=r"is left of an interrupted scan; go on with it by"):
+    with pytest.raises(
+        FileExistsError, match=r"is left of an interrupted scan; resume it by --resume"
+    ):
         scan()
     others = {
         "weights": {"model": nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))},
@@ -718,7 +791,7 @@ def test_an_interrupt_leaves_no_trace_however_the_work_is_spread(
     with pytest.raises(KeyboardInterrupt):
         sensitivity.scan(model, images, [0.2, 0.7], cumulative=cumulative, notify=arm)
     assert everything_of(model) == before
-    assert len(list(images)) == 2  # in the second batch
+    assert len(list(images)) <= 2  # in the second batch, which a worker may have begun early
 
 
 # --- rows on disk ------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Accuracy with its error bar; the suffix evaluator. Measuring leaves no trace."""
+"""Accuracy with its interval; networks evaluated again and again. Measuring leaves no trace."""
 
 from pruning_lab.evaluation.accuracy import (
     Accuracy,
@@ -6,6 +6,7 @@ from pruning_lab.evaluation.accuracy import (
     Images,
     Z,
     check_labels,
+    check_logits,
     device_of,
     drop,
     evaluate,
@@ -15,7 +16,8 @@ from pruning_lab.evaluation.accuracy import (
     right,
     wilson,
 )
-from pruning_lab.evaluation.session import SuffixEvaluator
+from pruning_lab.evaluation.evaluator import Evaluator
+from pruning_lab.evaluation.recalibration import recalibrate
 from pruning_lab.evaluation.suffix import Changes
 from pruning_lab.evaluation.thresholded import Thresholded
 
@@ -23,17 +25,19 @@ __all__ = [
     "Accuracy",
     "Changes",
     "Drop",
+    "Evaluator",
     "Images",
-    "SuffixEvaluator",
     "Thresholded",
     "Z",
     "check_labels",
+    "check_logits",
     "device_of",
     "drop",
     "evaluate",
     "hits",
     "measuring",
     "mode",
+    "recalibrate",
     "right",
     "wilson",
 ]

@@ -116,38 +116,43 @@ def right(logits: Tensor, y: Tensor) -> Tensor:
 
     Raises ValueError as `check_labels` does. A label that is no class counts as wrong.
     """
-    check_labels(logits, y)
+    check_labels(y, *check_logits(logits))
     return logits.argmax(1) == y.to(logits.device)
 
 
-def check_labels(logits: Tensor, y: Tensor) -> None:
-    """Raise ValueError unless logits are (N, classes) and labels integers of shape (N,)."""
+def check_logits(logits: Tensor) -> tuple[int, int]:
+    """(N, classes), the shape; ValueError for any other answer of a network."""
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         raise ValueError(
             f"a network must answer with a tensor of shape (N, classes), got {_described(logits)}; "
             f"wrap it in a module whose forward returns the logits alone"
         )
+    return tuple(logits.shape)
+
+
+def check_labels(y: Tensor, n: int, classes: int) -> None:
+    """Raise ValueError unless the labels of n images are integers of shape (n,)."""
     if not isinstance(y, Tensor):
         raise ValueError(
-            f"labels must be a tensor of integers of shape ({len(logits)},), got {_described(y)}; "
+            f"labels must be a tensor of integers of shape ({n},), got {_described(y)}; "
             f"type torch.as_tensor(y)"
         )
     integers = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
     shape, as_integers = tuple(y.shape), "" if integers else ".long()"
-    if shape == (len(logits),):
+    if shape == (n,):
         if integers:
             return
         advice = "type y.long()"
-    elif shape == (len(logits), 1):
+    elif shape == (n, 1):
         advice = f"type y.squeeze(1){as_integers}"
-    elif shape == logits.shape:
+    elif shape == (n, classes):
         # Of soft labels the class with the largest; torch has no argmax of bools.
         advice = f"type y{'.long()' if y.dtype == torch.bool else ''}.argmax(1)"
     else:
         advice = "give one label for each image"
     raise ValueError(
-        f"labels must be integers of shape ({len(logits)},), one for each image, got "
-        f"{_described(y)}; {advice}"
+        f"labels must be integers of shape ({n},), one for each image, got {_described(y)}; "
+        f"{advice}"
     )
 
 
@@ -159,7 +164,7 @@ def _described(value) -> str:
 
 @contextmanager
 def measuring(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients inside; afterwards mode and random states as they were.
+    """Evaluation mode, no gradients inside; afterwards mode, buffers, random states as before.
 
     A DataLoader draws from torch's generator even when it does not shuffle, hence the states. In
     any thread but the main one they are left alone: putting them back would undo what the main
@@ -171,5 +176,21 @@ def measuring(model: nn.Module) -> Iterator[None]:
             stack.callback(random.setstate, random.getstate())
             stack.callback(np.random.set_state, np.random.get_state())
         stack.enter_context(torch.no_grad())  # not inference_mode: a network may cache tensors
+        stack.enter_context(_buffers_kept(model))
         stack.enter_context(mode(model, training=False))
         yield
+
+
+@contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Buffers that a forward pass writes or replaces are as before, afterwards."""
+    before = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    copies = {id(b): (b, b.clone()) for _, own in before for b in own.values() if b is not None}
+    try:
+        yield
+    finally:
+        for buffers, own in before:
+            buffers.update(own)
+        for buffer, copy in copies.values():
+            if not torch.equal(buffer, copy):
+                buffer.copy_(copy)

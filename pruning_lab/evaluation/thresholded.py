@@ -1,55 +1,70 @@
-"""A weight cut at a threshold that is never made as a whole."""
+"""A weight cut at a threshold, without a copy of it in memory."""
 
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-_PART = 2**19  # weights at a time: what a core's cache holds
+SMALL = 2**19  # weights: what a core's cache holds; more are cut in parts of so many
 
 
 @dataclass(frozen=True, eq=False)
 class Thresholded:
-    """Stands for `weight` (out, in, ...) with zeros where |w| < threshold.
+    """Stands for `weight` with zeros where its saliency (|weight| unless given) < threshold.
 
-    It takes no memory: a linear layer makes the rows that it is at, uses them and lets them go,
-    which costs less than to read them from a copy.
+    It takes no memory. F.linear cuts the rows that it needs, uses them and drops them, which costs
+    less than reading a copy; any other function of torch gets the whole, made for that call.
     """
 
-    weight: Tensor
+    weight: Tensor  # (out, in, ...)
     threshold: float
+    saliency: Tensor | None = None  # shaped like the weight
 
     @property
     def shape(self) -> torch.Size:
         return self.weight.shape
 
-    @property
-    def is_small(self) -> bool:
-        """Whether to make it once, for many batches, costs less than a part at a time."""
-        return self.weight.numel() <= _PART
-
     def whole(self) -> Tensor:
-        return _cut(self.weight, self.threshold)
+        return _cut(self.weight, self.threshold, self.saliency)
 
-    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """(..., in) -> (..., out), as F.linear does with the whole."""
-        if self.weight.device.type != "cpu" or self.is_small:
+    def __getattr__(self, name: str):
+        if name.startswith("__"):  # what Python itself looks for, such as __deepcopy__
+            raise AttributeError(name)
+        return getattr(self.whole(), name)
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is F.linear and len(args) == 3 and isinstance(args[1], cls):
+            return args[1]._linear(args[0], args[2])
+        return function(*tree_map(whole, args), **tree_map(whole, kwargs or {}))
+
+    def _linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """(..., in) -> (..., out)"""
+        if self.weight.device.type != "cpu" or self.weight.numel() <= SMALL:
             return F.linear(x, self.whole(), bias)
-        rows = max(1, _PART // self.weight[0].numel())
-        answers = [F.linear(x, _cut(part, self.threshold)) for part in self.weight.split(rows)]
-        answer = torch.cat(answers, -1)
-        return answer if bias is None else answer.add_(bias)
+        rows = max(1, SMALL // self.weight[0].numel())
+        weights = self.weight.split(rows)
+        saliencies = [None] * len(weights) if self.saliency is None else self.saliency.split(rows)
+        parts = zip(weights, saliencies, strict=True)
+        y = torch.cat([F.linear(x, _cut(w, self.threshold, s)) for w, s in parts], -1)
+        return y if bias is None else y.add_(bias)
 
 
-def whole(weight: Tensor | Thresholded) -> Tensor:
+def whole(weight):
     return weight.whole() if isinstance(weight, Thresholded) else weight
 
 
-def _cut(weight: Tensor, threshold: float) -> Tensor:
-    if weight.dtype not in (torch.float32, torch.float64):
-        return weight * (weight.abs() >= threshold)
+def prepared(weight: Tensor | Thresholded) -> Tensor | Thresholded:
+    """As it is best used many times: a small one is cut once."""
+    small = isinstance(weight, Thresholded) and weight.weight.numel() <= SMALL
+    return weight.whole() if small else weight
+
+
+def _cut(weight: Tensor, threshold: float, saliency: Tensor | None) -> Tensor:
+    if saliency is not None or weight.dtype not in (torch.float32, torch.float64):
+        return weight * ((weight.abs() if saliency is None else saliency) >= threshold)
     # In one pass. Hardshrink keeps what is larger than its limit, and we what is not smaller.
     limit, zero = torch.tensor([threshold, 0], dtype=weight.dtype)
-    limit = torch.nextafter(limit, zero)
-    return torch.hardshrink(weight, limit.item())
+    return torch.hardshrink(weight, torch.nextafter(limit, zero).item())

@@ -67,7 +67,7 @@ def prune(
     saliencies = {n: criteria.saliency_of(saliency, n, layers[n].weight) for n in amounts}
     if across == "layer":
         chosen = {
-            n: criteria.by_levels(kind, [value], saliencies[n], pools[n], sigmas[n])[0]
+            n: next(criteria.by_levels(kind, [value], saliencies[n], pools[n], sigmas[n]))
             for n, value in amounts.items()
         }
     else:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pruning_lab import criteria, data, files, models
 from pruning_lab.criteria import Saliency
 from pruning_lab.data import Images
-from pruning_lab.evaluation import Drop, SuffixEvaluator, drop, evaluate
+from pruning_lab.evaluation import Drop, Evaluator, drop, evaluate
 from pruning_lab.layers import find, prunable
 from pruning_lab.masks import Mask, masked, prune
 from pruning_lab.sensitivity.points import Scan, ScanPoint
@@ -391,7 +391,7 @@ class _Search:
             raise ValueError(f"evaluations must be 1 or more, got {evaluations}")
         self.done, self.most, self.notify = 0, evaluations, notify
         notify(0, evaluations)
-        self.session = SuffixEvaluator(model, images)
+        self.session = Evaluator(model, images)
         found = prunable(model)
         self.weights = {name: found[name].weight.detach() for name in layers}
         self.saliencies = {  # a zero weight is gone: it ranks last, and is given to no layer

@@ -54,7 +54,8 @@ class Scan(tuple[ScanPoint, ...]):
     def __str__(self) -> str:
         headers = ("asked", "density", "quality", "accuracy", "drop", "note")
         align = ("left", "right", "right", "left", "left", "left")
-        blocks = [f"dense: {self.dense}"]
+        renewed = ", BatchNorm recalibrated" if self.about.get("recalibrated") else ""
+        blocks = [f"dense{renewed}: {self.dense}"]
         for layer, about in self.about["layers"].items():
             rows = [
                 (

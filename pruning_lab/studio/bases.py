@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pruning_lab import counts, models
 from pruning_lab.data import Images
-from pruning_lab.evaluation import SuffixEvaluator
+from pruning_lab.evaluation import Evaluator
 from pruning_lab.masks import prunable
 from pruning_lab.studio.attempts import ALL, Setting
 from pruning_lab.studio.layers import Choice, Layer
@@ -58,7 +58,7 @@ class Base:
         self.choices: dict[str, Choice] = {}
         self._asked: dict[str, Setting] = {}
         self.choose({})
-        self.session: SuffixEvaluator | None = None
+        self.session: Evaluator | None = None
         self.prepared = False
         self._settled = dict(self.choices)  # what the session last went through with
 
@@ -79,7 +79,7 @@ class Base:
         self.prepared = True
 
     def open(self, images: Images, budget: int) -> None:
-        self.session = SuffixEvaluator(self.model, images, budget=budget)
+        self.session = Evaluator(self.model, images, budget=budget)
 
     def advance(self, choices: Mapping[str, Choice]) -> Iterator[Tensor]:
         """Hits batch by batch, of what lies behind the first layer that has changed."""
@@ -103,7 +103,7 @@ def sharing(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def flops_of(model: nn.Module, session: SuffixEvaluator) -> dict[str, int]:
+def flops_of(model: nn.Module, session: Evaluator) -> dict[str, int]:
     """Of each layer, per image; a layer that never runs has none."""
     counted = {row.layer: row.flops for row in counts.layers(model, [(session.image, None)])}
     return {name: counted.get(name, 0) for name in prunable(model)}

@@ -1,12 +1,10 @@
-"""Images for a studio: in bits, between which somebody may have moved on."""
+"""Images for a studio: reading them stops when they are no longer wanted."""
 
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import nn
 
 from pruning_lab.data import Images
-from pruning_lab.evaluation import device_of
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -40,26 +38,3 @@ class Stoppable:
         for batch in batches:
             self._check()
             yield batch
-
-
-class Bits:
-    """Batches in bits, between which a hand that has moved on is noticed; on a GPU whole ones.
-
-    The first batch is in the smallest: a first look at the accuracy should not have to wait.
-    """
-
-    VALUES, FEWEST, FIRST, MOST = 2**21, 16, 128, 256  # of images in a bit
-
-    def __init__(self, images: Images, model: nn.Module):
-        self._images, self._whole = images, device_of(model).type != "cpu"
-
-    def __iter__(self) -> Iterator:
-        most = self.FIRST
-        for x, y in self._images:
-            if self._whole or getattr(y, "shape", ())[:1] != x.shape[:1]:  # which is refused later
-                yield x, y
-                continue
-            size = self.VALUES // max(1, x[0].numel())
-            count = -(-len(x) // min(most, max(self.FEWEST, size)))
-            yield from zip(x.chunk(count), y.chunk(count), strict=True)
-            most = self.MOST

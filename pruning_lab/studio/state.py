@@ -30,7 +30,7 @@ from pruning_lab.masks import Amount, Mask, Receipt, ReceiptRow
 from pruning_lab.sensitivity import Plan, PlanRow, Scan
 from pruning_lab.studio.attempts import ALL, Attempt, Comparison, Setting, check_tree, summary
 from pruning_lab.studio.bases import Base, Origin, flops_of, sharing
-from pruning_lab.studio.images import Bits, Stoppable, Stopped
+from pruning_lab.studio.images import Stoppable, Stopped
 from pruning_lab.studio.layers import Choice, Layer, LayerMetrics, Metrics
 from pruning_lab.studio.worker import NewestFirst
 from pruning_lab.training import Epoch, TrainConfig, train
@@ -701,7 +701,7 @@ class Studio:
     def _open(self, base: "Base") -> None:
         """The session that answers for these weights, and what the network as it came answered."""
         self._say("preparing the images …")
-        images = Bits(Stoppable(self.val, self._check_open), base.model)
+        images = Stoppable(self.val, self._check_open)
         if self.dense is None:
             first = base if base.number == 0 else self._based(0)
             first.open(images, self._budget)
