@@ -409,7 +409,8 @@ def test_a_file_more_or_another_size_is_another_cache(folder):
     before = loaded(folder)[0]
     photo("RGB", 99, wide=40, high=40).save(folder / "train" / "n02" / "n02_99.JPEG")
     assert loaded(folder)[0] != before
-    shutil.copy(cache_of(folder), cache_of(folder, 16))  # under another's name
+    for suffix in (".npy", ".json"):  # under another's name
+        shutil.copy(cache_of(folder).with_suffix(suffix), cache_of(folder, 16).with_suffix(suffix))
     assert data.load(f"folder:{folder}", size=16).train.shape == (3, 16, 16)
     assert {path.name for path in cache_of(folder).parent.iterdir()} == {
         "16px.json",
