@@ -88,9 +88,7 @@ def _training(splits: data.Splits, folder: Path) -> list[dict]:
     )
     ceiling = BATCH / _seconds(lambda: _step(model, optimizer, x, y), 200)
     return [
-        _row(
-            "training, ours", ours, "images/s", f"median of {TURNS} epochs of {len(splits.train)}"
-        ),
+        _row("training, ours", ours, "images/s", f"median of {TURNS} epochs of {splits.train.n}"),
         _row("training, DataLoader", max(plain), "images/s", "the better of 2 epochs, 8 workers"),
         _row("training, ceiling", ceiling, "images/s", "200 steps on one batch"),
         _row("ours / DataLoader", ours / max(plain), "x", ""),

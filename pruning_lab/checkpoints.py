@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
-from pruning_lab import files, processes
+from pruning_lab import data, files, processes
 from pruning_lab.layers import device_of, generators
 from pruning_lab.models.stored import check_fit
 
@@ -331,8 +331,8 @@ def fingerprint(value: object) -> str:
 
 def images_fingerprint(images: object) -> str:
     """SHA-256 of the content where it is in memory, else of type and length; reads no image."""
-    if hasattr(images, "fingerprint"):
-        return fingerprint(images.fingerprint())
+    if known := data.fingerprint_of(images):
+        return fingerprint(known)
     if isinstance(images, DataLoader):
         how = images.batch_size, images.drop_last, type(images.sampler)
         return fingerprint((images_fingerprint(images.dataset), how))

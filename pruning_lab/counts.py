@@ -20,7 +20,8 @@ from torch.backends import mha
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from pruning_lab.evaluation import Images, measuring
+from pruning_lab.data import Images
+from pruning_lab.evaluation import measuring
 from pruning_lab.layers import Layer, device_of, prunable
 
 # These add their first argument to the product of the next two.

@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning_lab.layers import Images, device_of, generators, mode, prunable
+from pruning_lab.layers import device_of, generators, mode, prunable
 
 Saliency = Callable[[Tensor], Tensor] | Mapping[str, Tensor]
 
@@ -59,7 +59,7 @@ class Computed(dict[str, Tensor]):
         self.name = name
 
 
-def gradient(model: nn.Module, images: Images) -> Computed:
+def gradient(model: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> Computed:
     """|g|: g is the gradient of the mean cross-entropy over `images`, in evaluation mode.
 
     Give training images. The model, its mode and its gradients stay as they are. Raises ValueError
@@ -68,7 +68,7 @@ def gradient(model: nn.Module, images: Images) -> Computed:
     return Computed("gradient", {n: g.abs() for n, g in _gradients(model, images).items()})
 
 
-def taylor(model: nn.Module, images: Images) -> Computed:
+def taylor(model: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> Computed:
     """|w g|: the first-order change of the loss when a weight goes (Molchanov et al. 2017).
 
     As `gradient` otherwise. It belongs to the weights it was computed with: compute it again after
@@ -79,7 +79,7 @@ def taylor(model: nn.Module, images: Images) -> Computed:
     return Computed("taylor", saliencies)
 
 
-def _gradients(model: nn.Module, images: Images) -> dict[str, Tensor]:
+def _gradients(model: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     if getattr(images, "name", None) == "test":
         raise ValueError("a saliency chooses, and the test split is not for choosing; give train")
     layers, device, seen = prunable(model), device_of(model), 0

@@ -21,13 +21,13 @@ from torch import Tensor
 def write(path: str | Path, content: bytes | str) -> Path:
     """Write a file; readers see the old content or the new, never a part of it."""
     content = content.encode() if isinstance(content, str) else content
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(content)
     return Path(path)
 
 
 @contextmanager
-def _replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path) -> Iterator[Path]:
     """Give an empty temporary file beside `path`; once written, it is synced and renamed to it.
 
     After an error or an interrupt the temporary file is deleted, and `path` is as before.
@@ -104,7 +104,7 @@ def save_tensors(
         if storage in seen:
             flat[name] = tensor.clone()
         seen.add(storage)
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         try:
             safetensors.torch.save_file(flat, temporary, metadata)
         except SafetensorError as error:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pruning_lab import criteria, processes
 from pruning_lab.checkpoints import Epoch, fingerprint
 from pruning_lab.criteria import Saliency
-from pruning_lab.evaluation import Images
+from pruning_lab.data import Images
 from pruning_lab.masks import Amount, Mask, prunable, prune, unknown_layer
 from pruning_lab.models.stored import check_fit
 from pruning_lab.training import TrainConfig, train

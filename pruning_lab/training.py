@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from pruning_lab import processes
+from pruning_lab import data, processes
 from pruning_lab.checkpoints import (
     CheckpointWriter,
     Epoch,
@@ -31,8 +31,8 @@ from pruning_lab.checkpoints import (
     own_random,
     size,
 )
-from pruning_lab.data.splits import Split
-from pruning_lab.evaluation import Images, right
+from pruning_lab.data import Images
+from pruning_lab.evaluation import right
 from pruning_lab.layers import device_of, mode
 from pruning_lab.masks import Mask
 
@@ -164,8 +164,7 @@ def train(
 def _check_images(images: Images) -> None:
     if isinstance(images, Iterator):
         raise ValueError(_ONCE)
-    if hasattr(images, "shuffled") and images.name == "test":
-        raise ValueError("the test split is not for training; give splits.train")
+    data.for_choosing(images, "training", give="splits.train")
     if size(images) == 0:
         raise ValueError(_NONE)
 
@@ -305,9 +304,9 @@ class _Loop:
         world, mine = processes.world(), sum(len(y) for _, y in group)
         if world == 1:
             return mine
-        if isinstance(self.images, Split):
+        if isinstance(self.images, data.Split):
             whole = self.config.batch_size * self.config.accumulate * world
-            return min(whole, len(self.images) - self.state.step * whole)
+            return min(whole, self.images.n - self.state.step * whole)
         return int(processes.summed(torch.tensor(mine)))
 
     def _step(self, forward: nn.Module, group: list, count: int) -> None:
@@ -381,7 +380,7 @@ def _shuffled(images, config: TrainConfig, generator: torch.Generator) -> tuple[
     asked = {name: value for name, value in asked.items() if value != getattr(TrainConfig, name)}
     if processes.world() > 1:
         asked["share"] = (processes.rank(), processes.world())
-    return math.ceil(len(images) / size), images.shuffled(size, generator, **asked)
+    return math.ceil(images.n / size), images.shuffled(size, generator, **asked)
 
 
 def _peak_bytes(device: torch.device) -> int | None:

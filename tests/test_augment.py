@@ -40,8 +40,8 @@ def test_without_flip_crop_and_colour_an_epoch_is_the_one_it_always_was(shift):
     """Against the loop with which the results so far were recorded, to the generator's state."""
     split = split_of(channels=1)
     theirs, ours = seeded(5), seeded(5)
-    order = torch.randperm(len(split), generator=theirs)
-    down, right = torch.randint(2 * shift + 1, (2, len(split)), generator=theirs)
+    order = torch.randperm(split.n, generator=theirs)
+    down, right = torch.randint(2 * shift + 1, (2, split.n), generator=theirs)
     padded = torch.nn.functional.pad(split.images[order], 4 * (shift,))
     expected = [
         image[:, y : y + 12, x : x + 9] for image, y, x in zip(padded, down, right, strict=True)
@@ -209,8 +209,8 @@ def test_equal_seeds_give_equal_epochs_and_everything_else_another():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"crop": 0}, "crop is the smallest share"),
-        ({"crop": 1.5}, "crop is the smallest share"),
+        ({"crop": 0}, "crop is the smallest fraction"),
+        ({"crop": 1.5}, "crop is the smallest fraction"),
         ({"shift": -1}, "shift and colour must be >= 0, got -1"),
         ({"colour": -0.1}, "shift and colour must be >= 0, got 0 and -0.1"),
         ({"share": (2, 2)}, r"share is \(rank, world\) with 0 <= rank < world, got \(2, 2\)"),

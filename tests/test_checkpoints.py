@@ -517,6 +517,6 @@ def test_a_checkpoint_that_was_cut_short_is_refused_by_name(toy, split, tmp_path
 def test_a_checkpoint_of_other_images_is_refused(toy, split, tmp_path):
     config, path = CONFIG, tmp_path / "checkpoint.safetensors"
     next(training.train(toy, split, config, checkpoint=path))
-    fewer = split.head(len(split) - 1)
+    fewer = split.head(split.n - 1)
     with pytest.raises(ValueError, match="images"):
         list(training.train(toy, fewer, config, checkpoint=path))

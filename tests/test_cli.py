@@ -741,8 +741,11 @@ def test_images_that_do_not_fit_a_built_in_network_are_refused_before_training(o
     assert here("train", "--data", "folder:photos", "--epochs", "1") == 2
     said = capsys.readouterr().err
     assert "cannot take the images of folder:photos, which are 3 x 9 x 7" in said
+    assert "its first layer fc1 takes images of 784 values, channels x height x width" in said
     assert here("run", "--data", "folder:photos", "--out", "runs/photos") == 2
     assert not Path("runs").exists()
+    assert here("train", "--model", "lenet-5", "--data", "folder:photos", "--epochs", "1") == 2
+    assert "its first layer conv1 takes images of 1 x height x width" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------- the studio

@@ -3,6 +3,7 @@
 import math
 import socket
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pruning_lab import data
 
@@ -57,7 +59,7 @@ def test_val_is_the_last_5000_of_mnists_training_images_byte_for_byte(mnist_root
 
     splits = data.load("mnist", root=mnist_root)
     train, test = (datasets.MNIST(mnist_root, train=train) for train in (True, False))
-    assert [len(s) for s in (splits.train, splits.val, splits.test)] == [55_000, 5_000, 10_000]
+    assert [s.n for s in (splits.train, splits.val, splits.test)] == [55_000, 5_000, 10_000]
     assert torch.equal(splits.train.images[:, 0], train.data[:55_000])
     assert torch.equal(splits.val.images[:, 0], train.data[55_000:])
     assert torch.equal(splits.val.labels, train.targets[55_000:])
@@ -71,7 +73,7 @@ def test_val_is_the_last_5000_of_mnists_training_images_byte_for_byte(mnist_root
 def test_mnist_in_its_own_layout_is_read_from_any_folder(small_mnist, monkeypatch):
     monkeypatch.setenv("PRUNING_LAB_DATA", str(small_mnist))
     splits = data.load()
-    assert (splits.name, len(splits.train), len(splits.val)) == ("mnist", 7, 5000)
+    assert (splits.name, splits.train.n, splits.val.n) == ("mnist", 7, 5000)
     assert (small_mnist / "MNIST" / "raw").as_posix() in str(splits)
 
 
@@ -300,7 +302,7 @@ def test_a_broken_image_is_named_and_left_out_and_two_of_ten_are_too_many(photos
         data.load(f"folder:{root}")
     assert str(path) in str(caught.value)
     assert str(second) in str(caught.value)
-    assert len(data.load(f"folder:{root}", broken=0.2).test) == 3
+    assert data.load(f"folder:{root}", broken=0.2).test.n == 3
 
 
 def test_a_part_without_a_usable_image_is_named(photos):
@@ -370,6 +372,12 @@ def test_large_images_come_in_smaller_batches(tmp_path):
 # --- splits ------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def split_of_50() -> data.Split:
+    images = torch.arange(50, dtype=torch.uint8).reshape(50, 1, 1, 1)
+    return data.Split("val", images, torch.arange(50), mean=0.0, std=1.0, batch_size=16)
+
+
 def test_batches_come_in_order_normalised_and_again(digits):
     x, y = (torch.cat(part) for part in zip(*digits.train, strict=True))
     assert torch.equal(y, digits.train.labels)
@@ -381,11 +389,82 @@ def test_batches_come_in_order_normalised_and_again(digits):
     assert torch.equal(x, again)
 
 
-def test_a_split_counts_images_and_its_last_batch_is_short(split):
-    assert len(split) == 50
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_that_are_all_one_grey_become_zero_and_not_nan(photos, channels):
+    root = photos({"train": {"a": 3}, "test": {"a": 1}})
+    for path in root.glob("*/a/*.png"):
+        Image.new("L" if channels == 1 else "RGB", (5, 6), 77 if channels == 1 else 3 * (77,)).save(
+            path
+        )
+    splits = data.load(f"folder:{root}")
+    for x, _ in splits.train:
+        assert torch.equal(x, torch.zeros(len(x), channels, 6, 5))
+
+
+def test_a_split_is_renormalised_by_whole_numbers_too(split):
+    x, _ = next(iter(split.renormalised(0, 1)))
+    assert torch.equal(x, split.images[:16].float())
+
+
+def test_a_split_counts_images_and_batches_and_its_last_batch_is_short(split):
+    assert (split.n, len(split)) == (50, 4)
     assert [len(y) for _, y in split] == [16, 16, 16, 2]
     assert [len(y) for _, y in split.head(20)] == [16, 4]
     assert torch.equal(split.head(20).images, split.images[:20])
+
+
+@given(start=st.integers(0, 6), step=st.integers(1, 5))
+def test_batches_from_a_start_on_in_steps_are_those_of_the_whole(split_of_50, start, step):
+    expected = list(split_of_50)[start::step]
+    ours = list(split_of_50.batches(start, step))
+    assert len(ours) == len(expected)
+    for (x, y), (theirs, labels) in zip(ours, expected, strict=True):
+        assert torch.equal(x, theirs)
+        assert torch.equal(y, labels)
+
+
+@pytest.mark.parametrize(("start", "step"), [(-1, 1), (0, 0), (0, -1)])
+def test_batches_that_cannot_be_are_refused(split, start, step):
+    with pytest.raises(ValueError, match="batches from 0 on, in steps of 1 or more; got"):
+        next(split.batches(start, step))
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        return iter([])
+
+    def __len__(self):
+        raise AssertionError("what an endless data set says of its length is no promise")
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        (lambda split: split, 50),
+        (lambda split: split.head(20), 20),
+        (lambda split: list(split), 50),
+        (lambda split: tuple(split.head(20)), 20),
+        (lambda split: DataLoader(TensorDataset(split.images, split.labels), batch_size=7), 50),
+        (lambda split: DataLoader(Endless(), batch_size=7), None),
+        (lambda split: map(tuple, split), None),
+        (lambda split: [], 0),
+    ],
+)
+def test_images_are_counted_where_nothing_must_be_read(split, images, expected):
+    assert data.count(images(split)) == expected
+
+
+def test_choosing_takes_everything_but_the_test_split(split, batches):
+    for images in (split, batches, replace(split, name="train")):
+        assert data.for_choosing(images, "a plan") is images
+    says = r"^a plan chooses, and the test split is not for choosing; give splits\.val$"
+    with pytest.raises(ValueError, match=says):
+        data.for_choosing(replace(split, name="test"), "a plan")
+
+
+def test_only_what_has_a_fingerprint_gives_one(split, batches):
+    assert data.fingerprint_of(split) == split.fingerprint()
+    assert data.fingerprint_of(batches) is None
 
 
 @given(seed=st.integers(0, 2**32), shift=st.integers(0, 3), batch_size=st.integers(1, 60))

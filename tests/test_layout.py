@@ -62,6 +62,40 @@ def test_a_module_imports_only_from_those_before_it():
     assert wrong == []
 
 
+def imported_files(path: Path) -> set[Path]:
+    """The files of this package that a file imports, inside functions and for types too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if file_of(name) else node.module for name in inside]
+        else:
+            continue
+        found |= {file for name in names if (file := file_of(name))}
+    return found
+
+
+def file_of(name: str) -> Path | None:
+    """The file of a module of this package, by its dotted name."""
+    place = PACKAGE.parent.joinpath(*name.split("."))
+    files = place.with_suffix(".py"), place / "__init__.py"
+    return next((file for file in files if file.is_file() and PACKAGE in file.parents), None)
+
+
+def test_no_file_imports_itself_by_a_detour():
+    """No circles, inside folders neither."""
+    imported = {path: imported_files(path) for path in SOURCES}
+    assert PACKAGE / "data" / "splits.py" in imported[PACKAGE / "data" / "photos.py"]
+    left, before = set(imported), None
+    while left != before:  # what imports nothing that is left, or is imported by nothing, is free
+        before = left
+        left = {path for path in left if imported[path] & left}
+        left &= {file for path in left for file in imported[path]}
+    assert sorted(path.relative_to(PACKAGE).as_posix() for path in left) == []
+
+
 def test_pruning_loads_no_plots_widgets_tables_or_data_sets_and_drawing_no_pyplot():
     script = """
 import sys

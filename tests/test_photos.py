@@ -21,7 +21,7 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import functional as vision
 
 from pruning_lab import data, evaluation
-from pruning_lab.data import cache, photos, shapes
+from pruning_lab.data import request, shapes
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def folder(made, tmp_path) -> Path:
 
 def streamed(monkeypatch, folder, **options) -> data.Splits:
     with monkeypatch.context() as patch:
-        patch.setattr(photos, "MEMORY_BYTES", 0)
+        patch.setattr(request, "MEMORY_BYTES", 0)
         return data.load(f"folder:{folder}", **options)
 
 
@@ -122,9 +122,9 @@ def test_cached_images_are_torchvisions_of_every_mode_and_again_from_the_file(fo
             f"folder:{folder}: 23 train / 4 val / 12 test images of 3 x 24 x 24, from {folder}, "
             f"where val is test; val is every tenth of train; LEFT OUT 1 of 40: {BROKEN} (cannot "
         )
-        assert splits.origin.endswith(f"; cached in {folder}/.pruning_lab/24px.safetensors")
+        assert splits.origin.endswith(f"; cached in {folder}/.pruning_lab/24px.npy")
         check(splits, folder, 24, short=24)
-        monkeypatch.setattr(cache, "build", None)  # the second time, nothing is decoded
+        monkeypatch.setattr(data.cache, "build", None)  # the second time, nothing is decoded
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -137,6 +137,21 @@ def test_imagenet_streams_as_torchvisions_evaluation_shows_it(made, workers):
         for part in ("train", "val", "test")
     }
     check(replace(splits, **some), made, 21, short=24)  # 256 / 224 of it
+
+
+@pytest.mark.parametrize(("start", "step"), [(0, 2), (1, 2), (2, 1), (3, 1)])
+def test_some_batches_of_a_stream_decode_no_others(folder, start, step):
+    split = data.load("imagenet", root=folder.parent, size=21).test
+    split = replace(split, batch_size=5, workers=0, broken=0.0)
+    whole = list(split)
+    needed = [name for k in range(start, 3, step) for name in split.files[5 * k : 5 * k + 5]]
+    for name in set(split.files) - set(needed):
+        (folder / name).write_bytes(b"reading this would be noticed")
+    ours = list(split.batches(start, step))
+    assert len(ours) == len(whole[start::step])
+    for (x, y), (theirs, labels) in zip(ours, whole[start::step], strict=True):
+        assert torch.equal(x, theirs)
+        assert torch.equal(y, labels)
 
 
 @pytest.mark.filterwarnings("ignore:left out")
@@ -262,7 +277,11 @@ def test_palettes_and_transparency_become_rgb_as_pil_has_it(tmp_path):
 
 
 def cache_of(folder: Path, size: int = 24) -> Path:
-    return folder / ".pruning_lab" / f"{size}px.safetensors"
+    return folder / ".pruning_lab" / f"{size}px.npy"
+
+
+def about_of(folder: Path) -> Path:
+    return cache_of(folder).with_suffix(".json")
 
 
 def loaded(folder: Path) -> tuple[str, str]:
@@ -270,11 +289,9 @@ def loaded(folder: Path) -> tuple[str, str]:
     return "".join(s.fingerprint() for s in (splits.train, splits.val, splits.test)), splits.origin
 
 
-def test_the_cache_is_a_safetensors_file_that_others_can_read(folder):
-    from safetensors.numpy import load_file
-
+def test_the_cache_is_a_file_that_numpy_reads(folder):
     splits = data.load(f"folder:{folder}", size=24)
-    (images,) = load_file(cache_of(folder)).values()
+    images = np.load(cache_of(folder))
     ours = torch.cat([splits.train.images, splits.val.images, splits.test.images])
     assert np.array_equal(images, ours.numpy())
 
@@ -283,29 +300,70 @@ def flip_bit(content: bytes, place: int) -> bytes:
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda c: b"",
-        lambda c: c[:5],
-        lambda c: c[: len(c) // 2],
-        lambda c: c[:-1],
-        lambda c: c + b"\0",
-        lambda c: b"\xff" * 8 + c[8:],
-        lambda c: flip_bit(c, 20),
-        lambda c: flip_bit(c, c.index(b"content")),
-        lambda c: flip_bit(c, c.index(b"[[") + 3),  # a digit of the mean
-        lambda c: flip_bit(c, len(c) - 1),
-        lambda c: flip_bit(c, len(c) // 2 + len(c) // 4),
-    ],
-)  # fmt: skip
-def test_a_damaged_cache_is_noticed_and_made_anew(folder, damage):
+def flipped(mark: bytes, offset: int = 0):
+    return lambda content: flip_bit(content, content.index(mark) + offset)
+
+
+DAMAGES = [
+    (cache_of, lambda c: b""),
+    (cache_of, lambda c: c[:5]),
+    (cache_of, lambda c: c[: len(c) // 2]),
+    (cache_of, lambda c: c[:-1]),
+    (cache_of, lambda c: c + b"\0"),
+    (cache_of, lambda c: bytes(len(c))),
+    (cache_of, lambda c: b"PK\3\4" + c[4:]),  # what numpy opens as an archive
+    (cache_of, flipped(b"|u1")),
+    (cache_of, flipped(b"shape", 9)),
+    (cache_of, lambda c: flip_bit(c, len(c) - 1)),
+    (cache_of, lambda c: flip_bit(c, len(c) // 2)),
+    (about_of, lambda c: b""),
+    (about_of, lambda c: c[:-1]),
+    (about_of, lambda c: b"[]"),
+    (about_of, lambda c: b'{"about": 1}'),
+    (about_of, lambda c: b"[" * 100_000),
+    (about_of, lambda c: b"\xff" + c),
+    (about_of, flipped(b"content", 15)),
+    (about_of, flipped(b'"scale": [[', 11)),  # a digit of the mean
+    (about_of, flipped(b'"crc32": "', 10)),
+]
+
+
+@pytest.mark.parametrize(("damaged", "damage"), DAMAGES)
+def test_a_damaged_cache_is_noticed_and_made_again(folder, damaged, damage):
     expected = loaded(folder)
-    path = cache_of(folder)
-    content = path.read_bytes()
-    path.write_bytes(damage(content))
+    paths = cache_of(folder), about_of(folder)
+    contents = [path.read_bytes() for path in paths]
+    damaged(folder).write_bytes(damage(damaged(folder).read_bytes()))
     assert loaded(folder) == expected
-    assert path.read_bytes() == content
+    assert [path.read_bytes() for path in paths] == contents
+
+
+@pytest.mark.parametrize("lost", [cache_of, about_of])
+def test_half_of_a_cache_is_none(folder, lost):
+    expected = loaded(folder)
+    lost(folder).unlink()
+    assert loaded(folder) == expected
+    assert lost(folder).exists()
+
+
+def test_images_beside_the_description_of_others_are_none(folder):
+    """As a process leaves it that is killed between the two files."""
+    loaded(folder)
+    of_others = cache_of(folder).read_bytes()
+    photo("RGB", 77, wide=40, high=40).save(folder / "val" / "n01" / "n01_0.JPEG")
+    expected = loaded(folder)
+    cache_of(folder).write_bytes(of_others)
+    assert loaded(folder) == expected
+    assert cache_of(folder).read_bytes() != of_others
+
+
+@pytest.mark.parametrize("replaced", [cache_of, about_of])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_or_a_folder_in_the_caches_place_is_not_read(folder, replaced, make):
+    expected, _ = loaded(folder)
+    replaced(folder).unlink()
+    make(replaced(folder))
+    assert loaded(folder)[0] == expected
 
 
 def test_the_cache_follows_the_bytes_of_the_images_and_not_their_times(folder):
@@ -327,15 +385,38 @@ def test_the_cache_follows_the_bytes_of_the_images_and_not_their_times(folder):
     assert torch.equal(shown[0], as_torchvision_shows(second, 24, 24))
 
 
+def test_what_changes_after_it_was_read_is_read_again_the_next_time(folder, monkeypatch):
+    first, second = (folder / "val" / "n01" / f"n01_{k}.JPEG" for k in (0, 1))
+    size = max(path.stat().st_size for path in (first, second))
+    old, new = (path.read_bytes().ljust(size, b"\0") for path in (first, second))
+    first.write_bytes(old)
+    decode = data.cache.decode
+
+    def overwriting(content, **options):
+        if content == old:
+            first.write_bytes(new)
+        return decode(content, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data.cache, "decode", overwriting)
+        shown = data.load(f"folder:{folder}", size=24).test.images[0]
+    assert np.array_equal(shown, decode(old, size=24))
+    shown = data.load(f"folder:{folder}", size=24).test.images[0]
+    assert torch.equal(shown, as_torchvision_shows(first, 24, 24))
+
+
 def test_a_file_more_or_another_size_is_another_cache(folder):
     before = loaded(folder)[0]
     photo("RGB", 99, wide=40, high=40).save(folder / "train" / "n02" / "n02_99.JPEG")
     assert loaded(folder)[0] != before
-    shutil.copy(cache_of(folder), cache_of(folder, 16))  # under another's name
+    for suffix in (".npy", ".json"):  # under another's name
+        shutil.copy(cache_of(folder).with_suffix(suffix), cache_of(folder, 16).with_suffix(suffix))
     assert data.load(f"folder:{folder}", size=16).train.shape == (3, 16, 16)
     assert {path.name for path in cache_of(folder).parent.iterdir()} == {
-        "16px.safetensors",
-        "24px.safetensors",
+        "16px.json",
+        "16px.npy",
+        "24px.json",
+        "24px.npy",
     }
 
 
@@ -352,16 +433,16 @@ def test_where_the_folder_cannot_be_written_the_users_cache_is_and_else_it_says_
 ):
     (folder / ".pruning_lab").write_text("a file, where the folder should be")
     expected, origin = loaded(folder)
-    (cached,) = (tmp_path / "user" / "pruning_lab").iterdir()
+    (cached,) = (tmp_path / "user" / "pruning_lab").glob("*.npy")
     assert origin.endswith(f"; cached in {cached}")
     assert loaded(folder) == (expected, origin)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / ".pruning_lab"))
     again, origin = loaded(folder)
     assert again == expected
-    assert "; to be decoded anew each time, as no cache can be written (" in origin
+    assert "; to be decoded again each time, as no cache can be written (" in origin
     monkeypatch.setenv("PRUNING_LAB_CACHE", str(tmp_path / "named"))
     assert loaded(folder)[0] == expected
-    assert len(list((tmp_path / "named").iterdir())) == 1
+    assert {path.suffix for path in (tmp_path / "named").iterdir()} == {".npy", ".json"}
 
 
 def start(work, *arguments) -> multiprocessing.Process:
@@ -404,7 +485,8 @@ def test_two_processes_may_build_the_cache_at_once(folder, tmp_path):
     for process in [start(load_and_tell, folder, path) for path in told]:
         process.join(60)
     assert [path.read_text() for path in told] == 2 * [" ".join(loaded(folder))]
-    assert list(cache_of(folder).parent.iterdir()) == [cache_of(folder)]
+    expected = {cache_of(folder), about_of(folder)}
+    assert set(cache_of(folder).parent.iterdir()) == expected
 
 
 def test_a_full_disk_costs_the_cache_and_nothing_else(folder, tmp_path):
@@ -417,7 +499,7 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(folder, tmp_path):
 
     start(limited).join(60)
     fingerprint, _, origin = (tmp_path / "told").read_text().partition(" ")
-    assert "; to be decoded anew each time, as no cache can be written (File too large: " in origin
+    assert "; to be decoded again each time, as no cache can be written (File too large: " in origin
     left = [*(folder / ".pruning_lab").iterdir(), *(tmp_path / "user" / "pruning_lab").iterdir()]
     assert left == []
     assert fingerprint == loaded(folder)[0]
@@ -433,7 +515,7 @@ def test_a_folder_too_large_for_memory_streams_with_a_size_and_says_so_without(
         (tmp_path / part / "a").mkdir(parents=True)
         for k in range(3):
             photo("RGB", k, wide=20, high=18).save(tmp_path / part / "a" / f"{k}.png")
-    monkeypatch.setattr(photos, "MEMORY_BYTES", 5 * 3 * 20 * 18)
+    monkeypatch.setattr(request, "MEMORY_BYTES", 5 * 3 * 20 * 18)
     with pytest.raises(ValueError, match=r"6 images of 20 x 18 take .* \(--size 18\)$"):
         data.load(f"folder:{tmp_path}")
     assert isinstance(data.load(f"folder:{tmp_path}", size=18).train, data.Stream)
@@ -443,9 +525,9 @@ def test_a_folder_too_large_for_memory_streams_with_a_size_and_says_so_without(
 @pytest.mark.filterwarnings("ignore:left out")
 def test_a_stream_answers_as_a_split_does(made):
     train = data.load("imagenet", root=made.parent).train
-    assert (len(train), train.shape, train.name) == (24, (3, 224, 224), "train")
+    assert (train.n, train.shape, train.name) == (24, (3, 224, 224), "train")
     few = train.head(3)
-    assert len(few) == 3
+    assert few.n == 3
     before = torch.get_rng_state()
     assert torch.equal(next(iter(few))[1], torch.tensor([0, 1, 0]))
     assert torch.equal(torch.get_rng_state(), before)
@@ -480,7 +562,7 @@ def test_the_real_imagenette_is_torchvisions(monkeypatch):
     root = Path(os.environ.get("PRUNING_LAB_DATA", Path(__file__).parents[1] / "data"))
     if not (root / "imagenette2-160").is_dir():
         pytest.skip("Imagenette is not there; set PRUNING_LAB_DATA to what holds imagenette2-160/")
-    monkeypatch.setattr(photos, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(request, "MEMORY_BYTES", 0)
     splits = data.load("imagenette", root=root)
     parts = {part: datasets.Imagenette(root, part, "160px")._samples for part in ("train", "val")}
     ours = {
@@ -488,9 +570,9 @@ def test_the_real_imagenette_is_torchvisions(monkeypatch):
         for split in (splits.train, splits.val)
         for name, label in zip(split.files, split.labels.tolist(), strict=True)
     }
-    assert len(splits.train) + len(splits.val) == len(ours) == 9469
+    assert splits.train.n + splits.val.n == len(ours) == 9469
     assert ours == set(parts["train"])
-    assert len(splits.test) == len(parts["val"]) == 3925
+    assert splits.test.n == len(parts["val"]) == 3925
     fifth = datasets.Imagenette(root, "val", "160px")[0][0]  # the first of the first class
     assert torch.equal(pixels(splits.test.head(1))[0][0], vision.pil_to_tensor(fifth).float())
     assert splits.val.head(20).labels.tolist() == 2 * list(range(10))
@@ -511,10 +593,10 @@ def offline(monkeypatch):
         ("imagenette", {}, r"no Imagenette in .*imagenette2-160; .* --download .*, or take shapes"),
         ("imagenette", {"download": True}, "Imagenette could not be fetched .*, or take shapes"),
         ("imagenet", {}, r"no ImageNet in .*imagenet; put train/CLASS/\*.JPEG .* take imagenette"),
-        ("digits", {"size": 32}, "the images of digits are 28 x 28, got size 32; leave size away"),
+        ("digits", {"size": 32}, "the images of digits are 28 x 28, got size 32; leave size out"),
         ("mnist", {"size": 32}, "the images of mnist are 28 x 28, got size 32"),
-        ("shapes", {"size": 0}, "size is a number of pixels, 1 or more, got 0"),
-        ("shapes", {"broken": 5}, "broken is a share of the images, 0 to 1, got 5"),
+        ("shapes", {"size": 0}, "size is a number of pixels, 1 to 4,096, got 0"),
+        ("shapes", {"broken": 5}, "broken is a fraction of the images, 0 to 1, got 5"),
     ],
 )
 def test_what_is_not_there_is_answered_with_what_to_type(tmp_path, offline, name, options, says):
@@ -532,7 +614,7 @@ def test_shapes_stand_in_for_photos_and_say_so_loudly(tmp_path):
         f"on the spot, since {tmp_path}/imagenette2-160 is not there"
     )
     for split in (splits.train, splits.val, splits.test):
-        assert torch.equal(split.labels.bincount(), torch.full((10,), len(split) // 10))
+        assert torch.equal(split.labels.bincount(), torch.full((10,), split.n // 10))
 
 
 def test_other_seeds_and_sizes_draw_other_shapes():

@@ -43,7 +43,7 @@ def network():
 def uneven():
     """The same, but every other batch is answered wrongly: two processes see different images."""
     split = many()
-    wrong = torch.arange(len(split)) // 300 % 2
+    wrong = torch.arange(split.n) // 300 % 2
     return replace(split, labels=(split.labels + wrong) % 4)
 
 

@@ -55,7 +55,7 @@ if SIZE == "quick":
 
 # %%
 splits = data.load("photos", size=SHAPE["size"])
-print(f"{splits.name}: {len(splits.train):,} images to train on, {len(splits.val):,} in val")
+print(f"{splits.name}: {splits.train.n:,} images to train on, {splits.val.n:,} in val")
 print(splits.origin.rpartition("; ")[0] or splits.origin)  # but for where the cache lies
 
 # %% [markdown]

@@ -372,12 +372,12 @@ def _scan_progress(options: argparse.Namespace, model, val: data.Split) -> Itera
     shared = f" by {processes.world()} processes" if processes.world() > 1 else ""
     layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} images{postfix}"
     off = True if _quiet(options) else None  # None: off where stderr is not a terminal
-    with tqdm(total=len(val), desc="scan", leave=False, disable=off, bar_format=layout) as bar:
+    with tqdm(total=val.n, desc="scan", leave=False, disable=off, bar_format=layout) as bar:
 
         def notify(progress: sensitivity.Progress) -> None:
             left = _duration(progress.seconds_left)
             if progress.images == 0 and not _quiet(options):
-                line = f"{progress.how}{shared}: {points} points on {len(val):,} images"
+                line = f"{progress.how}{shared}: {points} points on {val.n:,} images"
                 bar.write(f"{line}, about {left}", file=sys.stdout)
             bar.set_postfix_str(f"{left} left", refresh=progress.images == 0)
             bar.update(progress.images - bar.n)

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -65,7 +66,7 @@ def check_fit(model: nn.Module, splits: data.Splits) -> None:
     except Exception as error:  # whatever a network raises
         raise ValueError(
             f"this network cannot take the images of {splits.name}, which are {shape}: "
-            f"{_first_line(error)}"
+            f"{_misfit(model, images.shape, error)}"
         ) from error
     if (there := classes(splits)) > outputs:
         raise ValueError(
@@ -134,6 +135,21 @@ def _call(name: str, function: Callable, doing: str):
 def _misses(name: str, error: ModuleNotFoundError) -> bool:
     """Whether it is the named module that is not there, and not one that it imports."""
     return bool(error.name) and f"{name.partition(':')[0]}.".startswith(f"{error.name}.")
+
+
+def _misfit(model: nn.Module, shape: tuple[int, int, int], error: Exception) -> str:
+    """Why a network cannot take images (C, H, W), in channels and pixels and not in matrices."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels != shape[0]:
+            return f"its first layer {name} takes images of {module.in_channels} x height x width"
+        if isinstance(module, nn.Conv2d):
+            break
+        if isinstance(module, nn.Linear) and module.in_features != math.prod(shape):
+            taken = f"{module.in_features:,} values, channels x height x width"
+            return f"its first layer {name} takes images of {taken}"
+    if "shapes cannot be multiplied" in str(error):
+        return "it takes images of another height and width; give another --size, where it has one"
+    return _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
-"""Images of a batch moved, cropped, mirrored and coloured at once, on the device where they are.
+"""Augmentation of whole batches, on their device: shift, random resized crop, flip, colour.
 
-Chance is drawn for a whole epoch, on the CPU, before its first batch: equal seeds give equal epochs
-on any device, and every one of many processes can work on its own part of each batch.
+Random numbers are drawn for a whole epoch, on the CPU, before its first batch: equal seeds give
+equal epochs on any device, and each of many processes can work on its own part of each batch.
 """
 
 import math
@@ -16,72 +16,73 @@ TRIES = 10  # of torchvision's RandomResizedCrop, until a box lies within the im
 _LOG_RATIO = math.log(4 / 3)  # boxes are 3:4 to 4:3
 
 
-@dataclass(frozen=True, kw_only=True)
-class Augment:
-    """What may happen to an image of the training set; as it stands here, nothing."""
-
-    shift: int = 0  # pixels, at most, both ways
-    flip: bool = False  # left and right change places in every other image
-    crop: float = 1.0  # smallest share of its area that a random resized crop shows
-    colour: float = 0.0  # std of the steps along the axes of colour; Krizhevsky et al. took 0.1
-
-    def __post_init__(self):
-        if self.shift < 0 or self.colour < 0:
-            raise ValueError(f"shift and colour must be >= 0, got {self.shift} and {self.colour}")
-        if not 0 < self.crop <= 1:
-            raise ValueError(
-                f"crop is the smallest share of the area that is shown, above 0 and up to 1 "
-                f"(1: no crop), got {self.crop}"
-            )
-
-
 @dataclass(frozen=True)
 class Epoch:
-    """What chance decided for each image of an epoch, in the order in which they are shown."""
+    """The random choices of an epoch, for each image in the order in which they are shown."""
 
     order: Tensor  # int64 (N,)
+    shift: int  # pixels, at most, in each direction
     offsets: Tensor  # int64 (2, N), 0 ... 2 * shift
     flips: Tensor | None  # bool (N,)
     colours: Tensor | None  # (N, C): what is added to each channel, in levels of 255
+    crop: float  # smallest fraction of its area that a random resized crop shows; 1: no crop
     numbers: Tensor | None  # (N, 2 * TRIES + 2), in [0, 1): areas, ratios and places of boxes
     boxes: Tensor | None = None  # int64 (N, 4): top, left, height, width
 
     def on(self, device: torch.device) -> "Epoch":
-        """All of it on a device, moved at once and not batch by batch."""
-        mine = {key: value for key, value in vars(self).items() if value is not None}
-        return replace(self, **{key: value.to(device) for key, value in mine.items()})
+        """What `apply` needs on a device, moved at once and not batch by batch."""
+        tensors = {key: value for key, value in vars(self).items() if isinstance(value, Tensor)}
+        moved = {key: value.to(device) for key, value in tensors.items() if key != "numbers"}
+        return replace(self, **moved)
 
-    def apply(self, images: Tensor, part: slice | Tensor, shift: int) -> Tensor:
-        """Images (n, C, H, W) of a part of the epoch, as chance wants them."""
-        if shift:
-            images = shifted(images, self.offsets[:, part], shift)
+    def apply(self, images: Tensor, part: slice | Tensor) -> Tensor:
+        """Augment images (n, C, H, W), which are a part of the epoch."""
+        if self.shift:
+            images = shifted(images, self.offsets[:, part], self.shift)
         flips = None if self.flips is None else self.flips[part]
         if self.boxes is not None:
             images = cropped(images, self.boxes[part], flips)  # which mirrors at no cost
         elif flips is not None:
             images = flipped(images, flips)
-        return images if self.colours is None else coloured(images, self.colours[part])
+        return images if self.colours is None else images + self.colours[part, :, None, None]
 
 
 def draw(
-    count: int, wanted: Augment, axes: tuple[tuple[float, ...], ...], generator: torch.Generator
+    count: int,
+    axes: tuple[tuple[float, ...], ...],
+    generator: torch.Generator,
+    *,
+    shift: int,
+    flip: bool,
+    crop: float,
+    colour: float,
 ) -> Epoch:
-    """One epoch; what is switched off draws no number."""
+    """One epoch of `count` images; what is switched off draws no number.
+
+    Images move by at most `shift` pixels in each direction; `flip` mirrors every other one; `crop`
+    shows a random box of `crop` to all of the area; `colour` is the std of the steps along the
+    colour `axes` (Krizhevsky et al. took 0.1).
+    """
+    if shift < 0 or colour < 0:
+        raise ValueError(f"shift and colour must be >= 0, got {shift} and {colour}")
+    if not 0 < crop <= 1:
+        raise ValueError(
+            f"crop is the smallest fraction of the area that is shown, above 0 and up to 1 "
+            f"(1: no crop), got {crop}"
+        )
     order = torch.randperm(count, generator=generator)
-    offsets = torch.randint(2 * wanted.shift + 1, (2, count), generator=generator)
-    flips = colours = numbers = None
-    if wanted.flip:
-        flips = torch.rand(count, generator=generator) < 0.5
-    if wanted.crop < 1:
-        numbers = torch.rand(count, 2 * TRIES + 2, generator=generator)
-    if wanted.colour:
-        steps = wanted.colour * torch.randn(count, len(axes), generator=generator)
+    offsets = torch.randint(2 * shift + 1, (2, count), generator=generator)
+    flips = torch.rand(count, generator=generator) < 0.5 if flip else None
+    numbers = torch.rand(count, 2 * TRIES + 2, generator=generator) if crop < 1 else None
+    colours = None
+    if colour:
+        steps = colour * torch.randn(count, len(axes), generator=generator)
         colours = steps @ torch.tensor(axes)  # for all at once: a part must not round otherwise
-    return Epoch(order, offsets, flips, colours, numbers)
+    return Epoch(order, shift, offsets, flips, colours, crop, numbers)
 
 
 def shares(count: int, batch_size: int, share: tuple[int, int]) -> Iterator[slice]:
-    """Of each batch the part of process `rank` out of `world`; as near to equal as can be."""
+    """The part of process `rank` out of `world` of each batch; parts differ by one at most."""
     rank, world = share
     if not 0 <= rank < world:
         raise ValueError(f"share is (rank, world) with 0 <= rank < world, got {share}")
@@ -106,16 +107,11 @@ def flipped(images: Tensor, flips: Tensor) -> Tensor:
     return both.index_select(0, places + len(images) * flips)
 
 
-def coloured(images: Tensor, colours: Tensor) -> Tensor:
-    """Images (N, C, H, W), 0 ... 255, with one number for each image and channel added."""
-    return images + colours[:, :, None, None]
-
-
 def boxes(numbers: Tensor, height: int, width: int, crop: float) -> Tensor:
     """int64 (N, 4): top, left, height and width of random boxes, from `Epoch.numbers`.
 
     torchvision's rule (RandomResizedCrop, after Szegedy et al. 2014): an area of `crop` ... 1 and a
-    ratio of 3:4 ... 4:3; the first of ten boxes that fits; else as much as the ratio lets be shown.
+    ratio of 3:4 ... 4:3; the first of ten boxes that fits; else the largest box of such a ratio.
     """
     areas, ratios, place = numbers.double().split([TRIES, TRIES, 2], dim=1)
     areas = height * width * (crop + (1 - crop) * areas)
@@ -125,8 +121,7 @@ def boxes(numbers: Tensor, height: int, width: int, crop: float) -> Tensor:
     sides = torch.stack([(areas / ratios).sqrt().round(), (areas * ratios).sqrt().round()], dim=2)
     frame = torch.tensor([height, width])
     fits = ((sides > 0) & (sides <= frame)).all(2)
-    fits = torch.cat([fits, torch.ones(len(numbers), 1, dtype=torch.bool)], dim=1)
-    first = fits.int().argmax(1)
+    first = torch.where(fits.any(1), fits.int().argmax(1), TRIES)
     side = torch.cat([sides, most], dim=1)[torch.arange(len(numbers)), first]
     room = frame - side
     corner = torch.where(first[:, None] < TRIES, place * (room + 1), room / 2).floor()

@@ -1,19 +1,20 @@
-"""Splits held in memory: batches in order, or one epoch shuffled and augmented on the device."""
+"""Train, val and test: batches in order, or one epoch shuffled and augmented on the device."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from pruning_lab.data import augment
-from pruning_lab.data.augment import Augment
+from pruning_lab.data.augment import Epoch
 
 Levels = float | tuple[float, ...]  # one number for all channels, or one for each; 0 ... 255
-Axes = tuple[tuple[float, ...], ...]  # (C, C): steps of colour, in levels
+Axes = tuple[tuple[float, ...], ...]  # (C, C): colour steps, in levels
 
 # What torchvision's pretrained networks expect: mean and std of ImageNet's pixels.
 IMAGENET: tuple[Levels, Levels] = (
@@ -21,46 +22,126 @@ IMAGENET: tuple[Levels, Levels] = (
     tuple(255 * value for value in (0.229, 0.224, 0.225)),
 )
 
+# Of ImageNet's RGB, as fb.resnet.torch measured them, in levels of 1: eigenvalue, eigenvector.
+IMAGENET_AXES: Axes = tuple(
+    tuple(255 * eigenvalue * entry for entry in vector)
+    for eigenvalue, vector in (
+        (0.2175, (-0.5675, -0.5808, -0.5836)),
+        (0.0188, (0.7192, -0.0045, -0.6948)),
+        (0.0045, (0.4009, -0.8140, 0.4203)),
+    )
+)
+
 
 class Scale(NamedTuple):
-    """What is typical of the training pixels."""
+    """Statistics of the training pixels."""
 
     mean: Levels
     std: Levels
     axes: Axes  # eigenvectors of the covariance of the channels, as long as their eigenvalues
 
 
-class Part:
-    """What a split in memory and a streamed one have in common."""
+class Images(Protocol):
+    """Batches (x, y), the same number on every pass: x float (N, C, H, W), y int64 (N,).
 
-    def __len__(self) -> int:
+    A split, a DataLoader and a list of batches are such.
+    """
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+class Part:
+    """The train, val or test part of a data set. `n` counts images, `len(part)` batches.
+
+    Iterating gives batches in order, always the same ones, normalised by the training pixels.
+    Subclasses add `head(count)`, `fingerprint()` and `_read`.
+    """
+
+    name: str  # "train", "val" or "test"
+    labels: Tensor  # int64 (N,)
+    mean: Levels  # of the training pixels, 0 ... 255
+    std: Levels
+    axes: Axes | None  # colour axes of the training pixels; None: of its own
+    batch_size: int
+    shape: tuple[int, int, int]  # (C, H, W) of an image
+    device: torch.device
+    _crops_files = False  # whether `_read` has cropped at random already
+
+    @property
+    def n(self) -> int:
+        """Number of images."""
         return len(self.labels)
 
-    def normalise(self, images: Tensor) -> Tensor:
-        mean, std = self._scale
-        return (images - mean).div_(std)
+    def __len__(self) -> int:
+        return -(-self.n // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.batches()
+
+    def batches(self, start: int = 0, step: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches number `start`, `start + step`, ... in order; decodes only those."""
+        if start < 0 or step < 1:
+            raise ValueError(f"batches from 0 on, in steps of 1 or more; got {start} and {step}")
+        firsts = range(start * self.batch_size, self.n, step * self.batch_size)
+        slices = [slice(first, first + self.batch_size) for first in firsts]
+        for pixels, places in self._read(slices):
+            yield self.normalise(pixels), self.labels[places]
+
+    def shuffled(
+        self,
+        batch_size: int,
+        generator: torch.Generator,
+        *,
+        shift: int = 0,
+        flip: bool = False,
+        crop: float = 1.0,
+        colour: float = 0.0,
+        share: tuple[int, int] = (0, 1),
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch in random order, augmented as `augment.draw` says.
+
+        The generator (on the CPU) decides everything: equal seeds give equal epochs. With
+        `share=(rank, world)`, each of `world` processes gets its part of every batch. Batches of a
+        stream are short by the images that cannot be used, and may be empty.
+        """
+        axes = (self.axes or scale_of(self.images).axes) if colour else ()
+        kinds = {"shift": shift, "flip": flip, "crop": crop, "colour": colour}
+        epoch = augment.draw(self.n, axes, generator, **kinds)
+        slices = list(augment.shares(self.n, batch_size, share))
+        if crop < 1 and not self._crops_files:
+            epoch = replace(epoch, boxes=augment.boxes(epoch.numbers, *self.shape[1:], crop))
+        applied = epoch.on(self.device)
+        for pixels, places in self._read(slices, epoch):
+            y = self.labels[applied.order[places]]
+            yield self.normalise(applied.apply(pixels, places)), y
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 (N, C, H, W) as float, with the training pixels' mean at 0 and their std at 1."""
+        mean, std = self._levels
+        return (pixels - mean).div_(std)
 
     def renormalised(self, mean: Levels, std: Levels) -> "Part":
         """The same images, normalised otherwise: `renormalised(*data.IMAGENET)`."""
         return replace(self, mean=mean, std=std)
 
+    def _read(
+        self, slices: Sequence[slice], epoch: Epoch | None = None
+    ) -> Iterator[tuple[Tensor, slice | Tensor]]:
+        """For each slice (of the epoch's order) uint8 pixels, and which of its places they are."""
+        raise NotImplementedError
+
     @cached_property
-    def _scale(self) -> tuple[float | Tensor, float | Tensor]:
-        return tuple(
-            torch.tensor(level, device=self.device)[:, None, None]
-            if isinstance(level, tuple)
-            else level
-            for level in (self.mean, self.std)
-        )
+    def _levels(self) -> list[float | Tensor]:
+        """What is subtracted and divided by: mean, and std (1 where all pixels are equal)."""
+        levels = [torch.tensor(level, dtype=torch.float32) for level in (self.mean, self.std)]
+        levels[1][levels[1] == 0] = 1.0
+        # A number is quicker than a tensor of one.
+        return [t[:, None, None].to(self.device) if t.dim() else t.item() for t in levels]
 
 
 @dataclass(frozen=True, eq=False)  # tensors do not compare to one truth; two splits are two
 class Split(Part):
-    """Images and labels of one split. Iterating gives batches in order, always the same ones.
-
-    images: uint8 (N, C, H, W); labels: int64 (N,). What comes out is float (N, C, H, W), normalised
-    to mean 0 and std 1 of the training images. `len(split)` counts images.
-    """
+    """A part held in memory, on its device. images: uint8 (N, C, H, W); labels: int64 (N,)."""
 
     name: str  # "train", "val" or "test"
     images: Tensor = field(repr=False)
@@ -79,49 +160,27 @@ class Split(Part):
     def device(self) -> torch.device:
         return self.images.device
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            yield self.normalise(self.images[part]), self.labels[part]
-
-    def shuffled(
-        self,
-        batch_size: int,
-        generator: torch.Generator,
-        *,
-        shift: int = 0,
-        flip: bool = False,
-        crop: float = 1.0,
-        colour: float = 0.0,
-        share: tuple[int, int] = (0, 1),
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch in random order, each image augmented as `Augment` says.
-
-        The generator (on the CPU) decides everything, so equal seeds give equal epochs. With
-        `share=(rank, world)`, `world` processes see each their part of the batches that one sees.
-        """
-        wanted = Augment(shift=shift, flip=flip, crop=crop, colour=colour)
-        axes = (self.axes or scale_of(self.images).axes) if colour else ()
-        epoch = augment.draw(len(self), wanted, axes, generator)
-        if crop < 1:
-            epoch = replace(epoch, boxes=augment.boxes(epoch.numbers, *self.shape[1:], crop))
-        epoch = epoch.on(self.device)
-        for part in augment.shares(len(self), batch_size, share):
-            chosen = epoch.order[part]
-            images = self.images.index_select(0, chosen)  # on a CPU 5 times as fast as [chosen]
-            yield self.normalise(epoch.apply(images, part, shift)), self.labels[chosen]
-
     def head(self, count: int) -> "Split":
-        """The first `count` images, for a quick look."""
+        """The first `count` images."""
         return replace(self, images=self.images[:count], labels=self.labels[:count])
 
     def fingerprint(self) -> str:
-        """SHA-256 of the pixels and labels: two runs with the same one saw the same data."""
+        """SHA-256 of the pixels and labels."""
         digest = hashlib.sha256()
         for tensor in (self.images, self.labels):
-            for some in tensor.split(1024):  # from a GPU it comes bit by bit
-                digest.update(some.cpu().contiguous().numpy())
+            for chunk in tensor.split(1024):  # a GPU's images are never all on the CPU
+                digest.update(chunk.cpu().contiguous().numpy())
         return digest.hexdigest()
+
+    def _read(
+        self, slices: Sequence[slice], epoch: Epoch | None = None
+    ) -> Iterator[tuple[Tensor, slice]]:
+        if epoch is None:
+            yield from ((self.images[part], part) for part in slices)
+            return
+        order = epoch.order.to(self.device)
+        for part in slices:  # index_select: on a CPU 5 times as fast as images[order[part]]
+            yield self.images.index_select(0, order[part]), part
 
 
 @dataclass(frozen=True)
@@ -136,13 +195,12 @@ class Splits:
 
     def renormalised(self, mean: Levels, std: Levels) -> "Splits":
         """The same images, normalised otherwise: `renormalised(*data.IMAGENET)`."""
-        parts = (self.train, self.val, self.test)
-        train, val, test = (part.renormalised(mean, std) for part in parts)
-        return replace(self, train=train, val=val, test=test)
+        parts = {name: getattr(self, name) for name in ("train", "val", "test")}
+        return replace(self, **{k: part.renormalised(mean, std) for k, part in parts.items()})
 
     def __str__(self) -> str:
         shape = " x ".join(map(str, self.train.shape))
-        counts = f"{len(self.train):,} train / {len(self.val):,} val / {len(self.test):,} test"
+        counts = f"{self.train.n:,} train / {self.val.n:,} val / {self.test.n:,} test"
         return f"{self.name}: {counts} images of {shape}, {self.origin}"
 
 
@@ -170,20 +228,20 @@ def in_memory(
         part: Split(part, images.to(device), labels.long().to(device), mean, std, batch, axes)
         for part, (images, labels) in parts.items()
     }
-    return Splits(name, made["train"], made["val"], made["test"], origin)
+    return Splits(name, origin=origin, **made)
 
 
 def scale_of(images: Tensor) -> Scale:
     """Of uint8 (N, C, H, W): one mean and std of grey images, one for each channel of others."""
     if images.shape[1] == 1:
         levels = torch.arange(256, dtype=torch.float64)
-        share = torch.bincount(images.reshape(-1), minlength=256).cpu() / images.numel()
-        mean = float((share * levels).sum())
-        std = float((share * (levels - mean) ** 2).sum().sqrt())
+        fraction = torch.bincount(images.reshape(-1), minlength=256).cpu() / images.numel()
+        mean = float((fraction * levels).sum())
+        std = float((fraction * (levels - mean) ** 2).sum().sqrt())
         return Scale(mean, std, ((std**2 / 255,),))
     sums, products = 0, 0  # of whole numbers far below 2^53, so exact in any order
-    for some in images.split(64):
-        values = some.transpose(0, 1).reshape(images.shape[1], -1).double()  # (C, pixels)
+    for chunk in images.split(64):
+        values = chunk.transpose(0, 1).reshape(images.shape[1], -1).double()  # (C, pixels)
         sums, products = sums + values.sum(1), products + values @ values.T
     pixels = images.numel() // images.shape[1]
     mean = sums.cpu() / pixels
@@ -194,3 +252,28 @@ def scale_of(images: Tensor) -> Scale:
     axes = (vectors * vectors.sum(0).sign() * (eigenvalues / 255)).T
     std = covariance.diagonal().sqrt()
     return Scale(tuple(mean.tolist()), tuple(std.tolist()), tuple(map(tuple, axes.tolist())))
+
+
+def for_choosing(images: Images, what: str, *, give: str = "splits.val") -> Images:
+    """The images; ValueError where they are the test split, which is not for choosing by."""
+    if getattr(images, "name", None) == "test":  # of a split, or of what wraps one
+        raise ValueError(f"{what} chooses, and the test split is not for choosing; give {give}")
+    return images
+
+
+def count(images: Images) -> int | None:
+    """How many images there are; None where only reading them would tell."""
+    if isinstance(images, Part):
+        return images.n
+    if isinstance(images, list | tuple):
+        return sum(len(y) for _, y in images)
+    dataset = getattr(images, "dataset", None)  # of a DataLoader, whose own length is of batches
+    try:
+        return None if isinstance(dataset, IterableDataset) else len(dataset)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def fingerprint_of(images: Images) -> str | None:
+    """SHA-256 of the images and labels; None where they have none."""
+    return images.fingerprint() if hasattr(images, "fingerprint") else None

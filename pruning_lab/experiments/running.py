@@ -188,7 +188,7 @@ def compare(dense: nn.Module, model: nn.Module, splits: Splits) -> dict:
     return {
         "data": {
             "name": splits.name,
-            "images": {part: len(getattr(splits, part)) for part in ("train", "val", "test")},
+            "images": {part: getattr(splits, part).n for part in ("train", "val", "test")},
             "train_sha256": splits.train.fingerprint(),
         },
         "versions": versions(),

@@ -11,10 +11,10 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from pruning_lab import criteria, files, models
+from pruning_lab import criteria, data, files, models
 from pruning_lab.criteria import Saliency
-from pruning_lab.data import Part
-from pruning_lab.evaluation import Drop, Evaluator, Images, drop, evaluate
+from pruning_lab.data import Images
+from pruning_lab.evaluation import Drop, Evaluator, drop, evaluate
 from pruning_lab.layers import find, prunable
 from pruning_lab.masks import Mask, masked, prune
 from pruning_lab.sensitivity.points import Scan, ScanPoint
@@ -154,8 +154,7 @@ def choose(
     check_choice(max_drop=max_drop, density=density, method=method)
     if (model is None) != (images is None) or (method == "joint" and model is None):
         raise ValueError(f"method {method!r}: give both model= and images= to measure on")
-    if isinstance(images, Part) and images.name == "test":
-        raise ValueError("choosing by the test split would spoil it; give splits.val")
+    data.for_choosing(images, "a plan")
     if model is not None:
         check_same_weights(scan, model)
     if scan.about["cumulative"]:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from torch import Tensor, nn
 
 from pruning_lab import counts, models
-from pruning_lab.evaluation import Evaluator, Images
+from pruning_lab.data import Images
+from pruning_lab.evaluation import Evaluator
 from pruning_lab.masks import prunable
 from pruning_lab.studio.attempts import ALL, Setting
 from pruning_lab.studio.layers import Choice, Layer

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from pruning_lab.evaluation import Images
+from pruning_lab.data import Images
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -38,7 +38,3 @@ class Stoppable:
         for batch in batches:
             self._check()
             yield batch
-
-
-def fingerprint_of(images: Images) -> str | None:
-    return images.fingerprint() if hasattr(images, "fingerprint") else None

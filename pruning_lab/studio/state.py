@@ -16,12 +16,11 @@ from shlex import quote
 import torch
 from torch import Tensor, nn
 
-from pruning_lab import criteria, files, models, retraining, sensitivity
-from pruning_lab.data import Part
+from pruning_lab import criteria, data, files, models, retraining, sensitivity
+from pruning_lab.data import Images
 from pruning_lab.evaluation import (
     Accuracy,
     Drop,
-    Images,
     device_of,
     drop,
     evaluate,
@@ -31,7 +30,7 @@ from pruning_lab.masks import Amount, Mask, Receipt, ReceiptRow
 from pruning_lab.sensitivity import Plan, PlanRow, Scan
 from pruning_lab.studio.attempts import ALL, Attempt, Comparison, Setting, check_tree, summary
 from pruning_lab.studio.bases import Base, Origin, flops_of, sharing
-from pruning_lab.studio.images import Stoppable, Stopped, fingerprint_of
+from pruning_lab.studio.images import Stoppable, Stopped
 from pruning_lab.studio.layers import Choice, Layer, LayerMetrics, Metrics
 from pruning_lab.studio.worker import NewestFirst
 from pruning_lab.training import Epoch, TrainConfig, train
@@ -83,14 +82,9 @@ class Studio:
         budget: int | None = None,
     ):
         """`scan` is one of this network, to draw and to suggest by; `about` goes into its files."""
-        self.val: Images = getattr(splits, "val", splits)
+        self.val = data.for_choosing(getattr(splits, "val", splits), "the studio")
         self.train: Images | None = getattr(splits, "train", None)
         self._test_images: Images | None = getattr(splits, "test", None)
-        if isinstance(self.val, Part) and self.val.name == "test":
-            raise ValueError(
-                "the studio chooses, and the test split is not for choosing; give data.load's "
-                "splits, or splits.val"
-            )
         if not prunable(model):
             raise ValueError("this model has no layer to prune, so there is nothing to set")
         if scan is not None:
@@ -422,7 +416,7 @@ class Studio:
             about = {
                 "format": _FORMAT,
                 "about": None if self.about is None else dict(self.about),
-                "images": fingerprint_of(self.val),
+                "images": data.fingerprint_of(self.val),
                 "now": self._now,
                 "tests": self.tests,
                 "locked": sorted(self._locked),
@@ -454,7 +448,7 @@ class Studio:
         for base in reversed(bases):  # the first one last: it is what the model came as
             models.fill_(model, base, path)
         studio = cls(model, splits, about=said, **options)
-        if images not in (None, fingerprint_of(studio.val)):
+        if images not in (None, data.fingerprint_of(studio.val)):
             studio.close()
             raise ValueError(f"{path} was measured on other images; open it with the same data")
         device = device_of(model)
@@ -756,7 +750,7 @@ class Studio:
             self._step(f"suggested for {plan.asked}", {**self.attempt.settings, **asked})
 
     def _scan_images(self) -> Images:
-        if hasattr(self.val, "head"):
+        if isinstance(self.val, data.Part):
             return self.val.head(SCAN_IMAGES)
         return Stoppable(self.val, self._check_halt)
 
