@@ -116,7 +116,7 @@ def measure(case: Case, sides: list[str], turns: int, usual_cells: int) -> dict:
             found[name] = _timed(seconds[name], work, scale)
             rate = max(rate, _sgemm())
         rates.append(rate)
-        seconds["bound"].append(flops * len(split.labels) / rate)
+        seconds["bound"].append(flops * split.n / rate)
         for counted in found.values():
             differ = max(differ, *(abs(n - found["ours"][cell]) for cell, n in counted.items()))
 
@@ -127,12 +127,12 @@ def measure(case: Case, sides: list[str], turns: int, usual_cells: int) -> dict:
     others = [name for name in works if name != "ours"]
     return {
         "network": case.name,
-        "images": len(split.labels),
+        "images": split.n,
         "layers x levels": f"{len(case.cells) // len(DENSITIES)} x {len(DENSITIES)}",
         "how": ", ".join(sorted(said)),
         **{f"{side}, s": statistics.median(times) for side, times in seconds.items()},
         "usual, cells measured": f"{usual_cells} of {len(case.cells)}",
-        "GFLOP": flops * len(split.labels) / 1e9,
+        "GFLOP": flops * split.n / 1e9,
         "sgemm, GFLOP/s": statistics.median(rates) / 1e9,
         **{f"{name} / ours": ratio(name, "ours") for name in others},
         "ours / bound": ratio("ours", "bound"),
@@ -153,9 +153,7 @@ def mnist(name: str, count: int | None) -> Case:
         [transforms.ToTensor(), transforms.Normalize((split.mean / 255,), (split.std / 255,))]
     )
     root = os.environ.get("PRUNING_LAB_DATA", "data")
-    images = Subset(
-        datasets.MNIST(root, train=False, transform=transform), range(len(split.labels))
-    )
+    images = Subset(datasets.MNIST(root, train=False, transform=transform), range(split.n))
     model = models.BUILT_IN[name](trained="mnist")
     return Case(name, model, lambda: split, DataLoader(images, 512))
 

@@ -136,7 +136,7 @@ def row(what: str, network: str, layer: str, on: str, unit: str, values, bar: fl
 
 def browsed(network: str, keys: int) -> Iterator[dict]:
     """Keys on every layer's slider, and some drags of each."""
-    on = f"{len(data.load('mnist').val):,} MNIST val images, JupyterLab in Chromium"
+    on = f"{data.load('mnist').val.n:,} MNIST val images, JupyterLab in Chromium"
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         (folder / "work").mkdir()

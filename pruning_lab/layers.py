@@ -5,14 +5,12 @@ leave no trace in a name, so what was made on a wrapped model fits the plain one
 """
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-
-Images = Iterable[tuple[Tensor, Tensor]]  # a Split, a DataLoader, any re-iterable of (x, y)
+from torch import nn
 
 # Module type -> names of its prunable parameters. A network's own module types can be added:
 # ADAPTERS[MyLayer] = ("kernel",)

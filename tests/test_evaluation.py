@@ -14,7 +14,8 @@ from scipy.stats import binomtest, norm
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pruning_lab import data, evaluation, sensitivity
+from pruning_lab import data, evaluation, layers, sensitivity
+from pruning_lab.evaluation import accuracy
 from pruning_lab.studio import Studio
 
 
@@ -155,7 +156,7 @@ def test_the_interval_is_scipys_wilson(data, n):
 
 
 def test_z_is_the_normal_quantile():
-    assert pytest.approx(norm.ppf(0.975), abs=1e-6) == evaluation.Z
+    assert pytest.approx(norm.ppf(0.975), abs=1e-6) == accuracy.Z
 
 
 def accuracies(both: int, lost: int, won: int, neither: int):
@@ -348,6 +349,6 @@ def test_weights_that_an_evaluator_made_can_be_trained_through(toy, batches):
 def test_mode_comes_back_module_by_module(toy):
     mixed(toy)
     before = [module.training for module in toy.modules()]
-    with evaluation.mode(toy, training=True):
+    with layers.mode(toy, training=True):
         assert all(module.training for module in toy.modules())
     assert [module.training for module in toy.modules()] == before

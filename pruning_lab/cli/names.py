@@ -15,6 +15,7 @@ from torch import nn
 from pruning_lab import criteria, data, evaluation, experiments, files, models, processes
 from pruning_lab.cli.words import LENETS, NETWORKS, SALIENCIES
 from pruning_lab.criteria import Saliency
+from pruning_lab.layers import device_of
 
 
 def saliency(options: argparse.Namespace) -> Saliency:
@@ -61,7 +62,7 @@ def check_fit(model: nn.Module, splits: data.Splits) -> None:
     shape = " x ".join(map(str, images.shape))
     try:
         with evaluation.measuring(model):
-            (answer,) = (model(x.to(evaluation.device_of(model))) for x, _ in images)
+            (answer,) = (model(x.to(device_of(model))) for x, _ in images)
             outputs = answer.shape[1]
     except Exception as error:  # whatever a network raises
         raise ValueError(

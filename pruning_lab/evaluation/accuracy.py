@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning_lab.layers import Images, device_of, generators, mode
+from pruning_lab.data import Images
+from pruning_lab.layers import device_of, generators, mode
 
 Z = 1.959964  # two-sided 95 % of a normal distribution
 

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pruning_lab.data import Images
 from pruning_lab.evaluation import workers
 from pruning_lab.evaluation.accuracy import Accuracy, check_labels, check_logits, measuring, right
 from pruning_lab.evaluation.replica import NOTHING, Changes, Kept, Replica, replicas, tensors_in
 from pruning_lab.evaluation.thresholded import prepared
-from pruning_lab.layers import Images, device_of, find, prunable
+from pruning_lab.layers import device_of, find, prunable
 
 
 class Evaluator:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pruning_lab.layers import Images, device_of, mode
+from pruning_lab.data import Images
+from pruning_lab.layers import device_of, mode
 
 
 def recalibrate(model: nn.Module, images: Images) -> int:

@@ -10,10 +10,11 @@ import torch
 
 from pruning_lab import criteria, files
 from pruning_lab.criteria import Saliency
-from pruning_lab.evaluation import Images, Thresholded, device_of, workers
+from pruning_lab.data import Images
+from pruning_lab.evaluation import Thresholded, workers
 from pruning_lab.evaluation.replica import NOTHING, Changes, Replica
 from pruning_lab.evaluation.thresholded import prepared
-from pruning_lab.layers import Layer
+from pruning_lab.layers import Layer, device_of
 
 
 class LayerLevels:

@@ -12,22 +12,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pruning_lab import __version__, criteria, files, models, processes
+from pruning_lab import __version__, criteria, data, files, models, processes
 from pruning_lab.criteria import Saliency
-from pruning_lab.data import Part
+from pruning_lab.data import Images, Part
 from pruning_lab.evaluation import (
     Accuracy,
     Drop,
-    Images,
     check_labels,
-    device_of,
     measuring,
     right,
     wilson,
     workers,
 )
 from pruning_lab.evaluation.replica import Changes, Replica, replicas
-from pruning_lab.layers import Layer, find, prunable
+from pruning_lab.layers import Layer, device_of, find, prunable
 from pruning_lab.sensitivity.journal import Journal
 from pruning_lab.sensitivity.levels import LayerLevels, join
 from pruning_lab.sensitivity.points import Scan, ScanPoint
@@ -78,8 +76,7 @@ def scan(
     would spoil it.
     """
     kind, levels = _checked_levels(densities, qualities, saliency)
-    if isinstance(images, Part) and images.name == "test":
-        raise ValueError("a scan chooses, and the test split is not for choosing; give splits.val")
+    images = data.for_choosing(images, "a scan")
     if out is not None and resume and not isinstance(images, Part):
         raise ValueError("a scan resumes on the same images: give a Split, such as splits.val")
     found = prunable(model)
@@ -98,7 +95,7 @@ def scan(
             "pruning_lab": __version__,
             "torch": torch.__version__,
             "split": images.name if isinstance(images, Part) else None,
-            "images_sha256": images.fingerprint() if isinstance(images, Part) else None,
+            "images_sha256": data.fingerprint_of(images),
             "model_sha256": models.fingerprint(model),
             "saliency": criteria.name_of(saliency),
             "asked": kind,
@@ -118,11 +115,11 @@ def scan(
         journal = None
         if out is not None:
             asked = repr(images) if isinstance(images, Part) else None  # mean, std, batch size
-            renewed = recalibrate.fingerprint() if isinstance(recalibrate, Part) else None
+            renewed = data.fingerprint_of(recalibrate)
             header = {**about, "batches": asked, "kept_sha256": kept, "recalibrated_on": renewed}
             journal = Journal(out, header, 1 + len(table) * len(levels), resume)
         base = join(copies, table, cumulative, recalibrate)
-        tally, total = _Tally(table, about), _length(images)
+        tally, total = _Tally(table, about), data.count(images)
         known = journal.done if journal else {}
         share = math.ceil(total / world / len(copies)) if total and copies[0].splits else math.inf
         how = f"{copies[0].how}, {len(copies)} worker{'s' if len(copies) > 1 else ''}"
@@ -191,7 +188,8 @@ class _OwnBatches:
 
     def __init__(self, images: Images):
         rank, world = processes.rank(), processes.world()
-        own = islice(images, rank, None, world)
+        is_part = isinstance(images, Part)  # and decodes no batch of another process
+        own = images.batches(rank, world) if is_part else islice(images, rank, None, world)
         self._batches = zip(count(rank, world), own)
         self._next = next(self._batches, None)
         first = next(iter(images), None) if self._next is None else self._next[1]
@@ -306,14 +304,3 @@ def _sizes(layers: Iterable[Layer]) -> dict[str, int]:
     weights = [layer.weight for layer in layers]
     kept = sum(int(weight.count_nonzero()) for weight in weights)
     return {"weights": sum(weight.numel() for weight in weights), "kept": kept}
-
-
-def _length(images: Images) -> int | None:
-    if isinstance(images, Part):
-        return len(images)
-    if isinstance(images, list | tuple):
-        return sum(len(x) for x, _ in images)
-    try:
-        return len(images.dataset)  # of a DataLoader; its own length, as any other's, is of batches
-    except (AttributeError, TypeError):
-        return None

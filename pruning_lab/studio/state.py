@@ -21,11 +21,10 @@ from pruning_lab.data import Images
 from pruning_lab.evaluation import (
     Accuracy,
     Drop,
-    device_of,
     drop,
     evaluate,
 )
-from pruning_lab.layers import generators, not_covered, prunable, unknown_layer
+from pruning_lab.layers import device_of, generators, not_covered, prunable, unknown_layer
 from pruning_lab.masks import Amount, Mask, Receipt, ReceiptRow
 from pruning_lab.sensitivity import Plan, PlanRow, Scan
 from pruning_lab.studio.attempts import ALL, Attempt, Comparison, Setting, check_tree, summary

@@ -13,8 +13,8 @@ from torch import nn
 
 from pruning_lab import masks, plots, sensitivity
 from pruning_lab.criteria import Saliency
-from pruning_lab.data import Part
-from pruning_lab.evaluation import Accuracy, Changes, Drop, Evaluator, Images, drop
+from pruning_lab.data import Images, for_choosing
+from pruning_lab.evaluation import Accuracy, Changes, Drop, Evaluator, drop
 from pruning_lab.layers import find
 from pruning_lab.studio.attempts import Setting
 from pruning_lab.studio.layers import Choice, Layer
@@ -45,10 +45,7 @@ class _Panel(SliderPanel):
         step: float,
         description: str,
     ):
-        if isinstance(images, Part) and images.name == "test":
-            raise ValueError(
-                "a slider chooses, and the test split is not for choosing; give splits.val"
-            )
+        images = for_choosing(images, "a slider")
         # The copy's parameters need no gradient, and nobody else changes them or its mode.
         self._model = copy.deepcopy(model).requires_grad_(False).eval()
         self._evaluator = Evaluator(self._model, images)
