@@ -26,6 +26,11 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("suite")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Two workers: each takes more than 1 GB. `-n 0` and `--pdb` use this process, `-n 8` eight."""
+    return min(2, os.cpu_count() or 1)
+
+
 @pytest.fixture
 def toy() -> nn.Sequential:
     """A chain with one convolution and two fully connected layers, for images of 1 x 8 x 8."""
