@@ -1,8 +1,14 @@
 """What the tests share: toys as fixtures, and settings."""
 
+import json
 import os
 import random
+import shutil
 import signal
+import socket
+import subprocess
+import sys
+import time
 from collections import OrderedDict
 from pathlib import Path
 
@@ -96,3 +102,72 @@ def mnist_root() -> Path:
     if not (root / "MNIST" / "raw").is_dir():
         pytest.skip("MNIST is not there; set PRUNING_LAB_DATA to the folder that holds MNIST/")
     return root
+
+
+# Two processes: started once, by the one worker that does the tests marked "two_processes".
+
+WORKER = Path(__file__).parent / "distributed_worker.py"
+LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+def _environment(**more: str) -> dict:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def _launched(folder: Path, task: str, **environment: str) -> subprocess.CompletedProcess:
+    """By torch's own launcher, which ends the other process where one dies."""
+    command = [sys.executable, *LAUNCHER, WORKER, folder, task]
+    options = {"capture_output": True, "text": True, "timeout": 240}
+    return subprocess.run(command, env=_environment(**environment), **options)
+
+
+def _killed(folder: Path, task: str) -> Path:
+    """Two processes that no launcher watches, and of which at least one is killed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    command = [sys.executable, WORKER, folder, task]
+    running = [
+        subprocess.Popen(command, env=_environment(**there, RANK=str(rank)), stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in running]
+    assert -signal.SIGKILL in [process.returncode for process in running], errors
+    return folder
+
+
+@pytest.fixture(scope="session")
+def one_killed(tmp_path_factory):
+    """What is left, printed and taken when of two processes one is killed in the second epoch."""
+    folder = tmp_path_factory.mktemp("one")
+    began = time.monotonic()
+    done = _launched(folder, "one")
+    return folder, done, time.monotonic() - began
+
+
+@pytest.fixture(scope="session")
+def all_killed(tmp_path_factory):
+    """The same of both processes."""
+    return _killed(tmp_path_factory.mktemp("all"), "all")
+
+
+@pytest.fixture(scope="session")
+def scan_killed(tmp_path_factory):
+    """What two processes leave that were killed in the middle of a scan."""
+    return _killed(tmp_path_factory.mktemp("scan"), "scan")
+
+
+@pytest.fixture(scope="session")
+def two(one_killed, all_killed, scan_killed, tmp_path_factory):
+    """What two processes do in one launch, after those that were killed: a folder, and by rank."""
+    from test_photo_runs import draw_photos
+
+    folder = tmp_path_factory.mktemp("two")
+    for name, left in (("one", one_killed[0]), ("all", all_killed), ("killed", scan_killed)):
+        shutil.copytree(left, folder / name)
+    draw_photos(folder / "photos")
+    nothing = {"PRUNING_LAB_CACHE": str(folder / "cache"), "PRUNING_LAB_DATA": "nowhere"}
+    done = _launched(folder, "everything", **nothing)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, [json.loads((folder / f"about{rank}.json").read_text()) for rank in range(2)]
