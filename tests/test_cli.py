@@ -1,6 +1,5 @@
 """The command line as a person types it: real processes, real files."""
 
-import asyncio
 import json
 import os
 import re
@@ -10,17 +9,10 @@ import subprocess
 import sys
 import time
 import urllib.parse
-import uuid
 from pathlib import Path
 
 import pytest
 import torch
-from jupyter_server.services.kernels.connection.base import (
-    deserialize_msg_from_ws_v1,
-    serialize_msg_to_ws_v1,
-)
-from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
-from tornado.websocket import websocket_connect
 
 from pruning_lab import cli, criteria, data, evaluation, masks, models, sensitivity
 from pruning_lab.cli import commands, words
@@ -746,103 +738,6 @@ def test_images_that_do_not_fit_a_built_in_network_are_refused_before_training(o
 
 
 # ----------------------------------------------------------------------------------- the studio
-
-PROTOCOL = "v1.kernel.websocket.jupyter.org"  # what pages speak; Voila takes any binary for it
-
-
-@pytest.fixture
-def served(own):
-    """A studio of an own network on its page, as a process: the process and its address."""
-    _, model = own
-    models.save("own.safetensors", model.eval())
-    words = ("--model", "own_nets:make", "--weights", "own.safetensors", "--data", "folder:photos")
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "pruning_lab", "studio", *words, "--no-browser", "--json"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "IPYTHONDIR": "ipython"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        line = process.stdout.readline()
-        assert line, process.stderr.read()
-        yield process, json.loads(line)["address"]
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.communicate(timeout=60)
-
-
-async def asked(address, headers=None):
-    """Status and text of a page; it is not followed where it sends one elsewhere."""
-    answer = await AsyncHTTPClient().fetch(
-        address,
-        headers=headers,
-        follow_redirects=False,
-        raise_error=False,
-        request_timeout=120,
-    )
-    return answer.code, answer.body.decode(), answer.headers
-
-
-async def widgets_of(socket):
-    """How many widgets live in the kernel behind a socket."""
-    once = uuid.uuid4().hex  # an equal message would be dropped as a replay
-    header = {"msg_id": once, "msg_type": "comm_info_request", "version": "5.3"}
-    header |= {"session": "s", "username": "", "date": "2026-01-01T00:00:00Z"}
-    parts = [json.dumps(part).encode() for part in (header, {}, {}, {})]
-    await socket.write_message(serialize_msg_to_ws_v1(parts, "shell"), binary=True)
-    while True:
-        message = await socket.read_message()
-        assert message is not None, "the server has closed the connection"
-        _, (header, _, _, content, *_) = deserialize_msg_from_ws_v1(message)
-        if json.loads(header)["msg_type"] == "comm_info_reply":
-            return len(json.loads(content)["comms"])
-
-
-@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as POSIX sends it")
-def test_the_studio_is_a_page_for_those_with_its_token_and_ends_with_its_kernel(served):
-    process, address = served
-    place, _, token = address.partition("?token=")
-    assert place.startswith("http://127.0.0.1:")
-    assert len(token) >= 32
-
-    async def visit():
-        for wrong in (place, f"{place}?token=", f"{place}?token={token[:-1]}"):
-            code, _, headers = await asked(wrong)
-            assert (code, headers["Location"].partition("?")[0]) == (302, "/login")
-        assert (await asked(address, {"Host": "elsewhere.example"}))[0] == 403
-
-        code, page, headers = await asked(address)
-        assert code == 200
-        assert "The threshold studio" in page
-        assert "widget-view+json" in page
-        assert "commands.panel()" not in page  # the code is hidden
-        (kernel,) = set(re.findall(r'"kernelId": "([0-9a-f-]{36})"', page))
-
-        channels = f"{place.replace('http', 'ws', 1)}api/kernels/{kernel}/channels"
-        with pytest.raises(HTTPClientError, match="403"):
-            await websocket_connect(channels, subprotocols=[PROTOCOL])
-        cookies = "; ".join(c.partition(";")[0] for c in headers.get_list("Set-Cookie"))
-        request = HTTPRequest(channels, headers={"Cookie": cookies})
-        socket = await websocket_connect(request, subprotocols=[PROTOCOL])
-        assert await widgets_of(socket) > 30  # the panel is there, and answers
-        await asyncio.sleep(31)  # Jupyter's server looks after its connections every 30 s
-        assert await widgets_of(socket) > 30
-        socket.close()
-
-    asyncio.run(asyncio.wait_for(visit(), 300))
-    kernels = children(process.pid)
-    assert kernels
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
-    assert not any(Path(f"/proc/{kernel}").exists() for kernel in kernels)
-
-
-def children(pid):
-    """Processes that a process has started. Only where there is /proc."""
-    found = Path(f"/proc/{pid}/task/{pid}/children")
-    return found.read_text().split() if found.exists() else [0]
 
 
 def test_the_page_opens_what_was_typed(own, monkeypatch):
