@@ -32,6 +32,10 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("suite")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--mnist", action="store_true", help="run the notebooks on MNIST too")
+
+
 def pytest_xdist_auto_num_workers() -> int:
     """Two workers: each takes more than 1 GB. `-n 0` and `--pdb` use this process, `-n 8` eight."""
     return min(2, os.cpu_count() or 1)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,15 @@ from pruning_lab import cli, criteria, data, evaluation, masks, models, sensitiv
 from pruning_lab.cli import commands, words
 
 
-def lab(*words, cwd, check=True, **environment):
+def lab(*words, cwd):
     """`pruning-lab WORDS` in a process of its own, on digits, with one thread."""
     return subprocess.run(
         [sys.executable, "-m", "pruning_lab", *words],
         cwd=cwd,
-        check=check,
+        check=True,
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=300,
     )
 
@@ -48,6 +49,9 @@ def without_clocks(record):
     return record
 
 
+pytestmark = pytest.mark.xdist_group("cli")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A folder with one whole run on digits, and what it printed."""
@@ -60,10 +64,11 @@ def finished(tmp_path_factory):
 def by_hand(tmp_path_factory):
     """A folder in which train, prune and retrain were typed one after the other."""
     folder = tmp_path_factory.mktemp("by_hand")
-    lab("train", "--data", "digits", "--epochs", "30", cwd=folder)
-    lab("prune", "dense.safetensors", "--density", "fc1=0.05", "fc2=0.1", cwd=folder)
-    words = ("retrain", "dense.safetensors", "--mask", "mask.safetensors", "--freeze", "fc3")
-    lab(*words, "--data", "digits", "--epochs", "10", cwd=folder)
+    with chdir(folder):
+        assert here("train", "--data", "digits", "--epochs", "30") == 0
+        assert here("prune", "dense.safetensors", "--density", "fc1=0.05", "fc2=0.1") == 0
+        words = ("retrain", "dense.safetensors", "--mask", "mask.safetensors", "--freeze", "fc3")
+        assert here(*words, "--data", "digits", "--epochs", "10") == 0
     return folder
 
 
@@ -117,7 +122,7 @@ def test_the_report_is_one_file_that_asks_nothing_of_the_network(finished):
     assert str(folder) not in page
 
 
-def test_a_killed_run_resumed_ends_as_an_uninterrupted_one(finished, tmp_path):
+def test_a_killed_run_resumed_ends_as_an_uninterrupted_one(finished, tmp_path, monkeypatch, capsys):
     folder, _ = finished
     words = [sys.executable, "-m", "pruning_lab", "run", "--data", "digits", "--out", "killed"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -130,11 +135,11 @@ def test_a_killed_run_resumed_ends_as_an_uninterrupted_one(finished, tmp_path):
     child.wait()
     assert waiting.exists()
     assert not (tmp_path / "killed" / "run.json").exists()
-    again = lab("run", "--data", "digits", "--out", "killed", cwd=tmp_path, check=False)
-    assert again.returncode == 2
-    assert "--resume" in again.stderr
+    monkeypatch.chdir(tmp_path)
+    assert here("run", "--data", "digits", "--out", "killed") == 2
+    assert "--resume" in capsys.readouterr().err
 
-    lab("run", "--resume", "--out", "killed", cwd=tmp_path)
+    assert here("run", "--resume", "--out", "killed") == 0
     resumed, whole = tmp_path / "killed", folder / "first"
     for name in ("dense.safetensors", "model.safetensors", "mask.safetensors"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
@@ -142,22 +147,23 @@ def test_a_killed_run_resumed_ends_as_an_uninterrupted_one(finished, tmp_path):
     assert without_clocks(records[0]) == without_clocks(records[1])
 
 
-def test_resume_refuses_other_settings_than_the_runs(finished):
+def test_resume_refuses_other_settings_than_the_runs(finished, capsys):
     folder, _ = finished
-    said = lab("run", "--resume", "--out", "first", "--seed", "3", cwd=folder, check=False)
-    assert said.returncode == 2
-    assert "--seed 0, not 3" in said.stderr
+    assert here("run", "--resume", "--out", str(folder / "first"), "--seed", "3") == 2
+    assert "--seed 0, not 3" in capsys.readouterr().err
 
 
-def test_report_shows_a_finished_run_again(finished):
+def test_report_shows_a_finished_run_again(finished, capsys):
     folder, said = finished
-    again = lab("report", "first", cwd=folder)
-    assert said.stdout.split("Table 1")[1].split("The plots")[0].strip() in again.stdout
+    assert here("report", str(folder / "first")) == 0
+    again = capsys.readouterr().out
+    assert said.stdout.split("Table 1")[1].split("The plots")[0].strip() in again
 
 
-def test_json_is_all_that_is_printed_when_asked(finished):
+def test_json_is_all_that_is_printed_when_asked(finished, capsys):
     folder, _ = finished
-    record = json.loads(lab("report", "first", "--json", cwd=folder).stdout)
+    assert here("report", str(folder / "first"), "--json") == 0
+    record = json.loads(capsys.readouterr().out)
     assert record == json.loads((folder / "first" / "run.json").read_text())
 
 
@@ -172,17 +178,20 @@ def test_train_prune_and_retrain_hand_files_on(by_hand):
     assert not list(by_hand.glob("*.checkpoint"))
 
 
-def test_report_compares_two_files(by_hand):
+def test_report_compares_two_files(by_hand, monkeypatch, capsys):
+    monkeypatch.chdir(by_hand)
     words = ("report", "pruned.safetensors", "--dense", "dense.safetensors", "--data", "digits")
-    said = lab(*words, "--out", "page.html", cwd=by_hand)
-    assert "Table 1: LeNet-300-100" in said.stdout
+    assert here(*words, "--out", "page.html") == 0
+    assert "Table 1: LeNet-300-100" in capsys.readouterr().out
     assert (by_hand / "page.html").read_text().startswith("<!doctype html>")
 
 
-def test_the_same_seed_trains_the_same_network_and_another_does_not(tmp_path):
+def test_the_same_seed_trains_the_same_network_and_another_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     words = ("train", "--data", "digits", "--epochs", "1", "--out")
-    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        lab(*words, name, "--seed", seed, cwd=tmp_path)
+    lab(*words, "a", "--seed", "1", cwd=tmp_path)  # in a process of its own, and in this one
+    for name, seed in (("b", "1"), ("c", "2")):
+        assert here(*words, name, "--seed", seed) == 0
     a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
     assert a == b != c
 

@@ -1,8 +1,7 @@
 """The course runs, says what it says, and would not pass if it did not.
 
-Every notebook runs on the digits, which are always there. Where MNIST is (in $PRUNING_LAB_DATA or
-data/), every notebook runs on MNIST too; where it is not, those runs do not exist, and pytest lists
-no `mnist` among the names of this file's tests.
+Every notebook runs on the digits, which are always there, and with `--mnist`, which CI sets, on
+MNIST too.
 """
 
 import dataclasses
@@ -21,11 +20,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MNIST = Path(os.environ.get("PRUNING_LAB_DATA", ROOT / "data")).resolve()
-DATA = ["digits", "mnist"] if (MNIST / "MNIST" / "raw").is_dir() else ["digits"]
 PROMISED_SECONDS = {"08_alexnet": 120}  # 60 where nothing is said
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def pytest_generate_tests(metafunc):
+    if "data" in metafunc.fixturenames:
+        mnist = metafunc.config.getoption("mnist")
+        metafunc.parametrize("data", ["digits", "mnist"] if mnist else ["digits"])
 
 
 def _builder():
@@ -135,10 +138,10 @@ def test_the_course_is_there():
     assert [path.stem for path in NOTEBOOKS][:4] == course
 
 
-@pytest.mark.parametrize("data", DATA)
 @every_notebook
-def test_it_runs_and_its_checked_cells_say_what_they_said(path, data, tmp_path):
-    outcome = nbval(path, tmp_path, data=MNIST if data == "mnist" else None)
+def test_it_runs_and_its_checked_cells_say_what_they_said(path, data, tmp_path, request):
+    root = request.getfixturevalue("mnist_root").resolve() if data == "mnist" else None
+    outcome = nbval(path, tmp_path, data=root)
     assert not outcome.complaint, outcome.complaint
     print(f"{path.stem} on {data}: {outcome.seconds:.0f} s")
     if outcome.seconds > (promised := PROMISED_SECONDS.get(path.stem, 60)):
