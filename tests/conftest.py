@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch import nn
 from toys import CLASSES, Branching, lively
+from xdist.scheduler import LoadScopeScheduling
 
 from pruning_lab.data import Split
 
@@ -39,6 +40,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """Two workers: each takes more than 1 GB. `-n 0` and `--pdb` use this process, `-n 8` eight."""
     return min(2, os.cpu_count() or 1)
+
+
+TWO_PROCESSES = {"test_distributed", "test_holding", "test_photo_runs", "test_processes"}
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """A worker does whole files, those together that share what is expensive to start.
+
+    But notebook by notebook, for each takes long. Groups by marks (`--dist loadgroup`) are silently
+    none in pytest-xdist 3.8 with pytest 9.2.
+    """
+    if config.getvalue("dist") != "loadscope":
+        return None
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = Path(nodeid.partition("::")[0])
+            if path.stem == "test_notebooks":
+                return nodeid
+            if path.parent.name == "browser":
+                return "browser"
+            return "two processes" if path.stem in TWO_PROCESSES else path.stem
+
+    return ByFile(config, log)
 
 
 @pytest.fixture
@@ -108,7 +133,7 @@ def mnist_root() -> Path:
     return root
 
 
-# Two processes: started once, by the one worker that does the tests marked "two_processes".
+# Two processes: started once, by the one worker that does the files of TWO_PROCESSES.
 
 WORKER = Path(__file__).parent / "distributed_worker.py"
 LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -49,9 +49,6 @@ def without_clocks(record):
     return record
 
 
-pytestmark = pytest.mark.xdist_group("cli")
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A folder with one whole run on digits, and what it printed."""

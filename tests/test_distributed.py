@@ -11,8 +11,6 @@ import torch
 
 from pruning_lab import files
 
-pytestmark = pytest.mark.xdist_group("two_processes")
-
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):

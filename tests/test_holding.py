@@ -111,7 +111,6 @@ def test_zeros_stay_through_autocast_and_a_gradient_scaler(toy, batches):
     assert toy.fc1.weight.isfinite().all()
 
 
-@pytest.mark.xdist_group("two_processes")
 def test_zeros_stay_in_every_one_of_two_processes(two):
     """Two processes of torch's own DDP on different images end with one network, zeros kept."""
     first, second = (about["held"] for about in two[1])

@@ -36,7 +36,6 @@ TINY = ("--width", "0.05", "--size", "32")
 SHAPES = ("--data", "shapes")
 TRAIN = ("train", "--model", "alexnet", *SHAPES, *TINY, "--dropout", "0", "--epochs", "1")
 TRAIN = (*TRAIN, "--lr", "0.01", "--json", "--out")
-pytestmark = pytest.mark.xdist_group("two_processes")
 CONV, FC = {f"conv{n}" for n in range(1, 6)}, {"fc1", "fc2", "fc3"}
 
 

@@ -16,8 +16,6 @@ from distributed_worker import FINE, many, scannable, uneven
 from pruning_lab import processes, sensitivity
 from pruning_lab.sensitivity import Scan
 
-pytestmark = pytest.mark.xdist_group("two_processes")
-
 
 def files_in(folder: Path) -> dict:
     return {path.name: path.read_bytes() for path in folder.iterdir()}

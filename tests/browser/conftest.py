@@ -10,14 +10,10 @@ from servers import CHROMIUM, QUIET  # noqa: F401 - for scripts that draw the RE
 NOTEBOOKS = Path(__file__).resolve().parent.parent.parent / "notebooks"
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
     for item in items:
-        if here not in item.path.parents:
-            continue
-        item.add_marker(pytest.mark.xdist_group("browser"))  # which shares what is started
-        if CHROMIUM is None:
+        if CHROMIUM is None and here in item.path.parents:
             reason = "no Chromium on the PATH (Debian: apt-get install chromium)"
             item.add_marker(pytest.mark.skip(reason=reason))
 
