@@ -342,6 +342,12 @@ def everything(folder: Path) -> dict:
     }
 
 
+def threads_of_gloo() -> list[str]:
+    """Only where there is /proc."""
+    names = (path.read_text() for path in Path("/proc/self/task").glob("*/comm"))
+    return [name for name in names if "gloo" in name]
+
+
 def main(folder: Path, task: str) -> None:
     torch.set_num_threads(1)
     alone = processes.rank(), processes.world(), dist.is_initialized()
@@ -357,6 +363,7 @@ def main(folder: Path, task: str) -> None:
             (folder / f"about{processes.rank()}.json").write_text(json.dumps(about))
     after = processes.rank(), processes.world(), dist.is_initialized()
     assert alone == after == (0, 1, False)
+    assert not threads_of_gloo()  # which might abort the process at its end
 
 
 if __name__ == "__main__":
