@@ -42,6 +42,13 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(2, os.cpu_count() or 1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before any fixture
+def pytest_runtest_setup() -> None:
+    """A test draws the same random numbers whichever worker does it, and after whichever others."""
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(0)
+
+
 TWO_PROCESSES = {"test_distributed", "test_holding", "test_photo_runs", "test_processes"}
 
 
