@@ -157,8 +157,8 @@ def _launched(folder: Path, task: str, **environment: str) -> subprocess.Complet
     return subprocess.run(command, env=_environment(**environment), **options)
 
 
-def _killed(folder: Path, task: str) -> Path:
-    """Two processes that no launcher watches, and of which at least one is killed."""
+def _unwatched(folder: Path, task: str) -> list[tuple[int, bytes]]:
+    """Without a launcher: how each of two processes ended, and what it said then."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -169,8 +169,7 @@ def _killed(folder: Path, task: str) -> Path:
         for rank in range(2)
     ]
     errors = [process.communicate(timeout=120)[1] for process in running]
-    assert -signal.SIGKILL in [process.returncode for process in running], errors
-    return folder
+    return [(process.returncode, said) for process, said in zip(running, errors, strict=True)]
 
 
 @pytest.fixture(scope="session")
@@ -185,13 +184,19 @@ def one_killed(tmp_path_factory):
 @pytest.fixture(scope="session")
 def all_killed(tmp_path_factory):
     """The same of both processes."""
-    return _killed(tmp_path_factory.mktemp("all"), "all")
+    folder = tmp_path_factory.mktemp("all")
+    ends = _unwatched(folder, "all")
+    assert -signal.SIGKILL in [code for code, _ in ends], ends  # the other may notice that first
+    return folder
 
 
 @pytest.fixture(scope="session")
 def scan_killed(tmp_path_factory):
     """What two processes leave that were killed in the middle of a scan."""
-    return _killed(tmp_path_factory.mktemp("scan"), "scan")
+    folder = tmp_path_factory.mktemp("scan")
+    ends = _unwatched(folder, "scan")
+    assert [code for code, _ in ends] == 2 * [-signal.SIGKILL], ends
+    return folder
 
 
 @pytest.fixture(scope="session")
