@@ -144,8 +144,9 @@ def browsed(network: str, keys: int) -> Iterator[dict]:
         root = os.environ.get("PRUNING_LAB_DATA", ROOT / "data")
         with (
             servers.jupyterlab(folder, PRUNING_LAB_DATA=root) as address,
-            servers.chromium(folder) as page,
+            servers.chromium() as new_page,
         ):
+            page = new_page()
             servers.run_all_cells(page, address("studio"))
             until = "document.querySelector('.studio-headline')?.innerText.includes('up to date')"
             page.wait_for_function(until, timeout=120_000)

@@ -121,6 +121,11 @@ def joined() -> Iterator[None]:
 
 
 def _join() -> None:
+    # DDP would import this while the group is there; its functions, whose defaults are the group of
+    # that moment, would keep the group and its threads beyond destroy_process_group, and a thread
+    # that wants Python while the interpreter shuts down aborts the process.
+    import torch.distributed.nn
+
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
     if nccl:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())

@@ -1,8 +1,14 @@
 """What the tests share: toys as fixtures, and settings."""
 
+import json
 import os
 import random
+import shutil
 import signal
+import socket
+import subprocess
+import sys
+import time
 from collections import OrderedDict
 from pathlib import Path
 
@@ -14,6 +20,7 @@ import pytest
 import torch
 from torch import nn
 from toys import CLASSES, Branching, lively
+from xdist.scheduler import LoadScopeScheduling
 
 from pruning_lab.data import Split
 
@@ -24,6 +31,46 @@ hypothesis.settings.register_profile(
     "suite", deadline=None, derandomize=True, database=None, max_examples=60
 )
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--mnist", action="store_true", help="run the notebooks on MNIST too")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two workers: each takes more than 1 GB. `-n 0` and `--pdb` use this process, `-n 8` eight."""
+    return min(2, os.cpu_count() or 1)
+
+
+@pytest.hookimpl(tryfirst=True)  # before any fixture
+def pytest_runtest_setup() -> None:
+    """A test draws the same random numbers whichever worker does it, and after whichever others."""
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(0)
+
+
+TWO_PROCESSES = {"test_distributed", "test_holding", "test_photo_runs", "test_processes"}
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """A worker does whole files, those together that share what is expensive to start.
+
+    But notebook by notebook, for each takes long. Groups by marks (`--dist loadgroup`) are silently
+    none in pytest-xdist 3.8 with pytest 9.2.
+    """
+    if config.getvalue("dist") != "loadscope":
+        return None
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = Path(nodeid.partition("::")[0])
+            if path.stem == "test_notebooks":
+                return nodeid
+            if path.parent.name == "browser":
+                return "browser"
+            return "two processes" if path.stem in TWO_PROCESSES else path.stem
+
+    return ByFile(config, log)
 
 
 @pytest.fixture
@@ -91,3 +138,77 @@ def mnist_root() -> Path:
     if not (root / "MNIST" / "raw").is_dir():
         pytest.skip("MNIST is not there; set PRUNING_LAB_DATA to the folder that holds MNIST/")
     return root
+
+
+# Two processes: started once, by the one worker that does the files of TWO_PROCESSES.
+
+WORKER = Path(__file__).parent / "distributed_worker.py"
+LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+def _environment(**more: str) -> dict:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def _launched(folder: Path, task: str, **environment: str) -> subprocess.CompletedProcess:
+    """By torch's own launcher, which ends the other process where one dies."""
+    command = [sys.executable, *LAUNCHER, WORKER, folder, task]
+    options = {"capture_output": True, "text": True, "timeout": 240}
+    return subprocess.run(command, env=_environment(**environment), **options)
+
+
+def _unwatched(folder: Path, task: str) -> list[tuple[int, bytes]]:
+    """Without a launcher: how each of two processes ended, and what it said then."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    command = [sys.executable, WORKER, folder, task]
+    running = [
+        subprocess.Popen(command, env=_environment(**there, RANK=str(rank)), stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in running]
+    return [(process.returncode, said) for process, said in zip(running, errors, strict=True)]
+
+
+@pytest.fixture(scope="session")
+def one_killed(tmp_path_factory):
+    """What is left, printed and taken when of two processes one is killed in the second epoch."""
+    folder = tmp_path_factory.mktemp("one")
+    began = time.monotonic()
+    done = _launched(folder, "one")
+    return folder, done, time.monotonic() - began
+
+
+@pytest.fixture(scope="session")
+def all_killed(tmp_path_factory):
+    """The same of both processes."""
+    folder = tmp_path_factory.mktemp("all")
+    ends = _unwatched(folder, "all")
+    assert -signal.SIGKILL in [code for code, _ in ends], ends  # the other may notice that first
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scan_killed(tmp_path_factory):
+    """What two processes leave that were killed in the middle of a scan."""
+    folder = tmp_path_factory.mktemp("scan")
+    ends = _unwatched(folder, "scan")
+    assert [code for code, _ in ends] == 2 * [-signal.SIGKILL], ends
+    return folder
+
+
+@pytest.fixture(scope="session")
+def two(one_killed, all_killed, scan_killed, tmp_path_factory):
+    """What two processes do in one launch, after those that were killed: a folder, and by rank."""
+    from test_photo_runs import draw_photos
+
+    folder = tmp_path_factory.mktemp("two")
+    for name, left in (("one", one_killed[0]), ("all", all_killed), ("killed", scan_killed)):
+        shutil.copytree(left, folder / name)
+    draw_photos(folder / "photos")
+    nothing = {"PRUNING_LAB_CACHE": str(folder / "cache"), "PRUNING_LAB_DATA": "nowhere"}
+    done = _launched(folder, "everything", **nothing)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, [json.loads((folder / f"about{rank}.json").read_text()) for rank in range(2)]

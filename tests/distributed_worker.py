@@ -1,18 +1,36 @@
-"""What the processes of test_distributed run: `distributed_worker.py FOLDER TASK`."""
+"""What two processes run for the tests: `distributed_worker.py FOLDER TASK`.
 
+TASK is `everything`, or the name of a case that is killed. conftest.py starts them.
+"""
+
+import io
 import json
 import os
 import signal
 import sys
+from contextlib import chdir, redirect_stdout, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from pruning_lab import files, masks, models, processes, retraining, training
+from pruning_lab import (
+    cli,
+    data,
+    experiments,
+    files,
+    masks,
+    models,
+    processes,
+    retraining,
+    sensitivity,
+    training,
+)
 from pruning_lab.data import Split
 
 CONFIG = training.TrainConfig(epochs=3, batch_size=8, lr=0.05, weight_decay=1e-3, shift=1)
@@ -145,7 +163,7 @@ def dropped() -> list:
 def refused(call) -> str | None:
     try:
         call()
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, FileExistsError) as error:
         return str(error)
     return None
 
@@ -193,6 +211,114 @@ def looked_at() -> dict:
     return {"unchanged": before == after, "calls": len(calls), "state": state}
 
 
+# --- a scan ------------------------------------------------------------------------------------
+
+FINE = [0.0, 0.02, 0.05, 0.1, 0.5, 1.0]
+
+
+def many(count=1500, batch_size=300):
+    """Random images that the network below answers rightly but for one in ten."""
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(256, (count, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    split = Split("val", pixels, torch.zeros(count).long(), 127.5, 74.0, batch_size)
+    model = scannable()
+    with torch.no_grad():
+        labels = model(split.normalise(pixels)).argmax(1)
+    labels[::10] = torch.randint(4, labels[::10].shape, generator=generator)
+    return replace(split, labels=labels)
+
+
+def scannable():
+    torch.manual_seed(5)
+    layers = nn.Linear(64, 12, bias=False), nn.ReLU(), nn.Linear(12, 4, bias=False)
+    return nn.Sequential(nn.Flatten(), *layers).eval()
+
+
+def uneven():
+    """The same, but every other batch is answered wrongly: two processes see different images."""
+    split = many()
+    wrong = torch.arange(split.n) // 300 % 2
+    return replace(split, labels=(split.labels + wrong) % 4)
+
+
+def killed_in_a_scan(folder: Path) -> None:
+    def die(progress):
+        if progress.images >= 900:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sensitivity.scan(scannable(), many(), FINE, out=folder / "scan.csv", notify=die)
+
+
+def scanned(folder: Path) -> dict:
+    """What two say of each other, and of scans: whole, of other images, and behind killed ones."""
+    scan = partial(sensitivity.scan, scannable(), many(), FINE)
+    rank, counts = processes.rank(), torch.arange(3)
+    if rank:
+        (folder / "late1").touch()
+    processes.wait()
+    about = {
+        "waited": (folder / "late1").exists(),
+        "summed": processes.summed(counts + rank).tolist(),
+        "left": counts.tolist(),
+        "refused": refused(lambda: scan(out=folder / "killed" / "scan.csv")),
+    }
+    points = scan(out=folder / "killed" / "scan.csv", resume=True)
+    told = []
+    again = scan(out=folder / "uninterrupted" / "scan.csv", notify=lambda p: told.append(p.images))
+    unnoted = sensitivity.scan(scannable(), uneven(), FINE)
+    sensitivity.Scan.save(unnoted, folder / f"unnoted{rank}.csv")
+    notes = sorted({point.note for point in unnoted})
+    return about | {"told": told, "same": points == again, "notes": notes}
+
+
+# --- the command line --------------------------------------------------------------------------
+
+
+def typed(*words: str) -> tuple[int, str]:
+    """`pruning-lab WORDS` in this process: its exit code, and what it printed."""
+    with redirect_stdout(io.StringIO()) as said:
+        return cli.main(words), said.getvalue()
+
+
+def interrupted_run(folder: Path) -> tuple[int, str]:
+    """A run of AlexNet on the photos beside it, interrupted at its start and resumed."""
+    from test_photo_runs import short
+
+    def interrupt(note):
+        raise KeyboardInterrupt
+
+    splits = data.load(f"folder:{folder / 'photos'}", size=32)
+    with suppress(KeyboardInterrupt):
+        experiments.run(short(splits.name), splits, seed=3, folder=folder / "run", notify=interrupt)
+    return typed("run", "--resume", "--out", str(folder / "run"))
+
+
+def trained_by_words(folder: Path) -> tuple[int, str]:
+    from test_photo_runs import TRAIN
+
+    with chdir(folder):
+        return typed(*TRAIN, "trained", "--batch-size", "32")
+
+
+# --- torch's own DDP ---------------------------------------------------------------------------
+
+
+def held() -> list:
+    """Zeros of each parameter, and the sum of all, after steps of torch's DDP on other images."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    model = nn.parallel.DistributedDataParallel(net)
+    masks.prune(model, density=0.4).hold(model)
+    torch.manual_seed(1 + processes.rank())
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(model(torch.randn(5, 6)), torch.randint(3, (5,))).backward()
+        optimizer.step()
+    zeros = [int((p == 0).sum()) for p in net.parameters()]
+    return [zeros, sum(p.double().sum().item() for p in net.parameters())]
+
+
 def everything(folder: Path) -> dict:
     for name in ("whole", "one", "all", "rounds", "accumulated"):
         (folder / name).mkdir(exist_ok=True)
@@ -209,19 +335,35 @@ def everything(folder: Path) -> dict:
         "sampled": sampled(),
         "looked_at": looked_at(),
         "refused": refusals(folder),
+        "scanned": scanned(folder),
+        "interrupted_run": interrupted_run(folder),
+        "trained_by_words": trained_by_words(folder),
+        "held": held(),
     }
+
+
+def threads_of_gloo() -> list[str]:
+    """Only where there is /proc."""
+    names = (path.read_text() for path in Path("/proc/self/task").glob("*/comm"))
+    return [name for name in names if "gloo" in name]
 
 
 def main(folder: Path, task: str) -> None:
     torch.set_num_threads(1)
-    with processes.joined():
+    alone = processes.rank(), processes.world(), dist.is_initialized()
+    with processes.joined(), processes.joined():  # the inner one finds them joined
         if task == "one":
             resumed(folder, kill_at=STEPS + 3, killed=(1,))
         elif task == "all":
             resumed(folder, kill_at=STEPS + 3, killed=(0, 1))
+        elif task == "scan":
+            killed_in_a_scan(folder)
         else:
             about = everything(folder)
             (folder / f"about{processes.rank()}.json").write_text(json.dumps(about))
+    after = processes.rank(), processes.world(), dist.is_initialized()
+    assert alone == after == (0, 1, False)
+    assert not threads_of_gloo()  # which might abort the process at its end
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The command line as a person types it: real processes, real files."""
 
-import asyncio
 import json
 import os
 import re
@@ -10,31 +9,25 @@ import subprocess
 import sys
 import time
 import urllib.parse
-import uuid
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 import torch
-from jupyter_server.services.kernels.connection.base import (
-    deserialize_msg_from_ws_v1,
-    serialize_msg_to_ws_v1,
-)
-from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
-from tornado.websocket import websocket_connect
 
 from pruning_lab import cli, criteria, data, evaluation, masks, models, sensitivity
 from pruning_lab.cli import commands, words
 
 
-def lab(*words, cwd, check=True, **environment):
+def lab(*words, cwd):
     """`pruning-lab WORDS` in a process of its own, on digits, with one thread."""
     return subprocess.run(
         [sys.executable, "-m", "pruning_lab", *words],
         cwd=cwd,
-        check=check,
+        check=True,
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=300,
     )
 
@@ -68,10 +61,11 @@ def finished(tmp_path_factory):
 def by_hand(tmp_path_factory):
     """A folder in which train, prune and retrain were typed one after the other."""
     folder = tmp_path_factory.mktemp("by_hand")
-    lab("train", "--data", "digits", "--epochs", "30", cwd=folder)
-    lab("prune", "dense.safetensors", "--density", "fc1=0.05", "fc2=0.1", cwd=folder)
-    words = ("retrain", "dense.safetensors", "--mask", "mask.safetensors", "--freeze", "fc3")
-    lab(*words, "--data", "digits", "--epochs", "10", cwd=folder)
+    with chdir(folder):
+        assert here("train", "--data", "digits", "--epochs", "30") == 0
+        assert here("prune", "dense.safetensors", "--density", "fc1=0.05", "fc2=0.1") == 0
+        words = ("retrain", "dense.safetensors", "--mask", "mask.safetensors", "--freeze", "fc3")
+        assert here(*words, "--data", "digits", "--epochs", "10") == 0
     return folder
 
 
@@ -125,7 +119,7 @@ def test_the_report_is_one_file_that_asks_nothing_of_the_network(finished):
     assert str(folder) not in page
 
 
-def test_a_killed_run_resumed_ends_as_an_uninterrupted_one(finished, tmp_path):
+def test_a_killed_run_resumed_ends_as_an_uninterrupted_one(finished, tmp_path, monkeypatch, capsys):
     folder, _ = finished
     words = [sys.executable, "-m", "pruning_lab", "run", "--data", "digits", "--out", "killed"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -138,11 +132,11 @@ def test_a_killed_run_resumed_ends_as_an_uninterrupted_one(finished, tmp_path):
     child.wait()
     assert waiting.exists()
     assert not (tmp_path / "killed" / "run.json").exists()
-    again = lab("run", "--data", "digits", "--out", "killed", cwd=tmp_path, check=False)
-    assert again.returncode == 2
-    assert "--resume" in again.stderr
+    monkeypatch.chdir(tmp_path)
+    assert here("run", "--data", "digits", "--out", "killed") == 2
+    assert "--resume" in capsys.readouterr().err
 
-    lab("run", "--resume", "--out", "killed", cwd=tmp_path)
+    assert here("run", "--resume", "--out", "killed") == 0
     resumed, whole = tmp_path / "killed", folder / "first"
     for name in ("dense.safetensors", "model.safetensors", "mask.safetensors"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
@@ -150,22 +144,23 @@ def test_a_killed_run_resumed_ends_as_an_uninterrupted_one(finished, tmp_path):
     assert without_clocks(records[0]) == without_clocks(records[1])
 
 
-def test_resume_refuses_other_settings_than_the_runs(finished):
+def test_resume_refuses_other_settings_than_the_runs(finished, capsys):
     folder, _ = finished
-    said = lab("run", "--resume", "--out", "first", "--seed", "3", cwd=folder, check=False)
-    assert said.returncode == 2
-    assert "--seed 0, not 3" in said.stderr
+    assert here("run", "--resume", "--out", str(folder / "first"), "--seed", "3") == 2
+    assert "--seed 0, not 3" in capsys.readouterr().err
 
 
-def test_report_shows_a_finished_run_again(finished):
+def test_report_shows_a_finished_run_again(finished, capsys):
     folder, said = finished
-    again = lab("report", "first", cwd=folder)
-    assert said.stdout.split("Table 1")[1].split("The plots")[0].strip() in again.stdout
+    assert here("report", str(folder / "first")) == 0
+    again = capsys.readouterr().out
+    assert said.stdout.split("Table 1")[1].split("The plots")[0].strip() in again
 
 
-def test_json_is_all_that_is_printed_when_asked(finished):
+def test_json_is_all_that_is_printed_when_asked(finished, capsys):
     folder, _ = finished
-    record = json.loads(lab("report", "first", "--json", cwd=folder).stdout)
+    assert here("report", str(folder / "first"), "--json") == 0
+    record = json.loads(capsys.readouterr().out)
     assert record == json.loads((folder / "first" / "run.json").read_text())
 
 
@@ -180,17 +175,20 @@ def test_train_prune_and_retrain_hand_files_on(by_hand):
     assert not list(by_hand.glob("*.checkpoint"))
 
 
-def test_report_compares_two_files(by_hand):
+def test_report_compares_two_files(by_hand, monkeypatch, capsys):
+    monkeypatch.chdir(by_hand)
     words = ("report", "pruned.safetensors", "--dense", "dense.safetensors", "--data", "digits")
-    said = lab(*words, "--out", "page.html", cwd=by_hand)
-    assert "Table 1: LeNet-300-100" in said.stdout
+    assert here(*words, "--out", "page.html") == 0
+    assert "Table 1: LeNet-300-100" in capsys.readouterr().out
     assert (by_hand / "page.html").read_text().startswith("<!doctype html>")
 
 
-def test_the_same_seed_trains_the_same_network_and_another_does_not(tmp_path):
+def test_the_same_seed_trains_the_same_network_and_another_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     words = ("train", "--data", "digits", "--epochs", "1", "--out")
-    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        lab(*words, name, "--seed", seed, cwd=tmp_path)
+    lab(*words, "a", "--seed", "1", cwd=tmp_path)  # in a process of its own, and in this one
+    for name, seed in (("b", "1"), ("c", "2")):
+        assert here(*words, name, "--seed", seed) == 0
     a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
     assert a == b != c
 
@@ -749,103 +747,6 @@ def test_images_that_do_not_fit_a_built_in_network_are_refused_before_training(o
 
 
 # ----------------------------------------------------------------------------------- the studio
-
-PROTOCOL = "v1.kernel.websocket.jupyter.org"  # what pages speak; Voila takes any binary for it
-
-
-@pytest.fixture
-def served(own):
-    """A studio of an own network on its page, as a process: the process and its address."""
-    _, model = own
-    models.save("own.safetensors", model.eval())
-    words = ("--model", "own_nets:make", "--weights", "own.safetensors", "--data", "folder:photos")
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "pruning_lab", "studio", *words, "--no-browser", "--json"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "IPYTHONDIR": "ipython"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        line = process.stdout.readline()
-        assert line, process.stderr.read()
-        yield process, json.loads(line)["address"]
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.communicate(timeout=60)
-
-
-async def asked(address, headers=None):
-    """Status and text of a page; it is not followed where it sends one elsewhere."""
-    answer = await AsyncHTTPClient().fetch(
-        address,
-        headers=headers,
-        follow_redirects=False,
-        raise_error=False,
-        request_timeout=120,
-    )
-    return answer.code, answer.body.decode(), answer.headers
-
-
-async def widgets_of(socket):
-    """How many widgets live in the kernel behind a socket."""
-    once = uuid.uuid4().hex  # an equal message would be dropped as a replay
-    header = {"msg_id": once, "msg_type": "comm_info_request", "version": "5.3"}
-    header |= {"session": "s", "username": "", "date": "2026-01-01T00:00:00Z"}
-    parts = [json.dumps(part).encode() for part in (header, {}, {}, {})]
-    await socket.write_message(serialize_msg_to_ws_v1(parts, "shell"), binary=True)
-    while True:
-        message = await socket.read_message()
-        assert message is not None, "the server has closed the connection"
-        _, (header, _, _, content, *_) = deserialize_msg_from_ws_v1(message)
-        if json.loads(header)["msg_type"] == "comm_info_reply":
-            return len(json.loads(content)["comms"])
-
-
-@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as POSIX sends it")
-def test_the_studio_is_a_page_for_those_with_its_token_and_ends_with_its_kernel(served):
-    process, address = served
-    place, _, token = address.partition("?token=")
-    assert place.startswith("http://127.0.0.1:")
-    assert len(token) >= 32
-
-    async def visit():
-        for wrong in (place, f"{place}?token=", f"{place}?token={token[:-1]}"):
-            code, _, headers = await asked(wrong)
-            assert (code, headers["Location"].partition("?")[0]) == (302, "/login")
-        assert (await asked(address, {"Host": "elsewhere.example"}))[0] == 403
-
-        code, page, headers = await asked(address)
-        assert code == 200
-        assert "The threshold studio" in page
-        assert "widget-view+json" in page
-        assert "commands.panel()" not in page  # the code is hidden
-        (kernel,) = set(re.findall(r'"kernelId": "([0-9a-f-]{36})"', page))
-
-        channels = f"{place.replace('http', 'ws', 1)}api/kernels/{kernel}/channels"
-        with pytest.raises(HTTPClientError, match="403"):
-            await websocket_connect(channels, subprotocols=[PROTOCOL])
-        cookies = "; ".join(c.partition(";")[0] for c in headers.get_list("Set-Cookie"))
-        request = HTTPRequest(channels, headers={"Cookie": cookies})
-        socket = await websocket_connect(request, subprotocols=[PROTOCOL])
-        assert await widgets_of(socket) > 30  # the panel is there, and answers
-        await asyncio.sleep(31)  # Jupyter's server looks after its connections every 30 s
-        assert await widgets_of(socket) > 30
-        socket.close()
-
-    asyncio.run(asyncio.wait_for(visit(), 300))
-    kernels = children(process.pid)
-    assert kernels
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
-    assert not any(Path(f"/proc/{kernel}").exists() for kernel in kernels)
-
-
-def children(pid):
-    """Processes that a process has started. Only where there is /proc."""
-    found = Path(f"/proc/{pid}/task/{pid}/children")
-    return found.read_text().split() if found.exists() else [0]
 
 
 def test_the_page_opens_what_was_typed(own, monkeypatch):

@@ -3,61 +3,13 @@
 Real processes on this machine, started by torch's launcher; distributed_worker says what they do.
 """
 
-import json
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import distributed_worker as worker
 import pytest
 import torch
-from test_processes import environment, free_port
 
 from pruning_lab import files
-
-SCRIPT = Path(worker.__file__)
-LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-
-
-def launch(folder: Path, task: str) -> subprocess.CompletedProcess:
-    command = [*LAUNCHER, SCRIPT, folder, task]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
-
-
-@pytest.fixture(scope="module")
-def one_killed(tmp_path_factory):
-    """What is left, said and taken when of two processes one is killed in the second epoch."""
-    folder = tmp_path_factory.mktemp("one")
-    began = time.monotonic()
-    done = launch(folder, "one")
-    return folder, done, time.monotonic() - began
-
-
-@pytest.fixture(scope="module")
-def all_killed(tmp_path_factory):
-    """The same of both processes, which no launcher watches."""
-    folder = tmp_path_factory.mktemp("all")
-    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    command = [sys.executable, SCRIPT, folder, "all"]
-    running = [
-        subprocess.Popen(command, env=environment(**there, RANK=str(rank))) for rank in range(2)
-    ]
-    assert -signal.SIGKILL in [process.wait(timeout=60) for process in running]
-    return folder
-
-
-@pytest.fixture(scope="module")
-def two(one_killed, all_killed, tmp_path_factory):
-    """What two processes do in one launch, after those that were killed."""
-    folder = tmp_path_factory.mktemp("two")
-    shutil.copytree(one_killed[0], folder / "one")
-    shutil.copytree(all_killed, folder / "all")
-    done = launch(folder, "everything")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder, [json.loads((folder / f"about{rank}.json").read_text()) for rank in range(2)]
 
 
 @pytest.fixture(scope="module")

@@ -110,6 +110,9 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path):
             while True:
                 for content in contents:
                     files.write(path, content)
+        until = time.monotonic() + 60
+        while not path.exists() and time.monotonic() < until:
+            time.sleep(0.001)
         time.sleep(delay)
         os.kill(writer, signal.SIGKILL)
         os.waitpid(writer, 0)

@@ -1,8 +1,7 @@
 """The course runs, says what it says, and would not pass if it did not.
 
-Every notebook runs on the digits, which are always there. Where MNIST is (in $PRUNING_LAB_DATA or
-data/), every notebook runs on MNIST too; where it is not, those runs do not exist, and pytest lists
-no `mnist` among the names of this file's tests.
+Every notebook runs on the digits, which are always there, and with `--mnist`, which CI sets, on
+MNIST too.
 """
 
 import dataclasses
@@ -21,11 +20,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MNIST = Path(os.environ.get("PRUNING_LAB_DATA", ROOT / "data")).resolve()
-DATA = ["digits", "mnist"] if (MNIST / "MNIST" / "raw").is_dir() else ["digits"]
 PROMISED_SECONDS = {"08_alexnet": 120}  # 60 where nothing is said
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def pytest_generate_tests(metafunc):
+    if "data" in metafunc.fixturenames:
+        mnist = metafunc.config.getoption("mnist")
+        metafunc.parametrize("data", ["digits", "mnist"] if mnist else ["digits"])
 
 
 def _builder():
@@ -44,6 +47,11 @@ class Outcome:
     cells: int
     output: str
     seconds: float
+
+    @property
+    def verdicts(self) -> list[str]:
+        """PASSED, FAILED, XFAIL, ...: a word for each cell."""
+        return re.findall(r"::Cell \d+ ([A-Z]+)", self.output)
 
     @property
     def complaint(self) -> str:
@@ -68,7 +76,7 @@ def nbval(
     nothing.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts="]
     command += ["--rootdir", str(folder), "--nbval-lax", "--nbval-current-env"]
-    command += [f"--nbval-cell-timeout={cell_timeout}"]
+    command += ["-v", f"--nbval-cell-timeout={cell_timeout}"]
     command += [f"--nbval-sanitize-with={ROOT / 'tests' / 'nbval-sanitize.cfg'}", str(copy)]
     began = time.perf_counter()
     run = subprocess.Popen(
@@ -130,10 +138,10 @@ def test_the_course_is_there():
     assert [path.stem for path in NOTEBOOKS][:4] == course
 
 
-@pytest.mark.parametrize("data", DATA)
 @every_notebook
-def test_it_runs_and_its_checked_cells_say_what_they_said(path, data, tmp_path):
-    outcome = nbval(path, tmp_path, data=MNIST if data == "mnist" else None)
+def test_it_runs_and_its_checked_cells_say_what_they_said(path, data, tmp_path, request):
+    root = request.getfixturevalue("mnist_root").resolve() if data == "mnist" else None
+    outcome = nbval(path, tmp_path, data=root)
     assert not outcome.complaint, outcome.complaint
     print(f"{path.stem} on {data}: {outcome.seconds:.0f} s")
     if outcome.seconds > (promised := PROMISED_SECONDS.get(path.stem, 60)):
@@ -215,74 +223,70 @@ def test_the_index_lists_it(path):
 # The gate itself, on a notebook made here
 
 
-@pytest.fixture
-def small(tmp_path):
-    """A notebook of three cells, one of them checked: 6 * 7, and what it gave."""
-    cells = [nbformat.v4.new_code_cell(source) for source in ("n = 6", "print(n * 7)", "n + 1")]
-    for number, (cell, output) in enumerate(zip(cells, (None, "42\n", None), strict=True), start=1):
-        cell.execution_count = number
-        if output:
-            cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=output)]
-            cell.metadata.tags = ["nbval-check-output"]
+def cell(source: str, output: str = "") -> nbformat.NotebookNode:
+    """A cell that has been run, and is checked where it gave something."""
+    made = nbformat.v4.new_code_cell(source, execution_count=1)
+    if output:
+        made.outputs = [nbformat.v4.new_output("stream", name="stdout", text=output)]
+        made.metadata.tags = ["nbval-check-output"]
+    return made
+
+
+def book(*cells: nbformat.NotebookNode) -> nbformat.NotebookNode:
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-
-    def write() -> Path:
-        nbformat.write(notebook, tmp_path / "small.ipynb")
-        return tmp_path / "small.ipynb"
-
-    return notebook, write
+    return nbformat.v4.new_notebook(cells=[*cells], metadata={"kernelspec": kernel})
 
 
-def test_the_gate_lets_a_right_notebook_pass(small, tmp_path):
-    notebook, write = small
-    assert nbval(write(), tmp_path).complaint == ""
-    assert without_reference(notebook) == []
+@pytest.fixture
+def stripped() -> nbformat.NotebookNode:
+    """A checked cell whose number is wrong, and whose reference nbstripout has removed."""
+    cleaned = cell("print(6 * 8)", "42\n")
+    cleaned.execution_count, cleaned.outputs = None, []
+    return cleaned
 
 
-def test_the_gate_stops_a_changed_number(small, tmp_path):
-    notebook, write = small
-    notebook.cells[1].outputs[0].text = "43\n"
-    outcome = nbval(write(), tmp_path)
-    assert outcome.counts == {"passed": 2, "failed": 1}
+def test_the_gate_stops_changed_numbers_errors_and_cells_that_never_ran(stripped, tmp_path):
+    """Why it looks for references itself: nbval lets a stripped one pass."""
+    right, changed = cell("print(n * 7)", "42\n"), cell("print(n * 9)", "42\n")
+    late = "import time; time.sleep(60); late = 1"
+    cases = [
+        (cell("n = 6"), "PASSED"),
+        (right, "PASSED"),
+        (changed, "FAILED"),
+        (stripped, "PASSED"),
+        (cell("n / 0"), "FAILED"),  # not checked, and yet an error
+        (cell("n + 1"), "PASSED"),
+        (cell(late), "FAILED"),
+        (cell("late"), "XFAIL"),
+    ]
+    nbformat.write(book(*(made for made, _ in cases)), tmp_path / "small.ipynb")
+    outcome = nbval(tmp_path / "small.ipynb", tmp_path, cell_timeout=2)
+    assert outcome.verdicts == [verdict for _, verdict in cases], outcome.output
+    assert outcome.counts == {"passed": 4, "failed": 3, "xfailed": 1}
     assert outcome.complaint
 
 
-@pytest.mark.parametrize("strip", ["count", "output"])
-def test_the_gate_stops_a_stripped_reference(small, strip):
-    notebook, _ = small
-    cell = notebook.cells[1]
-    if strip == "count":
-        cell.execution_count = None
-    else:
-        cell.outputs = []
-    assert without_reference(notebook) == ["print(n * 7)"]
+@pytest.mark.parametrize(
+    ("code", "counts", "cells", "passes"),
+    [
+        (0, {"passed": 3}, 3, True),
+        (1, {"passed": 3}, 3, False),
+        (0, {"passed": 2}, 3, False),
+        (1, {"passed": 2, "failed": 1}, 3, False),
+        (0, {"passed": 2, "xfailed": 1}, 3, False),  # it never ran
+        (0, {"passed": 3, "xpassed": 1}, 3, False),
+        (0, {"passed": 2, "skipped": 1}, 3, False),
+        (0, {}, 0, False),  # an empty notebook
+        (0, {"passed": 0}, 0, False),
+    ],
+)
+def test_the_gate_lets_only_a_notebook_pass_whose_cells_all_passed(code, counts, cells, passes):
+    assert (Outcome(code, counts, cells, "", 1.0).complaint == "") == passes
 
 
-def test_nbval_alone_would_let_a_stripped_reference_pass(small, tmp_path):
-    """Why the gate looks for references itself."""
-    notebook, write = small
-    notebook.cells[1].source = "print(n * 8)"
-    notebook.cells[1].execution_count = None
-    notebook.cells[1].outputs = []
-    assert nbval(write(), tmp_path).complaint == ""
-
-
-def test_the_gate_stops_an_error_in_a_cell_that_is_not_checked(small, tmp_path):
-    notebook, write = small
-    notebook.cells[2].source = "n / 0"
-    assert nbval(write(), tmp_path).counts == {"passed": 2, "failed": 1}
-
-
-def test_the_gate_stops_cells_that_never_ran(small, tmp_path):
-    notebook, write = small
-    notebook.cells[0].source = "import time; time.sleep(60)"
-    outcome = nbval(write(), tmp_path, cell_timeout=2)
-    assert outcome.counts.get("xfailed")
-    assert outcome.complaint
-
-
-def test_the_gate_stops_an_empty_notebook(small, tmp_path):
-    notebook, write = small
-    notebook.cells = []
-    assert nbval(write(), tmp_path).complaint
+def test_the_gate_stops_a_stripped_reference(stripped):
+    right, uncounted, empty = (cell("print(6 * 7)", "42\n") for _ in range(3))
+    uncounted.execution_count, empty.outputs = None, []
+    assert without_reference(book(right, cell("n + 1"))) == []
+    for one in (uncounted, empty, stripped):
+        assert without_reference(book(right, one)) == [one.source]

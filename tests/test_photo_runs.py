@@ -34,7 +34,8 @@ from pruning_lab.data import shapes
 
 TINY = ("--width", "0.05", "--size", "32")
 SHAPES = ("--data", "shapes")
-LAUNCH = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
+TRAIN = ("train", "--model", "alexnet", *SHAPES, *TINY, "--dropout", "0", "--epochs", "1")
+TRAIN = (*TRAIN, "--lr", "0.01", "--json", "--out")
 CONV, FC = {f"conv{n}" for n in range(1, 6)}, {"fc1", "fc2", "fc3"}
 
 
@@ -111,16 +112,13 @@ def test_the_papers_recipe_compresses_any_shape_as_the_paper_does(network, shape
 # --- a run -------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def draw_photos(place):
     """400 images of shapes to train on and 100 to test with, as files in ten folders."""
-    place = tmp_path_factory.mktemp("photos")
     names, (images, labels) = list(shapes.SHAPES), shapes.draw(500, 32, seed=1)
     for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
         path = place / ("train" if number < 400 else "test") / names[label] / f"{number:03}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
-    return place
 
 
 SHAPE = {"width": 0.05, "size": 32, "dropout": 0.4, "classes": 10}
@@ -135,7 +133,9 @@ def short(data_name):
 
 
 @pytest.fixture(scope="module")
-def splits(folder):
+def splits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    draw_photos(folder)
     return data.load(f"folder:{folder}", size=32)
 
 
@@ -281,16 +281,16 @@ def test_the_papers_numbers_never_stand_beside_those_of_other_photos_unsaid(resu
     assert "this run, " not in reports.text(record)
 
 
-def test_two_processes_make_one_run_with_the_same_masks(finished, splits, tmp_path):
+def test_two_processes_make_one_run_with_the_same_masks(finished, two):
     """Masks that differ would end it: every round asks all processes for theirs."""
     _, run, _, _ = finished
-    settings = json.loads((finished[0] / "config.json").read_text())
-    files.save_json(tmp_path / "both" / "config.json", settings)
-    said = started((*LAUNCH, "-m", "pruning_lab", "run", "--resume", "--out", "both"), tmp_path)
-    assert said.returncode == 0, said.stderr
+    folder, abouts = two
+    (code, said), others = (about["interrupted_run"] for about in abouts)
+    assert code == 0
+    assert others == [0, ""]
     for once in ("  scan     ", "  round 5  ", "Table 1: AlexNet", "The plots are in"):
-        assert said.stdout.count(once) == 1
-    both = experiments.Run.load(tmp_path / "both")
+        assert said.count(once) == 1
+    both = experiments.Run.load(folder / "run")
     kept = [
         [(row["layer"], row["kept"]) for row in stage["receipt"]] for stage in both.record["stages"]
     ]
@@ -301,18 +301,19 @@ def test_two_processes_make_one_run_with_the_same_masks(finished, splits, tmp_pa
         assert not both.model.get_submodule(name).weight[~mask].any()
 
 
-def test_two_processes_train_as_one_with_twice_the_batch(tmp_path, monkeypatch, capsys):
+def test_two_processes_train_as_one_with_twice_the_batch(two, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ("train", "--model", "alexnet", *SHAPES, *TINY, "--dropout", "0", "--epochs", "1")
-    words = (*words, "--lr", "0.01", "--json", "--out")
-    two = started((*LAUNCH, "-m", "pruning_lab", *words, "two", "--batch-size", "32"), tmp_path)
-    assert two.returncode == 0, two.stderr
-    assert here(*words, "one", "--batch-size", "64") == 0
-    told = [json.loads(text) for text in (two.stdout, capsys.readouterr().out)]
+    folder, abouts = two
+    (code, said), others = (about["trained_by_words"] for about in abouts)
+    assert code == 0
+    assert others == [0, ""]
+    assert here(*TRAIN, "one", "--batch-size", "64") == 0
+    told = [json.loads(text) for text in (said, capsys.readouterr().out)]
     losses = [rows["epochs"][0]["loss"] for rows in told]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    assert sorted(os.listdir()) == ["one", "two"]
-    networks = [models.load(name)[0] for name in ("one", "two")]
+    assert os.listdir() == ["one"]
+    assert [path.name for path in folder.glob("trained*")] == ["trained"]
+    networks = [models.load(name)[0] for name in (folder / "trained", "one")]
     found = [masks.prune(network, density=0.1) for network in networks]
     for name in found[0]:
         differ = int((found[0][name] != found[1][name]).sum())

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import test_suffix as zoo
 import torch
+from distributed_worker import FINE, many
+from distributed_worker import scannable as network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
-from test_processes import FINE, files_in, many, network
+from test_processes import files_in
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from toys import CLASSES, lively

@@ -207,6 +207,7 @@ class Lab:
                 **os.environ,
                 "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}",
                 "PYTHONDONTWRITEBYTECODE": "1",
+                "PYTHONPATH": "",
                 **environment,
             },
             text=True,

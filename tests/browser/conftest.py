@@ -1,6 +1,5 @@
 """Notebooks in a real browser, and what one does there."""
 
-import contextlib
 import shutil
 from pathlib import Path
 
@@ -19,41 +18,41 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-@pytest.fixture
-def notebook(tmp_path):
-    """A function: writes cells as a notebook into the folder that is served; gives its path."""
-    (tmp_path / "work").mkdir(exist_ok=True)
-    return lambda name, *cells: servers.write_notebook(tmp_path / "work" / f"{name}.ipynb", *cells)
-
-
-@pytest.fixture
-def lab(tmp_path):
+@pytest.fixture(scope="session")
+def jupyter(tmp_path_factory):
     """A JupyterLab with copies of the notebooks, a token, and folders of its own.
 
-    A function: the name of a notebook -> the address that opens it.
+    The folder it serves, and a function: the name of a notebook -> the address that opens it.
     """
-    (tmp_path / "work").mkdir(exist_ok=True)
+    folder = tmp_path_factory.mktemp("jupyter")
+    (folder / "work").mkdir()
     for path in NOTEBOOKS.glob("*.ipynb"):
-        shutil.copy(path, tmp_path / "work")
-    with servers.jupyterlab(tmp_path) as address:
-        yield address
+        shutil.copy(path, folder / "work")
+    with servers.jupyterlab(folder) as address:
+        yield folder / "work", address
+
+
+@pytest.fixture(scope="session")
+def new_page():
+    with servers.chromium() as new_page:
+        yield new_page
 
 
 @pytest.fixture
-def voila(tmp_path):
-    """A function: serves a notebook, given its path, as a page of Voila; gives the address."""
-    with contextlib.ExitStack() as serving:
-        yield lambda path: serving.enter_context(servers.voila(tmp_path, path))
+def notebook(jupyter):
+    """A function: writes cells as a notebook into the folder that is served; gives its path."""
+    return lambda name, *cells: servers.write_notebook(jupyter[0] / f"{name}.ipynb", *cells)
 
 
 @pytest.fixture
-def page(tmp_path):
-    with servers.chromium(tmp_path) as page:
-        yield page
+def page(new_page):
+    page = new_page()
+    yield page
+    page.close()
 
 
 @pytest.fixture
-def run_all(lab, page):
+def run_all(jupyter, page):
     """A function: open a notebook, run all its cells, and wait until a panel says `words`.
 
     `words` are a pattern for JavaScript; the panel's parts have classes beginning with `css`, and
@@ -73,7 +72,7 @@ def run_all(lab, page):
         return page.locator(f".{css}-{part}").inner_text()
 
     def run(name, css, words, part="text"):
-        servers.run_all_cells(page, lab(name))
+        servers.run_all_cells(page, jupyter[1](name))
         settled(css, words, part)
         waiting = r"/^\[[ *]\]:$/.test(prompt.innerText)"
         page.wait_for_function(  # every cell has run
@@ -83,4 +82,5 @@ def run_all(lab, page):
         settled(css, words, part)
         return lambda words: settled(css, words, part)
 
-    return run
+    yield run
+    servers.end_kernels(page)

@@ -1,4 +1,4 @@
-"""A JupyterLab or a Voila with folders of its own, and a browser: for tests, and to measure in.
+"""A JupyterLab with folders of its own, and a browser: for tests, and to measure in.
 
 Needs Chromium on the PATH; nothing is downloaded, and nothing but this machine is talked to.
 """
@@ -69,31 +69,24 @@ def jupyterlab(folder: Path, **variables) -> Iterator[Callable[[str], str]]:
     options = ("--no-browser", "--ServerApp.allow_root=True")
     options += (f"--ServerApp.root_dir={folder / 'work'}",)
     with _serving("jupyterlab", "ServerApp", options, folder, variables) as (address, token):
-        yield lambda name: f"{address}/doc/tree/{name}.ipynb?token={token}"
+        # reset: without what was open before.
+        yield lambda name: f"{address}/doc/tree/{name}.ipynb?reset&token={token}"
 
 
 @contextlib.contextmanager
-def voila(folder: Path, notebook: Path, **variables) -> Iterator[str]:
-    """A notebook as a page of Voila; gives its address."""
-    options = (str(notebook), "--no-browser")
-    with _serving("voila", "Voila", options, folder, variables) as (address, token):
-        yield f"{address}/?token={token}"
-
-
-@contextlib.contextmanager
-def chromium(folder: Path) -> Iterator:
-    """A page in a browser that knows nothing yet."""
+def chromium() -> Iterator[Callable]:
+    """A browser. A function: a new page in it, that knows nothing of the others."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch_persistent_context(
-            folder / "profile",
-            executable_path=CHROMIUM,
-            args=QUIET,
-            viewport={"width": 1280, "height": 1000},
-        )
-        browser.set_default_timeout(60_000)
-        yield browser.pages[0]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+
+        def new_page():
+            page = browser.new_page(viewport={"width": 1280, "height": 1000})
+            page.set_default_timeout(60_000)
+            return page
+
+        yield new_page
         browser.close()
 
 
@@ -105,6 +98,19 @@ def run_all_cells(page, address: str) -> None:
     )
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
+
+
+def end_kernels(page) -> None:
+    """Shut down what the page's server still runs, with the page's own cookies."""
+    page.evaluate(
+        """async () => {
+            const config = JSON.parse(document.querySelector('#jupyter-config-data').textContent);
+            const kernels = config.baseUrl + 'api/kernels';
+            const headers = {Authorization: `token ${config.token}`};
+            for (const kernel of await (await fetch(kernels, {headers})).json())
+                await fetch(`${kernels}/${kernel.id}`, {method: 'DELETE', headers});
+        }"""
+    )
 
 
 @contextlib.contextmanager

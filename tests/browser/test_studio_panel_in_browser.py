@@ -1,19 +1,35 @@
-"""The studio in JupyterLab and as a page of Voila, in a real browser: hands move it, it follows."""
+"""The studio in JupyterLab and on its own page, in a real browser: hands move it, it follows."""
 
+import asyncio
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
 
 import pytest
+from jupyter_server.services.kernels.connection.base import (
+    deserialize_msg_from_ws_v1,
+    serialize_msg_to_ws_v1,
+)
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+from tornado.websocket import websocket_connect
 
 from pruning_lab import models, sensitivity
 
-OPEN = """import json, ipywidgets
-from pruning_lab import data, models, studio, widgets
+OPEN = """from pruning_lab import data, models, studio, widgets
 s = studio.Studio(models.lenet_5(trained="mnist"), data.load("digits"))
 panel = widgets.StudioPanel(s).settle()"""
 
 # What the studio's own calls say, in the page, after whatever a hand did.
-SHOW = """def facts():
+WATCH = """import json, ipywidgets
+
+def facts(s):
     m, a = s.metrics(), s.metrics().accuracy
     return json.dumps({
         "what": s.attempt.what,
@@ -24,13 +40,15 @@ SHOW = """def facts():
         "mask": s.mask.fingerprint(),
     })
 
-shown = ipywidgets.HTML()
-shown.add_class("facts")
-s.listen(lambda event: event == "done" and shown.set_trait("value", facts()))
-s.refresh()
-ipywidgets.VBox([panel, shown])"""
+def watched(panel):
+    s, shown = panel.studio, ipywidgets.HTML()
+    shown.add_class("facts")
+    s.listen(lambda event: event == "done" and shown.set_trait("value", facts(s)))
+    s.refresh()
+    return ipywidgets.VBox([panel, shown])
+"""
 
-READ = "print(facts())"
+SHOW, READ = f"{WATCH}\nwatched(panel)", "print(facts(s))"
 
 
 class Hand:
@@ -164,8 +182,151 @@ def test_in_jupyterlab(run_all, notebook, page, tmp_path):
     assert page.locator(".jp-OutputArea-output[data-mime-type*='error']").count() == 0
 
 
-def test_as_a_page_of_voila(voila, notebook, page, tmp_path):
-    path = notebook("studio", OPEN, SHOW)
-    page.goto(voila(path), wait_until="commit")
-    use(Hand(page, tmp_path), path.parent)
-    assert not re.search("Traceback|Error displaying widget", page.locator("body").inner_text())
+# The page of `pruning-lab studio`, which Voila serves
+
+PROTOCOL = "v1.kernel.websocket.jupyter.org"  # what pages speak; Voila takes any binary for it
+OWN = """from pruning_lab import models
+
+def make():
+    return models.lenet_5()
+"""
+
+
+@pytest.fixture
+def served(tmp_path):
+    """The studio of an own network on its page, as a process: it, its address and its folder.
+
+    Its panel stands in the page with the facts below it, which the kernel's start-up sees to.
+    """
+    work, startup = tmp_path / "work", tmp_path / "ipython" / "profile_default" / "startup"
+    work.mkdir()
+    startup.mkdir(parents=True)
+    (work / "own_nets.py").write_text(OWN)
+    models.save(work / "own.safetensors", models.lenet_5(trained="mnist"))
+    (startup / "facts.py").write_text(
+        f"{WATCH}\nfrom pruning_lab.cli import commands\npanel = commands.panel\n"
+        "commands.panel = lambda: watched(panel().settle())\n"
+    )
+    words = ("--model", "own_nets:make", "--weights", "own.safetensors", "--data", "digits")
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "pruning_lab", "studio", *words, "--no-browser", "--json"],
+        cwd=work,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "IPYTHONDIR": str(tmp_path / "ipython")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        yield process, json.loads(line)["address"], work
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=60)
+
+
+async def asked(address, headers=None):
+    """Status and headers of a page; it is not followed where it sends one elsewhere."""
+    answer = await AsyncHTTPClient().fetch(
+        address, headers=headers, follow_redirects=False, raise_error=False, request_timeout=120
+    )
+    return answer.code, answer.headers
+
+
+async def widgets_of(socket):
+    """How many widgets live in the kernel behind a socket."""
+    once = uuid.uuid4().hex  # an equal message would be dropped as a replay
+    header = {"msg_id": once, "msg_type": "comm_info_request", "version": "5.3"}
+    header |= {"session": "s", "username": "", "date": "2026-01-01T00:00:00Z"}
+    parts = [json.dumps(part).encode() for part in (header, {}, {}, {})]
+    await socket.write_message(serialize_msg_to_ws_v1(parts, "shell"), binary=True)
+    while True:
+        message = await socket.read_message()
+        assert message is not None, "the server has closed the connection"
+        _, (header, _, _, content, *_) = deserialize_msg_from_ws_v1(message)
+        if json.loads(header)["msg_type"] == "comm_info_reply":
+            return len(json.loads(content)["comms"])
+
+
+async def turned_away(address):
+    """Without its token, and by another name, there is no page."""
+    place, _, token = address.partition("?token=")
+    for wrong in (place, f"{place}?token=", f"{place}?token={token[:-1]}"):
+        code, headers = await asked(wrong)
+        assert (code, headers["Location"].partition("?")[0]) == (302, "/login")
+    assert (await asked(address, {"Host": "elsewhere.example"}))[0] == 403
+
+
+async def connected(channels, cookies, used):
+    """A connection of our own to the page's kernel, kept open for longer than the page is used."""
+    with pytest.raises(HTTPClientError, match="403"):
+        await websocket_connect(channels, subprotocols=[PROTOCOL])
+    request = HTTPRequest(channels, headers={"Cookie": cookies})
+    socket = await websocket_connect(request, subprotocols=[PROTOCOL])
+    until = time.monotonic() + 31  # Jupyter's server looks after its connections every 30 s
+    assert await widgets_of(socket) > 30  # the panel is there, and answers
+    while time.monotonic() < until or not used.is_set():
+        await asyncio.sleep(0.1)
+    assert await widgets_of(socket) > 30
+    socket.close()
+
+
+class Beside(threading.Thread):
+    """Runs a coroutine in a thread, for the browser has an event loop in this one."""
+
+    def __init__(self, coroutine):
+        super().__init__(daemon=True)
+        self.coroutine, self.error = coroutine, None
+        self.start()
+
+    def run(self):
+        try:
+            asyncio.run(asyncio.wait_for(self.coroutine, 300))
+        except BaseException as error:
+            self.error = error
+
+    def result(self):
+        self.join()
+        if self.error:
+            raise self.error
+
+
+def children(pid):
+    """Processes that a process has started. Only where there is /proc."""
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    return found.read_text().split() if found.exists() else [0]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as POSIX sends it")
+def test_a_page_of_its_own_for_those_with_its_token_that_ends_with_its_kernel(
+    served, page, tmp_path
+):
+    process, address, work = served
+    place, _, token = address.partition("?token=")
+    assert place.startswith("http://127.0.0.1:")
+    assert len(token) >= 32
+    Beside(turned_away(address)).result()
+
+    answer = page.goto(address, wait_until="commit")
+    assert answer.status == 200
+    text = answer.text()
+    assert "The threshold studio" in text
+    assert "widget-view+json" in text
+    assert "commands.panel()" not in text  # the code is hidden
+    (kernel,) = set(re.findall(r'"kernelId": "([0-9a-f-]{36})"', text))
+    channels = f"{place.replace('http', 'ws', 1)}api/kernels/{kernel}/channels"
+    cookies = "; ".join(f"{c['name']}={c['value']}" for c in page.context.cookies())
+    used = threading.Event()
+    connection = Beside(connected(channels, cookies, used))
+    try:
+        use(Hand(page, tmp_path), work)
+        assert not re.search("Traceback|Error displaying widget", page.locator("body").inner_text())
+    finally:
+        used.set()
+    connection.result()
+    kernels = children(process.pid)
+    assert kernels
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert not any(Path(f"/proc/{kernel}").exists() for kernel in kernels)
