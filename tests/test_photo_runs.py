@@ -26,6 +26,7 @@ from pruning_lab import (
     masks,
     models,
     paper,
+    records,
     reports,
     sensitivity,
     studio,
@@ -166,7 +167,7 @@ def finished(splits, tmp_path_factory):
 
 def test_rounds_take_turns_and_what_is_frozen_stays_where_it_is(finished):
     _, run, weights, _ = finished
-    recipe = experiments.Recipe.from_json(run.record["recipe"])
+    recipe = records.decode(experiments.Recipe, run.record["recipe"], "it", whole=False)
     cut = [set(amounts["density"]) for amounts in recipe.rounds]
     assert cut == [FC, CONV, FC, CONV, FC | CONV]
     assert [set(layers) for layers in recipe.freeze] == [CONV, FC, CONV, FC, set()]

@@ -21,6 +21,7 @@ from pruning_lab import (
     masks,
     models,
     processes,
+    records,
     reports,
     retraining,
     sensitivity,
@@ -130,7 +131,7 @@ def scan(options: argparse.Namespace) -> None:
                 notify=notify,
             )
         _say(options, f"\n{result}\n")
-        rows = {"dense": experiments.plain(result.dense), "points": list(map(_plain, result))}
+        rows = {"dense": records.plain(result.dense), "points": list(map(_plain, result))}
         _done(options, {"out": options.out, **result.about, **rows}, _beside(options.out))
 
 
@@ -399,7 +400,7 @@ def _plain(row) -> dict:
     """A dataclass with others inside, in tuples too, as a dict fit for JSON."""
     return {
         name: [_plain(part) for part in value] if isinstance(value, tuple) else value
-        for name, value in experiments.plain(row).items()
+        for name, value in records.plain(row).items()
     }
 
 
@@ -444,7 +445,7 @@ def _train(options, model, splits, config, mask=None):
     accuracy = evaluation.evaluate(model, splits.val)
     _say(options, f"{len(rows)} epochs, loss {rows[-1]['loss']:.4f}" if rows else "no epochs")
     _say(options, f"accuracy on val: {accuracy}")
-    return rows, experiments.plain(accuracy)
+    return rows, records.plain(accuracy)
 
 
 def _train_config(options: argparse.Namespace, about: Mapping, data_name: str):

@@ -15,9 +15,9 @@ from pruning_lab.experiments.running import (
     Note,
     Run,
     compare,
+    load_config,
     machine,
     percent,
-    plain,
     run,
     versions,
 )
@@ -30,10 +30,10 @@ __all__ = [
     "chosen_recipe",
     "compare",
     "compressed_recipe",
+    "load_config",
     "machine",
     "paper_recipe",
     "percent",
-    "plain",
     "run",
     "versions",
 ]
