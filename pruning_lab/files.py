@@ -56,7 +56,7 @@ def _replacing(path: str | Path) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise OSError(error.errno, _unwritten(path, error)) from error
+            raise type(error)(_unwritten(path, error)) from error
         raise
     _sync_folder(path.parent)
 

@@ -62,7 +62,7 @@ def _of_form(value: object, form: str, where: object) -> dict:
     """The value less its "format"."""
     what, said = form.split()[1], value.get("format") if isinstance(value, dict) else None
     if not isinstance(said, str) or said.split()[:2] != form.split()[:2]:
-        raise ValueError(f"{where} is not a {what} that pruning_lab wrote; name one")
+        raise ValueError(f"{where} is not a {what} file; name one that pruning_lab wrote")
     if said != form:
         raise ValueError(
             f"{where} is a {what} of another version of pruning_lab ({said!r}, not {form!r}); "

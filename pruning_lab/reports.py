@@ -127,6 +127,7 @@ def html(run: Run) -> str:
     body = "\n".join(parts)
     return (
         f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+        f"<meta name='generator' content='pruning_lab'>"
         f"<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{escape(name)}, pruned {total / kept:.0f}x</title><style>{_STYLE}</style></head>"
         f"<body>\n{body}\n</body></html>\n"

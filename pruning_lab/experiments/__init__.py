@@ -12,6 +12,7 @@ from pruning_lab.experiments.recipes import (
     paper_recipe,
 )
 from pruning_lab.experiments.running import (
+    Config,
     Note,
     Run,
     compare,
@@ -24,6 +25,7 @@ from pruning_lab.experiments.running import (
 
 __all__ = [
     "REDUCED",
+    "Config",
     "Note",
     "Recipe",
     "Run",

@@ -198,6 +198,7 @@ class Note:
     phase: str  # "train", "scan", "round 1", "test"
     text: str = ""
     epoch: Epoch | None = None
+    evaluations: tuple[int, int] | None = None  # of a search: done, and at most
 
 
 def run(
@@ -237,7 +238,7 @@ def run(
         notify(Note("train", f"{recipe.dense.epochs} epochs, val error {percent(dense_val)}"))
 
         began = time.perf_counter()
-        scan, plan = _scanned(model, splits, recipe, folder)
+        scan, plan = _scanned(model, splits, recipe, folder, notify)
         scan_seconds = time.perf_counter() - began
         notify(Note("scan", _most_sensitive(scan)))
         rounds = recipe.rounds
@@ -306,7 +307,7 @@ def run(
 
 
 def _scanned(
-    model: nn.Module, splits: Splits, recipe: Recipe, folder: Path | None
+    model: nn.Module, splits: Splits, recipe: Recipe, folder: Path | None, notify: Callable
 ) -> tuple[sensitivity.Scan, sensitivity.Plan | None]:
     """The scan, and the plan where the recipe chooses; what the folder holds is not made again."""
     if folder is not None and (folder / "scan.csv").exists():
@@ -319,7 +320,13 @@ def _scanned(
     if folder is not None and (folder / "plan.json").exists():
         return scan, sensitivity.Plan.load(folder / "plan.json")
     processes.wait()  # until all have looked whether there is one
-    plan = sensitivity.choose(scan, model=model, images=splits.val, **recipe.choose)
+    plan = sensitivity.choose(
+        scan,
+        model=model,
+        images=splits.val,
+        notify=lambda *done: notify(Note("choose", evaluations=done)),
+        **recipe.choose,
+    )
     if folder is not None and processes.rank() == 0:
         plan.save(folder / "plan.json")
     return scan, plan

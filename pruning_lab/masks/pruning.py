@@ -100,6 +100,10 @@ def _per_layer(
 ) -> dict[str, float]:
     if not isinstance(amount, Mapping):
         amount = dict.fromkeys(layers, amount)
+    if not amount:
+        raise ValueError(
+            f"no layer is named; give {kind}=NUMBER, or a dict of layer name -> number"
+        )
     for name, value in amount.items():
         find(model, name, layers)
         criteria.check_amount(kind, value)

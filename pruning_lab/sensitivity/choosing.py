@@ -271,13 +271,19 @@ def _known(name: str, given: Saliency | None) -> Saliency:
 
 
 def check_choice(
-    *, max_drop: float | None = None, density: float | None = None, method: str = "single"
+    *,
+    max_drop: float | None = None,
+    density: float | None = None,
+    method: str = "single",
+    evaluations: int = 1000,
 ) -> None:
     """Raise ValueError unless `choose` can be asked this."""
     if (max_drop is None) == (density is None):
         raise ValueError("give max_drop or density, one of the two")
     if method not in METHODS:
         raise ValueError(f"method must be single or joint, got {method!r}")
+    if evaluations < 1:
+        raise ValueError(f"evaluations must be 1 or more, got {evaluations}")
     if density is not None:
         criteria.check_amount("density", density)
     elif not 0 <= max_drop <= 100:
