@@ -208,13 +208,13 @@ class CheckpointWriter:
                 f"{self.path} is a checkpoint of another training, with another "
                 f"{', '.join(differing)}; delete it, name another, or train as it did"
             )
+        epochs, step = self.settings["epochs"], checked["step"]
         numbers = [(row.epoch, row.epochs) for row in rows]
-        epochs = self.settings["epochs"]
-        negative = min(checked[name] for name in ("step", "seen", "seconds")) < 0
-        if numbers != [(n + 1, epochs) for n in range(min(len(rows), epochs))] or negative:
+        counted = numbers == [(n + 1, epochs) for n in range(min(len(rows), epochs))]
+        if not counted or min(step, checked["seen"], checked["seconds"]) < 0 or not (rows or step):
             raise ValueError(
-                f"{self.path} is a broken checkpoint, delete it: its {len(rows)} rows are not the "
-                f"first of {epochs} epochs"
+                f"{self.path} is a broken checkpoint, delete it: its {len(rows)} rows and step "
+                f"{step} are not those of {epochs} epochs"
             )
         return checked
 

@@ -14,7 +14,7 @@ import msgspec
 T = TypeVar("T")
 
 _WORDS = {"float": "number", "int": "whole number", "str": "text", "array": "list"}  # of JSON
-_MOST = 2**63  # whole numbers beyond are not of this library
+_MOST = 2**63  # no count of this library is beyond
 
 
 def plain(value: object):
@@ -94,6 +94,7 @@ def _difference(made: object, value: object, whole: bool, place: str = "") -> st
     elif isinstance(made, list):
         parts = [(f"{place}[{n}]", *pair) for n, pair in enumerate(zip(made, value, strict=True))]
     else:
-        odd = isinstance(made, int | float) and not (math.isfinite(made) and abs(made) < _MOST)
+        most = math.inf if isinstance(made, float) else _MOST
+        odd = isinstance(made, int | float) and not abs(made) < most  # NaN is not
         return f"{place} must be a finite number, got {value}" if odd else None
     return next(filter(None, (_difference(m, v, whole, p) for p, m, v in parts)), None)

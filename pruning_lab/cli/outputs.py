@@ -47,7 +47,7 @@ def check_place(path: Path, word: str) -> None:
             raise IsADirectoryError(f"{word} {path} is a folder; name a file in it")
         if path.exists() and not path.is_file():
             raise ValueError(f"{word} {path} is a pipe or a device; name a regular file")
-        os.lstat(path)
+        os.stat(path)  # raises for a name too long, a file in place of a folder, a loop of links
     except FileNotFoundError:
         pass
     except OSError as error:

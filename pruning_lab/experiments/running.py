@@ -155,7 +155,7 @@ def load_config(folder: str | Path) -> Config:
 
 def _wrong(record: Record, run: "Run") -> Iterator[str | None]:
     """What in a record cannot be: numbers that were not counted, or of other networks."""
-    both = {"dense": run.dense, "pruned": run.model}
+    network, both = record["recipe"].network, {"dense": run.dense, "pruned": run.model}
     test, rounds = record["test"], range(1, len(record["recipe"].retrain) + 1)
     yield sensitivity.wrong_measurement(record["dense_val"])
     yield sensitivity.wrong_measurement(test["dense"])
@@ -173,22 +173,24 @@ def _wrong(record: Record, run: "Run") -> Iterator[str | None]:
         counted = counts.parameters(model)
         if record["parameters"][which] != (counted.total if which == "dense" else counted.kept):
             yield f"it says {record['parameters'][which]:,} parameters of the {which} network"
-        rows = {row["layer"]: row for row in record["layers"][which]}
-        found = {n: layer.weight.count_nonzero() for n, layer in prunable(model).items()}
-        table = [row.layer for row in paper.LAYER_TABLES[record["recipe"].network]]
-        if [row["layer"] for row in record["layers"][which]] != table:
-            yield f"its layers are not {', '.join(table)}"
-        elif any(rows[name]["kept"] != kept for name, kept in found.items()):
-            yield f"its rows of layers are not of the {which} network"
-        elif not all(0 <= row[f"{kind}density"] <= 1 for row in rows.values() for kind in _KINDS):
-            yield "a density outside of [0, 1]"
+        rows = record["layers"][which]
+        table = counts.layers(
+            model, models.input_shape(network, record["recipe"].shape.get("size"))
+        )
+        columns = ("layer", "weights", "kept", "flops", "neurons")
+        for row, count in zip(rows, (*table, table.total), strict=False):
+            if any(row[name] != getattr(count, name) for name in columns):
+                yield f"its row of layer {row['layer']!r} is not of the {which} network"
+            densities = row["density"], row["flop_density"], row["activation_density"]
+            parts = row["kept"] / (row["weights"] or 1), row["flops_kept"] / (row["flops"] or 1)
+            if not all(0 <= density <= 1 for density in densities) or densities[:2] != parts:
+                yield f"the densities of layer {row['layer']!r} in the {which} network"
+        if [row["layer"] for row in rows] != [r.layer for r in paper.LAYER_TABLES[network]]:
+            yield "its layers are not those of the paper's table"
     if set(run.mask) != set(prunable(run.model)) or any(
         layer.weight[~kept].any() for layer, kept in run.mask._placed(run.model)
     ):
         yield "the network has weights that the mask does not keep"
-
-
-_KINDS = ("", "flop_", "activation_")
 
 
 @dataclass(frozen=True)
