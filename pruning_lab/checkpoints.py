@@ -111,8 +111,7 @@ class TrainingState:
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
-        shapes = {name: tuple(tensor.shape) for name, tensor in parts["model"].items()}
-        check_fit(self.model, shapes, path)  # before anything has changed
+        check_fit(self.model, parts["model"], path)  # before anything has changed
         self.rows = about["rows"]
         for name in self._NUMBERS:
             setattr(self, name, about[name])

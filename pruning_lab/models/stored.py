@@ -40,13 +40,16 @@ def load_(model: nn.Module, path: str | Path) -> dict | None:
 
 def fill_(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
     """`load_` for a state_dict that has been read from `path`; it raises the same way."""
-    check_fit(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, path)
+    check_fit(model, tensors, path)
     check_finite(tensors, path)
     model.load_state_dict(tensors)
 
 
-def check_fit(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], path: str | Path) -> None:
-    """Raise ValueError unless the names and shapes read from `path` are those of the model."""
+def check_fit(
+    model: nn.Module, tensors: Mapping[str, Tensor | tuple[int, ...]], path: str | Path
+) -> None:
+    """Raise ValueError unless names and shapes (of tensors, or alone) are those of the model."""
+    shapes = {name: tuple(getattr(entry, "shape", entry)) for name, entry in tensors.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if missing := expected.keys() - shapes.keys():
         raise ValueError(f"{path} lacks {_some(missing)}; is it of another network?")
