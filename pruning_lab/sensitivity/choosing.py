@@ -241,8 +241,10 @@ def _check_network(model: nn.Module, sizes: Mapping[str, int], others: int | Non
     """Raise KeyError or ValueError unless the network has these layers and as many weights."""
     layers = prunable(model)
     there = {name: layer.weight.numel() for name, layer in layers.items()}
+    for name in sizes:
+        find(model, name, layers)
     for name, weights in sizes.items():
-        if there[find(model, name, layers) and name] != weights:
+        if there[name] != weights:
             raise ValueError(
                 f"layer {name!r} has {there[name]:,} weights here, not {weights:,}; "
                 f"name the network that was scanned"
