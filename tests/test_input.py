@@ -159,6 +159,15 @@ def test_a_file_of_the_same_kind_is_replaced_with_force_only(words, out, here):
     assert Path(out).read_bytes() != old or out == "page.html"
 
 
+def test_a_report_without_out_replaces_its_runs_own_page_alone(here):
+    assert typed("report", "run") == (0, "")
+    Path("run/report.html").write_text("mine")
+    check_refused(("report", "run"), "of another kind, which is never replaced by a page")
+    shutil.copy("dense.safetensors", "report.html")
+    words = ("report", "dense.safetensors", "--dense", "other.safetensors")
+    check_refused(words, r"report\.html is there, and a network, which is never replaced")
+
+
 def test_a_run_takes_no_folder_with_files_that_it_would_write_or_believe(here):
     check_refused(
         ("run", *DIGITS, "--out", "."), r"holds dense\.safetensors, mask\.saf.* scan\.csv"
@@ -857,6 +866,34 @@ def test_internal_errors_are_not_called_bad_input(here, monkeypatch):
         code, said = typed("prune", "dense.safetensors", "--density", ".5", "--out", "new")
         assert (code, said.count("\n")) == (1, 1)
         assert f"internal error: {type(error).__name__}: " in said
+
+
+# ---------------------------------------------------------------------------- what a search costs
+
+
+def test_a_joint_search_says_its_cost_first_and_keeps_to_it(here, capsys):
+    words = ("choose", "scan.csv", "dense.safetensors", *DIGITS, "--density", ".5", "--out", "new")
+    for typed_, most in (((), "1,000"), (("--evaluations", "3"), "3")):
+        assert cli.main([*words, "--method", "joint", *typed_, "--force"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[1] == (
+            f"  choose   at most {most} evaluations on 2,000 images each (--evaluations N)"
+        )
+    assert cli.main([*words, "--method", "joint", "--json", "--force"]) == 0
+    json.loads(capsys.readouterr().out)
+
+
+def test_a_run_says_what_its_search_costs_before_it_trains(here, capsys, monkeypatch):
+    for words, says in (
+        (("--density", "0.5"), " and a search of at most 1,000 evaluations; files go to"),
+        (("--max-drop", "1", "--evaluations", "7"), " and a search of at most 7 evaluations; file"),
+        (("--density", "0.5", "--method", "single"), "epochs in all; files go to"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(experiments, "run", lambda *_, **__: (_ for _ in ()).throw(KeyError))
+            with pytest.raises(KeyError):
+                cli.main(["run", *DIGITS, *words, "--out", "new", "--debug"])
+        assert says in capsys.readouterr().out.splitlines()[1]
 
 
 # -------------------------------------------------------------------------------- random mutations

@@ -70,9 +70,8 @@ def _run(options: argparse.Namespace) -> None:
         names.check_memory(recipe.about)
         names.check_fit(models.build(recipe.about).to(splits.val.device), splits)
         _set_threads(options, network)
-        _say(
-            options, f"{network}, seed {seed}, {recipe.epochs} epochs in all; files go to {folder}"
-        )
+        epochs = f"{recipe.epochs} epochs in all{_search(recipe)}"
+        _say(options, f"{network}, seed {seed}, {epochs}; files go to {folder}")
         with _progress(recipe.epochs, options) as notify:
             result = experiments.run(recipe, splits, seed=seed, folder=folder, notify=notify)
     page = folder / "report.html"
@@ -218,8 +217,6 @@ def _retrain(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     if Path(options.file).is_dir():
         result = experiments.Run.load(options.file)
-        out = options.out or Path(options.file) / "report.html"
-        outputs.check_place(Path(out), "--out")
     else:
         if not options.dense:
             raise ValueError(
@@ -239,10 +236,9 @@ def report(options: argparse.Namespace) -> None:
             **experiments.compare(dense, model, splits),
         }
         result = experiments.Run(record, dense, model, masks.Mask.of(model))
-        out = options.out or "report.html"
-    files.write(out, reports.html(result))
+    files.write(options.out, reports.html(result))
     _show(options, result.record)
-    _say(options, f"\nOpen {out} for the plots")
+    _say(options, f"\nOpen {options.out} for the plots")
 
 
 def studio(options: argparse.Namespace) -> None:
@@ -314,6 +310,14 @@ def _asked_recipe(options, network: str, data_name: str, shape: dict) -> experim
         return experiments.compressed_recipe(network, options.compression, data_name, shape)
     choose = {**given, "method": options.method or "joint", **_typed(options, "evaluations")}
     return experiments.chosen_recipe(network, choose, data_name, shape)
+
+
+def _search(recipe: experiments.Recipe) -> str:
+    """What the search of a recipe takes, in words."""
+    if not recipe.choose or recipe.choose.get("method") != "joint":
+        return ""
+    most = recipe.choose.get("evaluations", EVALUATIONS)
+    return f" and a search of at most {most:,} evaluations"
 
 
 def _fitted(about: dict, splits: data.Splits) -> dict:

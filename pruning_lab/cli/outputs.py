@@ -23,6 +23,10 @@ KINDS = {  # command -> option that names a file to write -> what it will hold
 
 def check(options: argparse.Namespace) -> None:
     """Raise ValueError or OSError, before any work, where the command must not write."""
+    if options.command == "report" and options.out is None:
+        own = Path(options.file).is_dir()  # a run's own page is made again unasked
+        options.out = str(Path(options.file if own else "") / "report.html")
+        options.force |= own
     inputs = list(_inputs(options))
     seen: list[tuple[str, Path]] = []
     for word, path, kind in _outputs(options):

@@ -241,7 +241,6 @@ def run(
         began = time.perf_counter()
         scan, plan = _scanned(model, splits, recipe, folder, notify)
         scan_seconds = time.perf_counter() - began
-        notify(Note("scan", _most_sensitive(scan)))
         rounds = recipe.rounds
         if plan is not None:
             rounds = down_to(plan.densities, len(recipe.retrain))
@@ -316,6 +315,7 @@ def _scanned(
     else:
         out = None if folder is None else folder / "scan.csv"
         scan = sensitivity.scan(model, splits.val, recipe.scan, out=out, resume=out is not None)
+    notify(Note("scan", _most_sensitive(scan)))
     if recipe.choose is None:
         return scan, None
     if folder is not None and (folder / "plan.json").exists():
