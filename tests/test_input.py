@@ -281,6 +281,31 @@ def test_what_is_no_file_of_the_kind_is_named(kind, here):
             check_refused(reading(kind, name), Path(name).stem)
 
 
+def test_a_key_that_stands_twice_is_refused_whichever_would_be_taken(here):
+    text = Path("plan.json").read_text()
+    Path("plan.json").write_text(text.replace('"density":', '"density": 0.9, "density":', 1))
+    check_refused(PLAN, "the key 'density' stands twice in one object")
+    tensors, about = files.load_tensors("dense.safetensors")
+    files.save_tensors("dense.safetensors", tensors, about=about)
+    raw = Path("dense.safetensors").read_bytes()
+    assert raw.count(b'\\"width\\"') == 1
+    twice = raw.replace(b'\\"width\\": 0.05', b'\\"width\\": 0.05, \\"width\\": 0.05')
+    grown = struct.pack("<Q", struct.unpack("<Q", raw[:8])[0] + len(twice) - len(raw))
+    Path("dense.safetensors").write_bytes(grown + twice[8:])
+    check_refused(reading("network", "dense.safetensors"), "the key 'width' stands twice")
+
+
+@pytest.mark.parametrize("load", [files.load_about, files.load_shapes, files.load_tensors])
+def test_a_file_that_is_longer_or_shorter_than_its_header_says_is_refused(load, here):
+    raw = Path("dense.safetensors").read_bytes()
+    for content_ in (raw[:-1], raw + b"\0"):
+        Path("odd").write_bytes(content_)
+        with pytest.raises(
+            ValueError, match=r"odd is not a whole safetensors file: it has 48,\d+ b"
+        ):
+            load("odd")
+
+
 PIPES = """
 import contextlib, io, os, signal, socket, sys
 from pruning_lab import cli, files
