@@ -273,8 +273,8 @@ def test_what_is_no_file_of_the_kind_is_named(kind, here):
         for suffix in ("", ".json"):
             Path(name + suffix).write_bytes(bytes_)
         check_refused(reading(kind, name), name)
-    for name in ("folder", "nowhere", "dense.safetensors/x", "y" * 300):
-        check_refused(reading(kind, name), name[:9])
+    for name in ("folder", "no\nwhere", "nowhere", "dense.safetensors/x", "y" * 300):
+        check_refused(reading(kind, name), name[:9].split()[-1])
     for name in ("dense.safetensors", "mask.safetensors", "plan.json", "scan.json", "run/run.json"):
         fits = "dense" if kind in ("network", "weights") else kind.replace("within", "mask")
         if fits not in name:
@@ -693,6 +693,9 @@ def new(words):
         ("", "required: COMMAND"),
         ("prune dense.safetensors --frob", "unrecognized arguments: --frob"),
         ("prine", "invalid choice: 'prine'"),
+        ("prune dense.safetensors --density =.5 --out new", "takes a number"),
+        ("prune dense.safetensors --density fc1= --out new", "takes a number"),
+        ("prune dense.safetensors --density fc1=.5 fc1=.4 --out new", "names a layer twice"),
         ("prune dense.safetensors --density", "--density: expected at least one argument"),
         ("train --model resnet", "invalid choice: 'resnet'"),
         ("train --device tpu", "invalid choice: 'tpu'"),

@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         code, message = _explained(error)
-        print(f"pruning-lab: {message}", file=sys.stderr)
+        one_line = " ".join(message.splitlines())  # the name of a file may have more
+        print(f"pruning-lab: {one_line}", file=sys.stderr)
         return code
     return 0
 

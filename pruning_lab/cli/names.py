@@ -223,7 +223,9 @@ def amounts(kind: str, texts: list[str]) -> float | dict[str, float]:
     """`0.08`, or `fc1=0.08 fc2=0.1`, as masks.prune takes it."""
     pairs = [text.rpartition("=") for text in texts]
     try:
-        values = {layer: float(number) for layer, _, number in pairs}
+        values = {
+            layer: float(number if layer or not sign else "") for layer, sign, number in pairs
+        }
     except ValueError:
         raise ValueError(
             f"--{kind} takes a number (0.08) or LAYER=NUMBER pairs (fc1=0.08 fc2=0.1), "
