@@ -12,7 +12,7 @@ from pathlib import Path
 from seeds import row
 from tabulate import tabulate
 
-from pruning_lab import experiments, files, models
+from pruning_lab import experiments, files, models, records
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "photos.json"
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _with_recipe(record: dict) -> dict:
-    recipe = experiments.Recipe.from_json(record["recipe"])
+    recipe = records.decode(experiments.Recipe, record["recipe"], "the run", whole=False)
     layers = {one["layer"]: one["density"] for one in record["layers"]["pruned"]}
     peak = max(epoch.get("peak_bytes") or 0 for epoch in record["epochs"])
     return {

@@ -9,7 +9,7 @@ import importlib
 __version__ = "0.3.0"
 
 _MODULES = (
-    *("paper", "files", "processes", "layers", "criteria", "masks", "models", "data"),
+    *("paper", "records", "files", "processes", "layers", "criteria", "masks", "models", "data"),
     *("evaluation", "checkpoints", "training", "counts", "sensitivity", "retraining"),
     *("experiments", "plots", "reports", "studio", "widgets", "cli"),
 )

@@ -4,18 +4,19 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
-from pruning_lab import data, files, processes
+from pruning_lab import data, files, processes, records
 from pruning_lab.layers import device_of, generators
 from pruning_lab.models.stored import check_fit
 
@@ -91,7 +92,7 @@ class TrainingState:
         """Tensors, and the remainder as JSON; every process has to ask, the first has it all."""
         parts = {"model": self.model.state_dict(), "random": {"order": self.order, **self.begin}}
         about = {name: getattr(self, name) for name in self._NUMBERS}
-        about["rows"] = [asdict(row) for row in self.rows]
+        about["rows"] = records.plain(self.rows)
         if self.step:
             now = {"sums": self.sums, **_random(self.device)}
             parts["now"] = {name: processes.gathered(tensor) for name, tensor in now.items()}
@@ -111,7 +112,7 @@ class TrainingState:
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
         check_fit(self.model, parts["model"], path)  # before anything has changed
-        self.rows = [Epoch(**row) for row in about["rows"]]
+        self.rows = about["rows"]
         for name in self._NUMBERS:
             setattr(self, name, about[name])
         if "optimizer" in about:
@@ -178,8 +179,8 @@ class CheckpointWriter:
         Raises ValueError, with the model as it was, for a file that is not of this training.
         """
         if self.path.exists():
-            tensors, about = files.load_tensors(self.path)
-            self._check(about)
+            about = self._checked(files.load_about(self.path))
+            tensors, _ = files.load_tensors(self.path)
             try:
                 state.unpack_(tensors, about, self.path)
             except (LookupError, TypeError, RuntimeError, ValueError) as error:
@@ -194,18 +195,11 @@ class CheckpointWriter:
                 f"all of them see"
             )
 
-    def _check(self, about: dict | None) -> None:
-        """That the checkpoint is one, and of this training."""
-        kind = str(about.get("format")) if isinstance(about, dict) else ""
-        if not kind.startswith(_FORMAT.rstrip("0123456789")):
-            raise ValueError(f"{self.path} is not a training checkpoint; delete it or name another")
-        if kind != _FORMAT:
-            raise ValueError(
-                f"{self.path} is a checkpoint of another version of pruning_lab ({kind!r}, not "
-                f"{_FORMAT!r}); resume with that version, or delete it and train again"
-            )
-        theirs = about.get("settings")
-        if not isinstance(theirs, dict) or theirs.keys() < self.settings.keys():
+    def _checked(self, about: dict | None) -> "CheckpointAbout":
+        """What the file says, once it is a checkpoint, whole, and of this training."""
+        checked = records.decode(CheckpointAbout, about, self.path, _FORMAT)
+        theirs, rows = checked["settings"], checked["rows"]
+        if theirs.keys() < self.settings.keys():
             raise ValueError(f"{self.path} is a broken checkpoint, delete it: it lacks settings")
         differing = [name for name, value in self.settings.items() if theirs[name] != value]
         if differing:
@@ -213,6 +207,27 @@ class CheckpointWriter:
                 f"{self.path} is a checkpoint of another training, with another "
                 f"{', '.join(differing)}; delete it, name another, or train as it did"
             )
+        epochs, step = self.settings["epochs"], checked["step"]
+        numbers = [(row.epoch, row.epochs) for row in rows]
+        counted = numbers == [(n + 1, epochs) for n in range(min(len(rows), epochs))]
+        if not counted or min(step, checked["seen"], checked["seconds"]) < 0 or not (rows or step):
+            raise ValueError(
+                f"{self.path} is a broken checkpoint, delete it: its {len(rows)} rows and step "
+                f"{step} are not those of {epochs} epochs"
+            )
+        return checked
+
+
+class CheckpointAbout(TypedDict):
+    """What a checkpoint holds besides tensors."""
+
+    settings: dict
+    rows: list[Epoch]
+    steps: int | None
+    step: int
+    seen: int
+    seconds: float
+    optimizer: NotRequired[object]
 
 
 def _of_first(number: int) -> int:

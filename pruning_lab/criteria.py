@@ -92,7 +92,13 @@ def _gradients(model: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> dic
         draws = torch.random.fork_rng(generators(device))  # a DataLoader draws
         with draws, mode(model, training=False), torch.enable_grad():
             for x, y in images:
-                loss = F.cross_entropy(model(x.to(device)), y.to(device), reduction="sum")
+                logits = model(x.to(device))
+                if not isinstance(logits, Tensor):
+                    raise ValueError(
+                        f"a network must answer with a tensor, got a {type(logits).__name__}; wrap "
+                        f"it in a module whose forward returns the logits alone"
+                    )
+                loss = F.cross_entropy(logits, y.to(device), reduction="sum")
                 # allow_unused: a layer that did not run has no gradient, and its saliency is 0.
                 for total, part in zip(
                     sums, torch.autograd.grad(loss, weights, allow_unused=True), strict=True

@@ -120,8 +120,22 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's parameters are is where its work happens."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
+    """Where a model's parameters are is where its work happens; ValueError for the meta device."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if device.type == "meta":
+        raise ValueError(
+            "this model is on the meta device, so it has no weights; type "
+            "model.to_empty(device='cpu'), and load its state_dict"
+        )
+    return device
+
+
+def check_dtype(model: nn.Module) -> None:
+    """Raise ValueError where the weights are in half precision, and images in float32."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.element_size() < 4:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise ValueError(f"{name} is in {kind}, and images are float32; type model.float()")
 
 
 def generators(device: torch.device) -> list[torch.device]:

@@ -7,7 +7,7 @@ from html import escape
 import matplotlib.figure
 from tabulate import tabulate
 
-from pruning_lab import masks, paper, plots
+from pruning_lab import masks, paper, plots, records
 from pruning_lab.counts import Counts, LayerCount
 from pruning_lab.evaluation import Accuracy, Drop
 from pruning_lab.experiments import Run
@@ -127,6 +127,7 @@ def html(run: Run) -> str:
     body = "\n".join(parts)
     return (
         f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+        f"<meta name='generator' content='pruning_lab'>"
         f"<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{escape(name)}, pruned {total / kept:.0f}x</title><style>{_STYLE}</style></head>"
         f"<body>\n{body}\n</body></html>\n"
@@ -200,14 +201,15 @@ def _counts(record: dict) -> Counts:
 def _receipt(record: dict) -> Table:
     """The last cut, with each threshold as the quality that it amounts to."""
     last = [stage for stage in record["stages"] if stage["kind"] == "cut"][-1]
-    rows = [masks.ReceiptRow(**row) for row in last["receipt"]]
+    rows = records.decode(list[masks.ReceiptRow], last["receipt"], "the receipt")
     table = [("layer", "threshold", "sigma", "quality", "kept", "density", "note")]
     for row in rows:
         threshold, quality = "-", "-"
         if row.threshold is not None:
             threshold = f"{row.threshold:.4f}"
             quality = f"{row.threshold / row.sigma:.2f}" if row.sigma else "-"
-        cells = (row.layer, threshold, f"{row.sigma:.4f}", quality)
+        sigma = "-" if row.sigma is None else f"{row.sigma:.4f}"
+        cells = (row.layer, threshold, sigma, quality)
         table.append((*cells, f"{row.kept:,}", f"{row.density:.1%}", row.note))
     return table
 
@@ -269,10 +271,7 @@ def _draw_rounds(record: dict) -> matplotlib.figure.Figure:
 
 def _draw_scan(record: dict) -> matplotlib.figure.Figure:
     figure = _figure(8, 3.6)
-    points = [
-        ScanPoint(**{**row, "accuracy": Accuracy(**row["accuracy"]), "drop": Drop(**row["drop"])})
-        for row in record["scan"]
-    ]
+    points = records.decode(list[ScanPoint], record["scan"], "the scan")
     plots.sensitivity(points, ax=figure.subplots())
     return figure
 

@@ -32,8 +32,8 @@ from pruning_lab.checkpoints import (
     size,
 )
 from pruning_lab.data import Images
-from pruning_lab.evaluation import right
-from pruning_lab.layers import device_of, mode
+from pruning_lab.evaluation import check_labels, check_logits, right
+from pruning_lab.layers import check_dtype, device_of, mode
 from pruning_lab.masks import Mask
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits (N, classes), labels (N,) -> mean over the batch
@@ -127,7 +127,8 @@ def train(
     of another training: other images, another loss, optimizer, mask, ...
     """
     processes.check(device_of(model))
-    _check_images(images)
+    _check_images(images, config.shift)
+    check_dtype(model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
         raise ValueError("no parameter requires a gradient, so there is nothing to train")
@@ -161,12 +162,14 @@ def train(
     return _Loop(images, config, mask, loss, schedule, before_step, state, writer).run()
 
 
-def _check_images(images: Images) -> None:
+def _check_images(images: Images, shift: int = 0) -> None:
     if isinstance(images, Iterator):
         raise ValueError(_ONCE)
     data.for_choosing(images, "training", give="splits.train")
     if size(images) == 0:
         raise ValueError(_NONE)
+    if shift and shift >= (side := min(getattr(images, "shape", (shift + 1,))[-2:])):
+        raise ValueError(f"shift must be below {side}, the images' side in pixels, got {shift}")
 
 
 _NONE = "no images to train on"
@@ -341,6 +344,8 @@ class _Loop:
             with nullcontext() if index == len(group) - 1 else _unsent(forward):
                 with autocast():
                     logits = forward(x)
+                    if not isinstance(logits, Tensor):
+                        check_labels(y, *check_logits(logits))  # which raises
                     if len(y):
                         _count_right(sums, logits.detach(), y)
                     loss = self.loss(logits, y) if len(y) else logits.sum()  # of nothing

@@ -502,7 +502,7 @@ def test_a_checkpoint_of_an_older_version_is_refused_with_what_to_do(toy, split,
     list(training.train(toy, split, CONFIG, checkpoint=path))
     tensors, about = files.load_tensors(path)
     files.save_tensors(path, tensors, about={**about, "format": "pruning_lab checkpoint 2"})
-    with pytest.raises(ValueError, match=r"of another version .* or delete it and train again"):
+    with pytest.raises(ValueError, match=r"of another version .* or delete it and make it again"):
         list(training.train(toy, split, CONFIG, checkpoint=path))
 
 

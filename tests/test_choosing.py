@@ -350,8 +350,9 @@ def test_a_network_that_was_pruned_before_is_scanned_and_chosen_by_what_is_left(
     [
         ("[]", "is not a plan"),
         ('{"format": "pruning_lab run 1"}', "is not a plan"),
-        ('{"format": "pruning_lab plan 2"}', "is a broken plan: 'rows'"),
-        ('{"format": "pruning_lab plan 2", "rows": [3], "together": null}', "is a broken plan"),
+        ('{"format": "pruning_lab plan 2"}', "is a plan of another version"),
+        ('{"format": "pruning_lab plan 3"}', "is broken: the field"),
+        ('{"format": "pruning_lab plan 3", "rows": [3]}', r"is broken: rows\[0\] must be object"),
         ("{", "is not JSON"),
     ],
 )

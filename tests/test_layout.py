@@ -11,6 +11,7 @@ from pruning_lab import paper
 LINE = (
     *(
         "paper",
+        "records",
         "files",
         "processes",
         "layers",

@@ -486,5 +486,5 @@ def test_a_broken_or_foreign_mask_file_is_refused_by_name(tmp_path, wrong):
 
 def test_bits_of_another_type_are_refused(tmp_path):
     path = files.save_tensors(tmp_path / "odd.mask", {"fc1": torch.zeros(1)}, about=about())
-    with pytest.raises(ValueError, match=r"odd\.mask is a broken mask file"):
+    with pytest.raises(ValueError, match=r"odd\.mask is broken: its bits"):
         masks.Mask.load(path)

@@ -14,8 +14,6 @@ import test_suffix as zoo
 import torch
 from distributed_worker import FINE, many
 from distributed_worker import scannable as network
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.stats import binomtest
 from test_processes import files_in
 from torch import nn
@@ -24,8 +22,8 @@ from toys import CLASSES, lively
 
 from pruning_lab import criteria, data, evaluation, models, sensitivity
 from pruning_lab.data import Split
-from pruning_lab.evaluation import Accuracy, Drop
-from pruning_lab.sensitivity import Scan, ScanPoint, scanning
+from pruning_lab.evaluation import Accuracy
+from pruning_lab.sensitivity import Scan, scanning
 
 LEVELS = [0.0, 0.1, 0.3, 0.6, 1.0]
 spread = zoo.spread  # a fixture: the calling thread, or two workers
@@ -798,49 +796,6 @@ def test_an_interrupt_leaves_no_trace_however_the_work_is_spread(
 
 # --- rows on disk ------------------------------------------------------------------------------
 
-shares = st.floats(0, 1)
-numbers = st.floats(-1e6, 1e6)
-names = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Zl", "Zp"]), max_size=9)
-accuracies = st.builds(Accuracy, shares, shares, shares, st.integers(1, 10**9))
-
-
-@st.composite
-def scans(draw):
-    layers = draw(st.lists(names, min_size=1, max_size=3, unique=True))
-    points = []
-    for _ in range(draw(st.integers(0, 5))):
-        accuracy = draw(accuracies)
-        points.append(
-            ScanPoint(
-                layer=draw(st.sampled_from(layers)),
-                asked=draw(names),
-                density=draw(shares),
-                quality=draw(st.none() | numbers),
-                threshold=draw(st.none() | numbers),
-                accuracy=accuracy,
-                drop=Drop(draw(numbers), draw(numbers), draw(numbers), accuracy.n),
-                note=draw(names),
-            )
-        )
-    sizes = {layer: {"weights": 3, "kept": 3, "sigma": 0.1} for layer in layers}
-    others = {"weights": 2, "kept": 1}
-    about = {"layers": sizes, "saliency": draw(names), "cumulative": draw(st.booleans())}
-    about["other_layers"] = others
-    return Scan(points, draw(accuracies), about)
-
-
-@settings(max_examples=20)  # every file is synced
-@given(scan=scans())
-def test_a_scan_comes_back_as_it_was_saved(scan, tmp_path_factory):
-    path = tmp_path_factory.getbasetemp() / "round trip.csv"
-    assert scan.save(path) == path
-    loaded = Scan.load(path)
-    assert (loaded, loaded.dense, loaded.about) == (scan, scan.dense, scan.about)
-    assert loaded.layers == scan.layers
-    written = path.read_bytes(), path.with_suffix(".json").read_bytes()
-    loaded.save(path)
-    assert (path.read_bytes(), path.with_suffix(".json").read_bytes()) == written
-
 
 @pytest.fixture
 def saved(toy, split, tmp_path):
@@ -856,55 +811,6 @@ def test_rows_are_plain_csv_with_names_on_top(saved):
         (point.layer, point.accuracy.value) for point in points
     ]
     assert {row["images"] for row in table} == {"50"}
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "says"),
-    [
-        ("layer,asked", "name,asked", r"scan\.csv, line 1: expected the columns layer,asked,"),
-        ("density 1,1.0,", "density 1,one,", r"scan\.csv, line 3 is broken: could not convert"),
-        ("density 1,1.0,", "density 1,,", r"scan\.csv, line 3 is broken: a number is missing"),
-        (",50,\n", ",half,\n", r"scan\.csv, line 2 is broken: invalid literal"),
-        (",50,\n", "\n", r"scan\.csv, line 2 is broken: 11 cells, expected 13"),
-        ("fc2,", "fc9,", r"scan\.csv, line 6 is broken: no layer 'fc9' in scan\.json"),
-        ("conv1", "x" * 200_000, r"scan\.csv, line 2 is broken: "),
-    ],
-)
-def test_a_broken_table_is_named_with_its_line(old, new, says, saved):
-    text = saved.read_text()
-    assert old in text
-    saved.write_text(text.replace(old, new))
-    with pytest.raises(ValueError, match=says) as caught:
-        Scan.load(saved)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("about", "says"),
-    [
-        ("{", r"scan\.json is not JSON"),
-        ("[]", r"scan\.json is not of a scan; expected what Scan\.save wrote"),
-        ('{"format": "another"}', r"scan\.json is not of a scan"),
-        ('{"format": "pruning_lab scan 2"}', r"scan\.json is broken: KeyError\('dense'\)"),
-        ('{"format": "pruning_lab scan 2", "dense": {}}', r"scan\.json is broken: TypeError"),
-        ('{"format": "pruning_lab scan 2", "dense": 1}', r"scan\.json is broken: TypeError"),
-        (
-            '{"format": "pruning_lab scan 2", "layers": 3, "dense": '
-            '{"value": 1, "low": 1, "high": 1, "n": 1}}',
-            r"scan\.json is broken: ",
-        ),
-        (
-            '{"format": "pruning_lab scan 2", "layers": {}, "cumulative": false, "dense": '
-            '{"value": 1, "low": 1, "high": 1, "n": 1}}',
-            r"scan\.json is broken: KeyError\('saliency'\)",
-        ),
-    ],
-)
-def test_a_broken_description_is_named(about, says, saved):
-    saved.with_suffix(".json").write_text(about)
-    with pytest.raises(ValueError, match=says) as caught:
-        Scan.load(saved)
-    assert "\n" not in str(caught.value)
 
 
 def test_missing_files_and_wrong_endings_are_named(saved):

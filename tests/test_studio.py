@@ -1599,7 +1599,7 @@ def test_a_file_of_something_else_gets_one_sentence_and_leaves_no_thread(
         (path, models.lenet_5(), splits, "lacks .* is it of another network"),
         (path, pausing(), splits, "also holds .* is it of another network|lacks"),
         (cut, toy, splits, "cut.safetensors is not a whole safetensors file"),
-        (alien, toy, splits, "model.safetensors is not of a studio; expected what Studio.save"),
+        (alien, toy, splits, "model.safetensors is not a studio file"),
         (lambda: rewritten(path, drop=["1.fc1.weight"]), toy, splits, "lacks fc1.weight"),
         (lambda: rewritten(path, drop=["0.fc1.weight"]), toy, splits, "lacks fc1.weight"),
         (lambda: rewritten(path, drop=["1."]), toy, splits, "lacks"),
@@ -1645,7 +1645,7 @@ def test_a_damaged_file_gets_one_sentence_and_leaves_no_thread(
     studio = studio_of(toy, splits).set(fc1=1.2).settle()
     studio.retrain(config=replace(GENTLE, epochs=1))
     path = rewritten(studio.save(tmp_path / "s.safetensors"), change)
-    with pytest.raises(ValueError, match=r"broken\.safetensors is a broken studio file"):
+    with pytest.raises(ValueError, match=r"broken\.safetensors is broken"):
         Studio.load(path, toy, splits)
     assert threads() == []
 
@@ -1669,7 +1669,7 @@ def test_an_export_makes_the_same_mask_by_the_command_it_names(studio_of, tmp_pa
         words = shlex.split(exported.command)
         assert words[0] == "pruning-lab"
         mask_file = tmp_path / "mask.safetensors"
-        assert cli.main([*words[1:], "--out", str(mask_file)]) == 0
+        assert cli.main([*words[1:], "--out", str(mask_file), "--force"]) == 0
         assert Mask.load(mask_file).fingerprint() == studio.mask.fingerprint()
         plan = sensitivity.Plan.load(exported.plan)
         assert plan.together == studio.metrics().drop

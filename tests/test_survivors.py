@@ -82,7 +82,7 @@ def test_prune_scan_studio_and_command_line_agree(layer, asked, before, network,
     models.save(folder / "network.safetensors", model, about={"network": "lenet-5"})
     words = ["prune", f"{folder}/network.safetensors", f"--{kind}", f"{layer}={amount!r}"]
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        assert cli.main([*words, "--out", f"{folder}/mask.safetensors"]) == 0
+        assert cli.main([*words, "--force", "--out", f"{folder}/mask.safetensors"]) == 0
     assert masks.Mask.load(folder / "mask.safetensors") == mask
 
     mask.apply_(model)

@@ -207,7 +207,7 @@ print("retrained:", studio.metrics().accuracy)
 # %%
 exported = studio.export("runs/studio/plan.json")
 print(exported.command)
-code = cli.main([*exported.command.split()[1:], "--out", "runs/studio/mask.safetensors"])
+code = cli.main([*exported.command.split()[1:], "--out", "runs/studio/mask.safetensors", "--force"])
 
 # %% tags=["nbval-check-output"]
 mask = masks.Mask.load("runs/studio/mask.safetensors")

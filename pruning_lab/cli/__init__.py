@@ -19,14 +19,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     `--debug` shows the traceback of any error.
     """
-    options = parser().parse_args(arguments)
+    try:
+        options = parser().parse_args(arguments)
+    except ValueError as error:
+        print(f"pruning-lab: {error}", file=sys.stderr)
+        return 2
     # How long threads spin before they sleep: long enough for a network's small layers on an idle
     # machine, short enough not to starve each other on a busy one, where the default takes twice
     # the time. Has to stand before torch is loaded; only GNU's OpenMP (Linux) heeds it.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
+        from pruning_lab.cli import outputs
         from pruning_lab.cli.commands import COMMANDS
 
+        outputs.check(options)
         COMMANDS[options.command](options)
     except KeyboardInterrupt:
         print(f"\ninterrupted{_how_to_go_on(options)}", file=sys.stderr)
@@ -35,15 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         code, message = _explained(error)
-        print(f"pruning-lab: {message}", file=sys.stderr)
+        one_line = " ".join(message.splitlines())  # the name of a file may have more
+        print(f"pruning-lab: {one_line}", file=sys.stderr)
         return code
     return 0
 
 
 def _explained(error: Exception) -> tuple[int, str]:
     """The exit code, and one sentence."""
-    if isinstance(error, ValueError | OSError | ArithmeticError) or _is_raised_here(error):
+    if _is_raised_here(error):
         return 2, str(error.args[0] if isinstance(error, KeyError) else error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return 2, f"{error.filename}: {error.strerror}; check the path and who may use it"
     if isinstance(error, MemoryError) or "out of memory" in (text := str(error).lower()):
         return 1, _NO_MEMORY
     if "can't allocate memory" in text:  # torch's words for it on a CPU
@@ -69,7 +78,7 @@ _NO_MEMORY = (
 def _is_raised_here(error: Exception) -> bool:
     """Whether a `raise` of this package made the error: then it is a sentence about the input.
 
-    A KeyError or TypeError of any other line is a mistake in the code.
+    An error of any other line is a mistake in the code.
     """
     *_, frame = traceback.extract_tb(error.__traceback__)
     ours = Path(frame.filename).is_relative_to(Path(__file__).parent.parent)

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,9 +26,12 @@ from pruning_lab import (
     sensitivity,
     training,
 )
-from pruning_lab.cli import names, page
+from pruning_lab.cli import names, outputs, page
 from pruning_lab.cli.words import DENSITIES, LENETS, RECIPES, TRAINED, parser
+from pruning_lab.records import plain
 from pruning_lab.studio import Studio
+
+EVALUATIONS = 1000  # of a joint search that is not told any
 
 
 def run(options: argparse.Namespace) -> None:
@@ -40,37 +43,35 @@ def _run(options: argparse.Namespace) -> None:
     if processes.world() > 1 and not options.out:
         raise ValueError("several processes write into one folder; name it with --out")
     if options.resume:
-        folder = Path(options.out) if options.out else _newest_unfinished()
-        settings = _settings(options, folder)
-        network, data_name, seed = settings["network"], settings["data"], settings["seed"]
+        folder = Path(options.out) if options.out else _newest_unfinished(options)
     else:
-        network, data_name, seed = options.model or RECIPES[0], options.data, options.seed or 0
-        folder = Path(options.out) if options.out else _free_folder(network)
-        if (folder / "config.json").exists():
-            raise FileExistsError(
-                f"{folder} holds a run already; go on with it by --resume, or name another --out"
-            )
+        folder = Path(options.out) if options.out else _free_folder(_network(options))
+    outputs.check_place(folder / "run.json", "--out")
+    config = _started(options, folder)
+    network = config["recipe"].network if config else _network(options)
+    data_name, seed = (config["data"], config["seed"]) if config else (options.data, _seed(options))
     processes.wait()  # until all have looked into the folder
     if (folder / "run.json").exists():
         result = experiments.Run.load(folder)
         _say(options, f"{folder} is finished already")
     else:
-        if options.resume:
-            recipe = experiments.Recipe.from_json(settings["recipe"])
-            about = recipe.about
-            splits = names.splits(options, data_name, about)
+        if config:
+            recipe = config["recipe"]
+            splits = names.splits(options, data_name, recipe.about)
         else:
             about = {"network": network, **names.shape(options, network)}
             splits = names.splits(options, data_name, about)
             recipe = _recipe(options, _fitted(about, splits), splits.name)
+            if options.resume:
+                _say(options, f"nothing to resume in {folder}, so it starts from the beginning")
         _say(options, str(splits))
         if network in names.PHOTOS:
             _say(options, _said(recipe.about))
+        names.check_memory(recipe.about)
         names.check_fit(models.build(recipe.about).to(splits.val.device), splits)
         _set_threads(options, network)
-        _say(
-            options, f"{network}, seed {seed}, {recipe.epochs} epochs in all; files go to {folder}"
-        )
+        epochs = f"{recipe.epochs} epochs in all{_search(recipe)}"
+        _say(options, f"{network}, seed {seed}, {epochs}; files go to {folder}")
         with _progress(recipe.epochs, options) as notify:
             result = experiments.run(recipe, splits, seed=seed, folder=folder, notify=notify)
     page = folder / "report.html"
@@ -87,6 +88,7 @@ def train(options: argparse.Namespace) -> None:
 
 def _train_dense(options: argparse.Namespace) -> None:
     about = {"network": options.model, **names.shape(options, options.model)}
+    names.check_memory(about)
     splits = names.splits(options, about=about)
     about = _fitted(about, splits)
     _seed(options)
@@ -107,7 +109,6 @@ def _train_dense(options: argparse.Namespace) -> None:
 
 def scan(options: argparse.Namespace) -> None:
     with processes.joined():
-        _check_rows_file(options.out)
         _seed(options)  # before the network: an own one may come with random weights
         model, about = names.network(options)
         splits = _load_data(options, model, about=about)
@@ -130,13 +131,15 @@ def scan(options: argparse.Namespace) -> None:
                 notify=notify,
             )
         _say(options, f"\n{result}\n")
-        rows = {"dense": experiments.plain(result.dense), "points": list(map(_plain, result))}
+        rows = {"dense": plain(result.dense), "points": plain(result)}
         _done(options, {"out": options.out, **result.about, **rows}, _beside(options.out))
 
 
 def choose(options: argparse.Namespace) -> None:
     if (options.max_drop is None) == (options.density is None):
         raise ValueError("choose by --max-drop POINTS or by --density SHARE, one of the two")
+    if options.evaluations and options.method != "joint":
+        raise ValueError("--evaluations goes with --method joint")
     scanned = sensitivity.Scan.load(options.scan)
     saliency = names.known_saliency(scanned.about.get("saliency"), options.scan)
     model = val = None
@@ -146,20 +149,24 @@ def choose(options: argparse.Namespace) -> None:
         val = _load_data(options, model, about=about).val
         _set_threads(options)
         _check_same_images(options.scan, scanned, val)
+        _check_scanned(options.scan, scanned, model)
     elif options.method == "joint":
         raise ValueError(
             f"--method joint measures all layers together; "
             f"name the network's file: pruning-lab choose {options.scan} NETWORK.safetensors ..."
         )
-    plan = sensitivity.choose(
-        scanned,
-        max_drop=options.max_drop,
-        density=options.density,
-        method=options.method,
-        model=model,
-        images=val,
-        saliency=saliency,
-    )
+    with _progress(None, options) as notify:
+        plan = sensitivity.choose(
+            scanned,
+            max_drop=options.max_drop,
+            density=options.density,
+            method=options.method,
+            model=model,
+            images=val,
+            saliency=saliency,
+            evaluations=options.evaluations or EVALUATIONS,
+            notify=lambda *done: notify(experiments.Note("choose", evaluations=done)),
+        )
     plan.save(options.out)
     _say(options, str(plan))
     if model is None:
@@ -168,7 +175,7 @@ def choose(options: argparse.Namespace) -> None:
             f"To measure them: pruning-lab choose {options.scan} NETWORK.safetensors "
             f"{_amount(options)}, with the --data of the scan",
         )
-    _done(options, {"out": options.out, "density": plan.density, **_plain(plan)})
+    _done(options, {"out": options.out, "density": plan.density, **plain(plan)})
     _say(options, f"next: pruning-lab prune {_network_words(options)} --plan {options.out}")
 
 
@@ -182,7 +189,7 @@ def prune(options: argparse.Namespace) -> None:
         mask.apply_(model)
         models.save(options.save_model, model, about=about)
     _say(options, str(mask.receipt))
-    receipt = [asdict(row) for row in mask.receipt]
+    receipt = plain(mask.receipt)
     _done(options, {"out": options.out, "density": mask.density, "receipt": receipt})
 
 
@@ -210,7 +217,6 @@ def _retrain(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     if Path(options.file).is_dir():
         result = experiments.Run.load(options.file)
-        out = options.out or Path(options.file) / "report.html"
     else:
         if not options.dense:
             raise ValueError(
@@ -230,10 +236,9 @@ def report(options: argparse.Namespace) -> None:
             **experiments.compare(dense, model, splits),
         }
         result = experiments.Run(record, dense, model, masks.Mask.of(model))
-        out = options.out or "report.html"
-    files.write(out, reports.html(result))
+    files.write(options.out, reports.html(result))
     _show(options, result.record)
-    _say(options, f"\nOpen {out} for the plots")
+    _say(options, f"\nOpen {options.out} for the plots")
 
 
 def studio(options: argparse.Namespace) -> None:
@@ -292,18 +297,27 @@ def _recipe(options: argparse.Namespace, about: Mapping, data_name: str) -> expe
 
 
 def _asked_recipe(options, network: str, data_name: str, shape: dict) -> experiments.Recipe:
-    given = {name: getattr(options, name) for name in ("compression", "density", "max_drop")}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = _typed(options, "compression", "density", "max_drop")
     if len(given) > 1:
         raise ValueError("give one of --compression, --density and --max-drop")
     if options.method and not given.keys() & {"density", "max_drop"}:
         raise ValueError("--method goes with --density or --max-drop")
+    if options.evaluations and (not given or options.method == "single" or "compression" in given):
+        raise ValueError("--evaluations goes with --density or --max-drop, by the joint method")
     if not given:
         return experiments.paper_recipe(network, data_name, shape)
     if "compression" in given:
         return experiments.compressed_recipe(network, options.compression, data_name, shape)
-    choose = {**given, "method": options.method or "joint"}
+    choose = {**given, "method": options.method or "joint", **_typed(options, "evaluations")}
     return experiments.chosen_recipe(network, choose, data_name, shape)
+
+
+def _search(recipe: experiments.Recipe) -> str:
+    """What the search of a recipe takes, in words."""
+    if not recipe.choose or recipe.choose.get("method") != "joint":
+        return ""
+    most = recipe.choose.get("evaluations", EVALUATIONS)
+    return f" and a search of at most {most:,} evaluations"
 
 
 def _fitted(about: dict, splits: data.Splits) -> dict:
@@ -324,14 +338,6 @@ def _said(about: Mapping) -> str:
 # ------------------------------------------------------------------------- of scan and choose
 
 
-def _check_rows_file(path: str) -> None:
-    """Said before the work, not after it."""
-    if Path(path).is_dir():
-        raise IsADirectoryError(f"--out {path} is a folder; name a file in it, such as scan.csv")
-    if Path(path).suffix == ".json":
-        raise ValueError(f"--out {path}: the rows go to a .csv, and a .json is written beside it")
-
-
 def _check_same_images(path: str, scanned: sensitivity.Scan, val: data.Split) -> None:
     if scanned.about.get("images_sha256") not in (None, val.fingerprint()):
         raise ValueError(
@@ -339,13 +345,17 @@ def _check_same_images(path: str, scanned: sensitivity.Scan, val: data.Split) ->
         )
 
 
-def _scan_of(path: str, model, val: data.Split) -> sensitivity.Scan:
-    """A scan to go on from. Raises ValueError where it is of something else, or says too little."""
-    scanned = sensitivity.Scan.load(path)
+def _check_scanned(path: str, scanned: sensitivity.Scan, model) -> None:
     try:
         sensitivity.check_same_weights(scanned, model)
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path}: {error.args[0]}") from None
+
+
+def _scan_of(path: str, model, val: data.Split) -> sensitivity.Scan:
+    """A scan to go on from. Raises ValueError where it is of something else, or says too little."""
+    scanned = sensitivity.Scan.load(path)
+    _check_scanned(path, scanned, model)
     _check_same_images(path, scanned, val)
     sensitivity.choose(scanned, density=1.0)  # raises where nothing can be chosen by it
     return scanned
@@ -395,14 +405,6 @@ def _beside(path: str) -> str:
     return f" and {Path(path).with_suffix('.json')}"
 
 
-def _plain(row) -> dict:
-    """A dataclass with others inside, in tuples too, as a dict fit for JSON."""
-    return {
-        name: [_plain(part) for part in value] if isinstance(value, tuple) else value
-        for name, value in experiments.plain(row).items()
-    }
-
-
 # --------------------------------------------------------------------------------- their parts
 
 
@@ -426,7 +428,12 @@ def _planned_mask(options: argparse.Namespace, model) -> masks.Mask:
                 f"--plan says what to keep of each layer; leave --{word.replace('_', '-')} out"
             )
     plan = sensitivity.Plan.load(options.plan)
-    return plan.mask(model, saliency=names.known_saliency(plan.saliency, options.plan))
+    saliency = names.known_saliency(plan.saliency, options.plan)
+    try:
+        plan.check(model)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{options.plan}: {error.args[0]}") from None
+    return plan.mask(model, saliency=saliency)
 
 
 def _train(options, model, splits, config, mask=None):
@@ -439,12 +446,12 @@ def _train(options, model, splits, config, mask=None):
     rows = []
     with _progress(config.epochs, options) as notify:
         for epoch in training.train(model, splits.train, config, mask=mask, checkpoint=checkpoint):
-            rows.append(asdict(epoch))
+            rows.append(plain(epoch))
             notify(experiments.Note("train", epoch=epoch))
     accuracy = evaluation.evaluate(model, splits.val)
     _say(options, f"{len(rows)} epochs, loss {rows[-1]['loss']:.4f}" if rows else "no epochs")
     _say(options, f"accuracy on val: {accuracy}")
-    return rows, experiments.plain(accuracy)
+    return rows, plain(accuracy)
 
 
 def _train_config(options: argparse.Namespace, about: Mapping, data_name: str):
@@ -453,8 +460,7 @@ def _train_config(options: argparse.Namespace, about: Mapping, data_name: str):
     network = shape.pop("network").removesuffix("-torchvision")  # which the paper does not have
     config = experiments.paper_recipe(network, data_name, shape).dense
     words = ("epochs", "lr", "batch_size", "weight_decay", "shift", "crop", "colour", "accumulate")
-    typed = {word: getattr(options, word) for word in (*words, "seed")}
-    typed = {name: value for name, value in typed.items() if value is not None}
+    typed = _typed(options, *words, "seed")
     flip = options.flip or config.flip
     return replace(config, **typed, flip=flip, bf16=options.bf16, compile=options.compile)
 
@@ -484,12 +490,24 @@ def _set_threads(options: argparse.Namespace, network: str | None = None) -> Non
         torch.set_num_threads(threads)
 
 
-def _seed(options: argparse.Namespace) -> None:
+def _seed(options: argparse.Namespace) -> int:
+    """Set torch's seed, and return it."""
     torch.manual_seed(options.seed or 0)
+    return options.seed or 0
+
+
+def _network(options: argparse.Namespace) -> str:
+    return options.model or RECIPES[0]
+
+
+def _typed(options: argparse.Namespace, *names: str) -> dict:
+    """The options that were typed."""
+    values = {name: getattr(options, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 @contextmanager
-def _progress(epochs: int, options: argparse.Namespace) -> Iterator[Callable]:
+def _progress(epochs: int | None, options: argparse.Namespace) -> Iterator[Callable]:
     """Gives a function to notify: a bar on a terminal, a line per phase anywhere."""
     off = True if _quiet(options) else None  # None: off where stderr is not a terminal
     with tqdm(total=epochs, unit="epoch", leave=False, disable=off) as bar:
@@ -499,6 +517,12 @@ def _progress(epochs: int, options: argparse.Namespace) -> Iterator[Callable]:
                 bar.set_description(note.phase, refresh=False)
                 bar.set_postfix_str(_pace(note.epoch), refresh=False)
                 bar.update()
+            if note.evaluations and not _quiet(options):
+                done, most = note.evaluations
+                if done == 0:
+                    line = f"  {note.phase:8} at most {most:,} evaluations on 2,000 images each"
+                    bar.write(f"{line} (--evaluations N)", file=sys.stdout)
+                bar.set_description(f"{note.phase}, {done:,} of {most:,} evaluations")
             if note.text and not _quiet(options):
                 bar.write(f"  {note.phase:8} {note.text}", file=sys.stdout)
 
@@ -507,33 +531,48 @@ def _progress(epochs: int, options: argparse.Namespace) -> Iterator[Callable]:
 
 def _pace(epoch: training.Epoch) -> str:
     """Loss, images a second, and the most memory so far; the bar itself has the time left."""
-    words = [f"loss {epoch.loss:.3f}"]
-    if epoch.images_per_second is not None:
-        words.append(f"{epoch.images_per_second:,.0f} images/s")
+    words = [f"loss {epoch.loss:.3f}", f"{epoch.images_per_second:,.0f} images/s"]
     if epoch.peak_bytes is not None:
         words.append(f"{epoch.peak_bytes / 1e9:.1f} GB")
     return ", ".join(words)
 
 
-def _settings(options: argparse.Namespace, folder: Path) -> dict:
-    """What an unfinished run was started with; typing something else now is an error."""
+def _started(options: argparse.Namespace, folder: Path) -> experiments.Config | None:
+    """What the run in the folder was started with, None where there is none.
+
+    Raises ValueError where something else is typed now, FileExistsError without --resume.
+    """
     if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"no run in {folder} to go on with; start it without --resume")
-    settings = files.load_json(folder / "config.json")
-    settings["network"] = settings["recipe"]["network"]
-    typed = {"--data": "data", "--seed": "seed", "--model": "network"}
-    for option, name in typed.items():
-        value = getattr(options, option.removeprefix("--"))
-        if value not in (None, "auto", settings[name]):
-            raise ValueError(
-                f"{folder} was started with {option} {settings[name]}, not {value}; "
-                f"--resume needs no settings, it takes those of the run"
-            )
-    for name in ("compression", "density", "max_drop", "method", "width", "size", "dropout"):
-        if getattr(options, name) is not None:
-            word = f"--{name.replace('_', '-')}"
-            raise ValueError(f"--resume takes the run's own settings; leave {word} out")
-    return settings
+        return None
+    if not options.resume:
+        raise FileExistsError(
+            f"{folder} holds a run already; go on with it by --resume, or name another --out"
+        )
+    config = experiments.load_config(folder)
+    recipe, now = config["recipe"], {"data": config["data"], "seed": config["seed"]}
+    now |= {"model": recipe.network, **models.settings(recipe.about)}
+    now["bf16"] = recipe.dense.bf16
+    for name, value in _typed(options, "model", "data", "seed", "width", "size", "dropout").items():
+        if value != now.get(name) and value != "auto":
+            raise ValueError(_contradiction(folder, name, value, now.get(name)))
+    if options.bf16 and not recipe.dense.bf16:
+        raise ValueError(_contradiction(folder, "bf16", "", "off"))
+    words = ("compression", "density", "max_drop", "method", "evaluations")
+    if typed := _typed(options, *words):
+        asked = _asked_recipe(options, recipe.network, config["data"], recipe.shape)
+        if (asked.rounds, asked.choose) != (recipe.rounds, recipe.choose):
+            name, value = next(iter(typed.items()))
+            before = recipe.choose or f"{len(recipe.rounds)} fixed rounds"
+            raise ValueError(_contradiction(folder, name, value, before))
+    return config
+
+
+def _contradiction(folder: Path, name: str, value: object, before: object) -> str:
+    word = f"--{name.replace('_', '-')}"
+    return (
+        f"{folder} was started with {word} {before}, not {value}; resume with the same options, "
+        f"or with none"
+    )
 
 
 def _free_folder(network: str) -> Path:
@@ -545,14 +584,18 @@ def _free_folder(network: str) -> Path:
     return folder
 
 
-def _newest_unfinished() -> Path:
-    waiting = [
-        config
-        for config in Path("runs").glob("*/config.json")
-        if not (config.parent / "run.json").exists()
-    ]
+def _newest_unfinished(options: argparse.Namespace) -> Path:
+    """The unfinished run in runs/ that was started last, of those that fit what is typed."""
+    typed = _typed(options, "model", "data", "seed")
+    waiting = []
+    for path in Path("runs").glob("*/config.json"):
+        if not (path.parent / "run.json").exists():
+            config = experiments.load_config(path.parent)
+            now = {**config, "model": config["recipe"].network}
+            if all(value in (now[name], "auto") for name, value in typed.items()):
+                waiting.append(path)
     if not waiting:
-        raise FileNotFoundError("no unfinished run in runs/; name its folder with --out")
+        return _free_folder(_network(options))
     return max(waiting, key=lambda config: config.stat().st_mtime).parent
 
 

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 
 import torch
 from torch import nn
@@ -49,8 +49,9 @@ def network(options: argparse.Namespace, path: str | None = None) -> tuple[nn.Mo
             "name a network's file (dense.safetensors), or a network of your own with "
             "--model package.module:function"
         )
-    about = files.load_about(path) or {}
-    name = name or about.get("network")
+    name = name or (files.load_about(path) or {}).get("network")
+    if not isinstance(name, str | None):
+        raise ValueError(f"{path}: its network must be a name, got {name!r}; add --model NAME")
     if name not in models.BUILT_IN:
         raise ValueError(_unknown(name, path, options))
     return models.load(path, name)
@@ -62,16 +63,31 @@ def check_fit(model: nn.Module, splits: data.Splits) -> None:
     shape = " x ".join(map(str, images.shape))
     try:
         with evaluation.measuring(model):
-            (answer,) = (model(x.to(device_of(model))) for x, _ in images)
-            outputs = answer.shape[1]
+            ((answer, y),) = ((model(x.to(device_of(model))), y) for x, y in images)
     except Exception as error:  # whatever a network raises
         raise ValueError(
             f"this network cannot take the images of {splits.name}, which are {shape}: "
             f"{_misfit(model, images.shape, error)}"
         ) from error
+    evaluation.check_labels(y, *evaluation.check_logits(answer))
+    outputs = answer.shape[1]
     if (there := classes(splits)) > outputs:
         raise ValueError(
             f"this network tells {outputs} classes apart, and {splits.name} has {there}"
+        )
+
+
+def check_memory(about: Mapping) -> None:
+    """Raise ValueError where a network, its gradients and momentum exceed this machine's memory."""
+    with torch.device("meta"):
+        needed = 12 * sum(p.numel() for p in models.build(about).parameters())
+    there = math.inf
+    with suppress(AttributeError, ValueError, OSError):  # Windows and some others do not say
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise ValueError(
+            f"training {models.describe(about)} takes {needed / 1e9:,.0f} GB of memory, and this "
+            f"machine has {there / 1e9:,.0f}; choose a smaller --width or --size"
         )
 
 
@@ -223,7 +239,9 @@ def amounts(kind: str, texts: list[str]) -> float | dict[str, float]:
     """`0.08`, or `fc1=0.08 fc2=0.1`, as masks.prune takes it."""
     pairs = [text.rpartition("=") for text in texts]
     try:
-        values = {layer: float(number) for layer, _, number in pairs}
+        values = {
+            layer: float(number if layer or not sign else "") for layer, sign, number in pairs
+        }
     except ValueError:
         raise ValueError(
             f"--{kind} takes a number (0.08) or LAYER=NUMBER pairs (fc1=0.08 fc2=0.1), "

@@ -43,10 +43,6 @@ class Accuracy:
     def error(self) -> float:
         return 1 - self.value
 
-    def row(self) -> dict:
-        """For JSON: `Accuracy(**row)` gives it back, without the hits."""
-        return {name: getattr(self, name) for name in ("value", "low", "high", "n")}
-
     def __str__(self) -> str:
         return f"{self.value:.2%} ({self.low:.2%} to {self.high:.2%}, {self.n:,} images)"
 

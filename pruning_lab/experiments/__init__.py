@@ -12,28 +12,30 @@ from pruning_lab.experiments.recipes import (
     paper_recipe,
 )
 from pruning_lab.experiments.running import (
+    Config,
     Note,
     Run,
     compare,
+    load_config,
     machine,
     percent,
-    plain,
     run,
     versions,
 )
 
 __all__ = [
     "REDUCED",
+    "Config",
     "Note",
     "Recipe",
     "Run",
     "chosen_recipe",
     "compare",
     "compressed_recipe",
+    "load_config",
     "machine",
     "paper_recipe",
     "percent",
-    "plain",
     "run",
     "versions",
 ]

@@ -1,5 +1,6 @@
 """How each network is trained, cut and retrained."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -48,19 +49,6 @@ class Recipe:
         """The same recipe with every forward pass in bfloat16."""
         retrain = tuple(replace(config, bf16=True) for config in self.retrain)
         return replace(self, dense=replace(self.dense, bf16=True), retrain=retrain)
-
-    @classmethod
-    def from_json(cls, value: dict) -> "Recipe":
-        return cls(
-            network=value["network"],
-            dense=TrainConfig(**value["dense"]),
-            rounds=tuple(value["rounds"]),
-            retrain=tuple(TrainConfig(**config) for config in value["retrain"]),
-            scan=tuple(value["scan"]),
-            choose=value.get("choose"),
-            freeze=tuple(map(tuple, value.get("freeze", ()))),
-            shape=value.get("shape", {}),
-        )
 
 
 _DENSE = {
@@ -215,7 +203,7 @@ def compressed_recipe(
     model = _on_meta(network, shape)
     total = sum(p.numel() for p in model.parameters())
     weights = sum(layer.weight.numel() for layer in prunable(model).values())
-    density = (total / compression - (total - weights)) / weights
+    density = (total / (compression or math.nan) - (total - weights)) / weights
     if not 0 < density <= 1:
         highest = total / (total - weights)
         raise ValueError(

@@ -1,25 +1,38 @@
 """A recipe carried out, with everything that came of it."""
 
-import json
 import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Literal, TypedDict, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from pruning_lab import __version__, counts, files, models, processes, retraining, sensitivity
+from pruning_lab import (
+    __version__,
+    counts,
+    files,
+    models,
+    paper,
+    processes,
+    records,
+    retraining,
+    sensitivity,
+)
 from pruning_lab.data import Splits
-from pruning_lab.evaluation import Accuracy, drop, evaluate
+from pruning_lab.evaluation import Accuracy, Drop, drop, evaluate
 from pruning_lab.experiments.recipes import Recipe, down_to
-from pruning_lab.layers import generators
-from pruning_lab.masks import Mask
+from pruning_lab.layers import generators, prunable
+from pruning_lab.masks import Mask, ReceiptRow
+from pruning_lab.records import plain
 from pruning_lab.training import Epoch, train
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,12 +53,143 @@ class Run:
                 f"no finished run in {folder}; finish it with: "
                 f"pruning-lab run --resume --out {folder}"
             )
-        record = files.load_json(folder / "run.json")
-        about = Recipe.from_json(record["recipe"]).about
+        path = folder / "run.json"
+        record = files.load_json(path)
+        checked = records.decode(Record, record, path, _FORMAT)
+        about = checked["recipe"].about
+        if about["network"] not in paper.LAYER_TABLES:
+            raise ValueError(f"{path}: no table of the paper has the network {about['network']!r}")
         dense, model = models.build(about), models.build(about)
         models.load_(dense, folder / "dense.safetensors")
         models.load_(model, folder / "model.safetensors")
-        return cls(record, dense, model, Mask.load(folder / "mask.safetensors"))
+        run = cls(record, dense, model, Mask.load(folder / "mask.safetensors"))
+        for wrong in filter(None, _wrong(checked, run)):
+            raise ValueError(f"{path} does not fit the files beside it: {wrong}")
+        return run
+
+
+class _Data(TypedDict):
+    name: str
+    images: dict[str, int]
+    train_sha256: str
+
+
+class _Test(TypedDict):
+    dense: Accuracy
+    pruned: Accuracy
+    drop: Drop
+
+
+class _LayerRow(TypedDict):
+    """A `LayerCount` with what it computes."""
+
+    layer: str
+    weights: int
+    kept: int
+    flops: int
+    neurons: int
+    input_density: float | None
+    activation_density: float
+    flops_kept: float
+    density: float
+    flop_density: float
+
+
+class _Both(TypedDict, Generic[T]):
+    dense: T
+    pruned: T
+
+
+class _Stage(TypedDict):
+    kind: Literal["cut", "retrained"]
+    round: int
+    kept: int
+    weights: int
+    val: Accuracy
+    val_drop: Drop
+    receipt: list[ReceiptRow]
+
+
+@dataclass(frozen=True)
+class _PhaseEpoch(Epoch):
+    phase: str = ""
+
+
+class Record(TypedDict):
+    """What run.json holds."""
+
+    seed: int
+    recipe: Recipe
+    data: _Data
+    versions: dict[str, str]
+    machine: dict[str, str | int]
+    test: _Test
+    parameters: _Both[int]
+    layers: _Both[list[_LayerRow]]
+    dense_val: Accuracy
+    scan: list[sensitivity.ScanPoint]
+    plan: sensitivity.Plan | None
+    stages: list[_Stage]
+    epochs: list[_PhaseEpoch]
+    seconds: dict[str, float]
+
+
+class Config(TypedDict):
+    """What a run was started with, as config.json holds it."""
+
+    recipe: Recipe
+    data: str
+    train_sha256: str
+    seed: int
+
+
+_FORMAT = "pruning_lab run 2"
+_CONFIG = "pruning_lab config 1"
+
+
+def load_config(folder: str | Path) -> Config:
+    """Read what the run in a folder was started with."""
+    path = Path(folder) / "config.json"
+    return records.decode(Config, files.load_json(path), path, _CONFIG, whole=False)
+
+
+def _wrong(record: Record, run: "Run") -> Iterator[str | None]:
+    """What in a record cannot be: numbers that were not counted, or of other networks."""
+    network, both = record["recipe"].network, {"dense": run.dense, "pruned": run.model}
+    test, rounds = record["test"], range(1, len(record["recipe"].retrain) + 1)
+    yield sensitivity.wrong_measurement(record["dense_val"])
+    yield sensitivity.wrong_measurement(test["dense"])
+    yield sensitivity.wrong_measurement(test["pruned"], test["drop"])
+    for row in record["scan"]:
+        yield sensitivity.wrong_measurement(row.accuracy, row.drop)
+    for stage in record["stages"]:
+        yield sensitivity.wrong_measurement(stage["val"], stage["val_drop"])
+        if not 0 <= stage["kept"] <= stage["weights"] > 0:
+            yield f"{stage['kept']} of {stage['weights']} weights in round {stage['round']}"
+    kinds = [(stage["kind"], stage["round"]) for stage in record["stages"]]
+    if kinds != [(kind, number) for number in rounds for kind in ("cut", "retrained")]:
+        yield f"its stages are not those of {len(rounds)} rounds"
+    for which, model in both.items():
+        counted = counts.parameters(model)
+        if record["parameters"][which] != (counted.total if which == "dense" else counted.kept):
+            yield f"it says {record['parameters'][which]:,} parameters of the {which} network"
+        rows = record["layers"][which]
+        shape = models.input_shape(network, record["recipe"].shape.get("size"))
+        table = counts.layers(model, shape)
+        columns = ("layer", "weights", "kept", "flops", "neurons")
+        for row, count in zip(rows, (*table, table.total), strict=False):
+            if any(row[name] != getattr(count, name) for name in columns):
+                yield f"its row of layer {row['layer']!r} is not of the {which} network"
+            densities = row["density"], row["flop_density"], row["activation_density"]
+            parts = row["kept"] / (row["weights"] or 1), row["flops_kept"] / (row["flops"] or 1)
+            if not all(0 <= density <= 1 for density in densities) or densities[:2] != parts:
+                yield f"the densities of layer {row['layer']!r} in the {which} network"
+        if [row["layer"] for row in rows] != [r.layer for r in paper.LAYER_TABLES[network]]:
+            yield "its layers are not those of the paper's table"
+    if set(run.mask) != set(prunable(run.model)) or any(
+        layer.weight[~kept].any() for layer, kept in run.mask._placed(run.model)
+    ):
+        yield "the network has weights that the mask does not keep"
 
 
 @dataclass(frozen=True)
@@ -55,6 +199,7 @@ class Note:
     phase: str  # "train", "scan", "round 1", "test"
     text: str = ""
     epoch: Epoch | None = None
+    evaluations: tuple[int, int] | None = None  # of a search: done, and at most
 
 
 def run(
@@ -81,7 +226,7 @@ def run(
     device = splits.train.device
 
     def watch(phase: str, epoch: Epoch) -> None:
-        epochs.append({"phase": phase, **asdict(epoch)})
+        epochs.append(plain(_PhaseEpoch(**vars(epoch), phase=phase)))
         notify(Note(phase, epoch=epoch))
 
     with torch.random.fork_rng(generators(device)):  # the caller's random states stay
@@ -94,9 +239,8 @@ def run(
         notify(Note("train", f"{recipe.dense.epochs} epochs, val error {percent(dense_val)}"))
 
         began = time.perf_counter()
-        scan, plan = _scanned(model, splits, recipe, folder)
+        scan, plan = _scanned(model, splits, recipe, folder, notify)
         scan_seconds = time.perf_counter() - began
-        notify(Note("scan", _most_sensitive(scan)))
         rounds = recipe.rounds
         if plan is not None:
             rounds = down_to(plan.densities, len(recipe.retrain))
@@ -124,7 +268,7 @@ def run(
                     "weights": stage.mask.weights,
                     "val": plain(accuracy),
                     "val_drop": plain(drop(dense_val, accuracy)),
-                    "receipt": [asdict(row) for row in stage.mask.receipt],
+                    "receipt": plain(stage.mask.receipt),
                 }
             )
             if stage.kind == "cut":
@@ -135,13 +279,13 @@ def run(
         mask = stage.mask
 
     record = {
-        "format": "pruning_lab run 1",
+        "format": _FORMAT,
         "seed": seed,
-        "recipe": asdict(recipe),
+        "recipe": plain(recipe),
         **compare(dense, model, splits),
         "dense_val": plain(dense_val),
-        "scan": [plain(point) for point in scan],
-        "plan": None if plan is None else asdict(plan),
+        "scan": plain(scan),
+        "plan": plain(plan),
         "stages": stages,
         "epochs": epochs,
         "seconds": {
@@ -163,7 +307,7 @@ def run(
 
 
 def _scanned(
-    model: nn.Module, splits: Splits, recipe: Recipe, folder: Path | None
+    model: nn.Module, splits: Splits, recipe: Recipe, folder: Path | None, notify: Callable
 ) -> tuple[sensitivity.Scan, sensitivity.Plan | None]:
     """The scan, and the plan where the recipe chooses; what the folder holds is not made again."""
     if folder is not None and (folder / "scan.csv").exists():
@@ -171,12 +315,19 @@ def _scanned(
     else:
         out = None if folder is None else folder / "scan.csv"
         scan = sensitivity.scan(model, splits.val, recipe.scan, out=out, resume=out is not None)
+    notify(Note("scan", _most_sensitive(scan)))
     if recipe.choose is None:
         return scan, None
     if folder is not None and (folder / "plan.json").exists():
         return scan, sensitivity.Plan.load(folder / "plan.json")
     processes.wait()  # until all have looked whether there is one
-    plan = sensitivity.choose(scan, model=model, images=splits.val, **recipe.choose)
+    plan = sensitivity.choose(
+        scan,
+        model=model,
+        images=splits.val,
+        notify=lambda *done: notify(Note("choose", evaluations=done)),
+        **recipe.choose,
+    )
     if folder is not None and processes.rank() == 0:
         plan.save(folder / "plan.json")
     return scan, plan
@@ -212,7 +363,7 @@ def compare(dense: nn.Module, model: nn.Module, splits: Splits) -> dict:
 def _claim(folder: Path, recipe: Recipe, splits: Splits, seed: int) -> None:
     """Write down what this folder's run is, or make sure that it is this one."""
     settings = {
-        "recipe": json.loads(json.dumps(asdict(recipe))),  # tuples become lists, as in the file
+        "recipe": recipe,
         "data": splits.name,
         "train_sha256": splits.train.fingerprint(),
         "seed": seed,
@@ -220,10 +371,20 @@ def _claim(folder: Path, recipe: Recipe, splits: Splits, seed: int) -> None:
     if (folder / "run.json").exists():
         raise FileExistsError(f"{folder} holds a finished run; name another folder")
     if not (folder / "config.json").exists() and processes.rank() == 0:
-        files.save_json(folder / "config.json", settings)
+        if there := [name for name in _WRITTEN if (folder / name).exists()]:
+            raise FileExistsError(
+                f"{folder} holds {', '.join(there)}, which the run would write; name another folder"
+            )
+        files.save_json(folder / "config.json", {"format": _CONFIG, **plain(settings)})
     processes.wait()
-    if files.load_json(folder / "config.json") != settings:
+    if load_config(folder) != settings:
         raise ValueError(f"{folder} holds a run with other settings or data; name another folder")
+
+
+_WRITTEN = (
+    *("dense.safetensors", "model.safetensors", "mask.safetensors", "scan.csv", "scan.json"),
+    *("plan.json", "report.html", "checkpoints"),
+)
 
 
 def versions() -> dict[str, str]:
@@ -259,15 +420,6 @@ def _processor() -> str:
 def percent(accuracy: Accuracy) -> str:
     """An accuracy as the error it leaves, the way the paper prints it."""
     return f"{accuracy.error:.2%}"
-
-
-def plain(row) -> dict:
-    """A row (a dataclass, with rows inside) as a dict fit for JSON; tensors stay out."""
-    return {
-        name: plain(value) if is_dataclass(value) else value
-        for name, value in vars(row).items()
-        if not isinstance(value, torch.Tensor)
-    }
 
 
 def _layers(table: counts.Counts) -> list[dict]:

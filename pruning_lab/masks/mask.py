@@ -7,12 +7,13 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning_lab import files
+from pruning_lab import files, records
 from pruning_lab.layers import Layer, NotCovered, find, prunable, unknown_layer
 from pruning_lab.masks.holding import Hold
 from pruning_lab.masks.receipts import Receipt, ReceiptRow
@@ -142,23 +143,25 @@ class Mask(Mapping[str, Tensor]):
         about = {
             "format": _FORMAT,
             "shapes": {name: list(kept.shape) for name, kept in self.items()},
-            "receipt": [vars(row) for row in self.receipt],
-            "not_covered": [vars(row) for row in self.receipt.not_covered],
+            "receipt": records.plain(self.receipt),
+            "not_covered": records.plain(self.receipt.not_covered),
         }
         return files.save_tensors(path, packed, about=about)
 
     @classmethod
     def load(cls, path: str | Path) -> "Mask":
         """Read what `save` wrote; a file that is something else is refused with its name."""
-        packed, about = files.load_tensors(path)
-        if not isinstance(about, dict) or about.get("format") != _FORMAT:
-            raise ValueError(f"{path} is not a mask file; expected one that Mask.save wrote")
-        try:
-            layers = {name: _unpack(packed[name], shape) for name, shape in about["shapes"].items()}
-            rows = [ReceiptRow(**row) for row in about["receipt"]]
-            receipt = Receipt(rows, [NotCovered(**row) for row in about["not_covered"]])
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise ValueError(f"{path} is a broken mask file: {error}") from None
+        about = records.decode(_About, files.load_about(path), path, _FORMAT)
+        packed, shapes = files.load_shapes(path), about["shapes"]
+        expected = {name: (-(-math.prod(shape) // 8),) for name, shape in shapes.items()}
+        if packed != expected or any(size < 0 for shape in shapes.values() for size in shape):
+            raise ValueError(f"{path} is broken: its bits do not fill the shapes {shapes}")
+        bits, _ = files.load_tensors(path)
+        layers = {name: _unpack(bits[name], shape, path) for name, shape in shapes.items()}
+        receipt = Receipt(about["receipt"], about["not_covered"])
+        counted = [(row.layer, row.weights, row.kept, row.density) for row in Receipt.of(layers)]
+        if [(row.layer, row.weights, row.kept, row.density) for row in receipt] != counted:
+            raise ValueError(f"{path} is broken: its receipt counts other weights than its bits")
         return cls(layers, receipt)
 
     def fingerprint(self) -> str:
@@ -184,16 +187,24 @@ class Mask(Mapping[str, Tensor]):
 _FORMAT = "pruning_lab mask 2"
 
 
+class _About(TypedDict):
+    shapes: dict[str, list[int]]
+    receipt: list[ReceiptRow]
+    not_covered: list[NotCovered]
+
+
 def _pack(kept: Tensor) -> np.ndarray:
     return np.packbits(kept.cpu().numpy().reshape(-1))
 
 
-def _unpack(bits: Tensor, shape: list[int]) -> Tensor:
+def _unpack(bits: Tensor, shape: list[int], path: str | Path) -> Tensor:
     count = math.prod(shape)
-    if bits.dtype != torch.uint8 or bits.numel() != -(-count // 8):
-        raise ValueError(f"{bits.numel()} bytes of {bits.dtype} cannot hold {count} bits")
-    flat = np.unpackbits(bits.numpy(), count=count).astype(bool)
-    return torch.from_numpy(flat).reshape(shape)
+    if bits.dtype != torch.uint8:
+        raise ValueError(f"{path} is broken: its bits are {bits.dtype}, expected torch.uint8")
+    flat = np.unpackbits(bits.numpy()).astype(bool)
+    if flat[count:].any():
+        raise ValueError(f"{path} is broken: it has more bits than weights")
+    return torch.from_numpy(flat[:count]).reshape(shape)
 
 
 @contextmanager

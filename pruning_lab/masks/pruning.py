@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pruning_lab import criteria
 from pruning_lab.criteria import Saliency
-from pruning_lab.layers import Layer, find, not_covered, prunable
+from pruning_lab.layers import Layer, device_of, find, not_covered, prunable
 from pruning_lab.masks.mask import Mask
 from pruning_lab.masks.receipts import Receipt, row_of
 
@@ -57,6 +57,7 @@ def prune(
             "this model has no layer to prune (linear, convolution or attention); masks.ADAPTERS "
             "takes further types"
         )
+    device_of(model)  # raises for the meta device
     amounts = _per_layer(model, kind, amount, layers)
     before = {name: layer.weight.detach() != 0 for name, layer in layers.items()}
     pools = {
@@ -100,6 +101,10 @@ def _per_layer(
 ) -> dict[str, float]:
     if not isinstance(amount, Mapping):
         amount = dict.fromkeys(layers, amount)
+    if not amount:
+        raise ValueError(
+            f"no layer is named; give {kind}=NUMBER, or a dict of layer name -> number"
+        )
     for name, value in amount.items():
         find(model, name, layers)
         criteria.check_amount(kind, value)

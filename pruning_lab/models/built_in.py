@@ -11,7 +11,7 @@ from pruning_lab import files
 from pruning_lab.models.chains import Model
 from pruning_lab.models.lenets import lenet_5, lenet_300_100
 from pruning_lab.models.photos import SMALL, SMALLEST, alexnet, alexnet_torchvision, vgg_16
-from pruning_lab.models.stored import check_fit
+from pruning_lab.models.stored import check_finite, check_fit
 
 BUILT_IN: dict[str, Model] = {
     "lenet-300-100": lenet_300_100,
@@ -60,8 +60,7 @@ def load(path: str | Path, network: str | None = None) -> tuple[nn.Sequential, d
 
     `network` is for files that do not name theirs. Nothing is allocated before the shapes agree.
     """
-    tensors, said = files.load_tensors(path)
-    about = dict(said) if isinstance(said, dict) else {}
+    about = files.load_about(path) or {}
     if network is not None:
         about["network"] = network
     try:
@@ -69,7 +68,9 @@ def load(path: str | Path, network: str | None = None) -> tuple[nn.Sequential, d
             model = build(about)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    check_fit(model, tensors, path)
+    check_fit(model, files.load_shapes(path), path)
+    tensors, _ = files.load_tensors(path)
+    check_finite(tensors, path)
     model.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
     return model.to(memory_format=torch.channels_last), about
 

@@ -1,6 +1,6 @@
 """Weights in files: our own, those that ship with the package, and torchvision's by renaming."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -32,6 +32,7 @@ def load_(model: nn.Module, path: str | Path) -> dict | None:
 
     Raises ValueError, and leaves the model as it was, unless every name and shape agrees.
     """
+    check_fit(model, files.load_shapes(path), path)  # before gigabytes of another network are read
     tensors, about = files.load_tensors(path)
     fill_(model, tensors, path)
     return about
@@ -40,21 +41,39 @@ def load_(model: nn.Module, path: str | Path) -> dict | None:
 def fill_(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
     """`load_` for a state_dict that has been read from `path`; it raises the same way."""
     check_fit(model, tensors, path)
+    check_finite(tensors, path)
     model.load_state_dict(tensors)
 
 
-def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Raise ValueError unless the names and shapes read from `path` are those of the model."""
-    expected = model.state_dict()
-    if missing := expected.keys() - tensors.keys():
-        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; is it of another network?")
-    if extra := tensors.keys() - expected.keys():
-        raise ValueError(f"{path} also holds {', '.join(sorted(extra))}; is it of another network?")
-    for name, tensor in expected.items():
-        if tensors[name].shape != tensor.shape:
+def check_fit(
+    model: nn.Module, tensors: Mapping[str, Tensor | tuple[int, ...]], path: str | Path
+) -> None:
+    """Raise ValueError unless names and shapes (of tensors, or alone) are those of the model."""
+    shapes = {name: tuple(getattr(entry, "shape", entry)) for name, entry in tensors.items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if missing := expected.keys() - shapes.keys():
+        raise ValueError(f"{path} lacks {_some(missing)}; is it of another network?")
+    if extra := shapes.keys() - expected.keys():
+        raise ValueError(f"{path} also holds {_some(extra)}; is it of another network?")
+    for name, shape in expected.items():
+        if shapes[name] != shape:
             raise ValueError(
-                f"{path}: {name} has shape {tuple(tensors[name].shape)}, this network "
-                f"expects {tuple(tensor.shape)}; is it of another width, size or classes?"
+                f"{path}: {name} has shape {shapes[name]}, this network expects {shape}; is it of "
+                f"another width, size or classes?"
+            )
+
+
+def _some(names: Collection[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(sorted(names)[:8]) + more
+
+
+def check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raise ValueError where a tensor read from `path` has a number that is none."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(
+                f"{path}: {name} has a number that is infinite or NaN; train again with a lower lr"
             )
 
 
@@ -110,6 +129,7 @@ def _fetched(name: str) -> Path:
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix not in (".pth", ".pt"):
         return files.load_tensors(path)[0]
+    files.open_file(path).close()
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # its readers raise what they like

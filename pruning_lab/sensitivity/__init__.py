@@ -7,7 +7,7 @@ from pruning_lab.sensitivity.choosing import (
     check_same_weights,
     choose,
 )
-from pruning_lab.sensitivity.points import Scan, ScanPoint
+from pruning_lab.sensitivity.points import Scan, ScanPoint, wrong_measurement
 from pruning_lab.sensitivity.priors import PriorRow, prior
 from pruning_lab.sensitivity.scanning import Progress, scan
 
@@ -23,4 +23,5 @@ __all__ = [
     "choose",
     "prior",
     "scan",
+    "wrong_measurement",
 ]

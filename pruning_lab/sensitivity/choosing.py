@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from pruning_lab import criteria, data, files, models
+from pruning_lab import criteria, data, files, models, records
 from pruning_lab.criteria import Saliency
 from pruning_lab.data import Images
 from pruning_lab.evaluation import Drop, Evaluator, drop, evaluate
@@ -31,6 +31,15 @@ class PlanRow:
     drop: float | None  # when this layer alone is pruned: read off its curve
     why: str
 
+    def __post_init__(self):
+        criteria.check_amount("density", self.density)
+        if self.weights < 1:
+            raise ValueError(f"weights must be 1 or more, got {self.weights}")
+        if self.quality is not None:
+            criteria.check_amount("quality", self.quality)
+        if self.drop is not None and not -1 <= self.drop <= 1:
+            raise ValueError(f"drop must lie in [-1, 1], a fraction, got {self.drop}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -43,6 +52,20 @@ class Plan:
     together: Drop | None = None  # all layers at once, measured
     other_weights: int = 0  # of layers that were not scanned: they stay as they are
     other_kept: int = 0
+    model_sha256: str | None = None  # of the network, with its weights
+
+    def __post_init__(self):
+        layers = [row.layer for row in self.rows]
+        if twice := {layer for layer in layers if layers.count(layer) > 1}:
+            raise ValueError(f"layer {min(twice)!r} stands twice")
+        if not layers:
+            raise ValueError("a plan needs a row for at least one layer")
+        if self.method not in (*METHODS, "studio"):
+            raise ValueError(f"method must be {', '.join(METHODS)} or studio, got {self.method!r}")
+        if not 0 <= self.other_kept <= self.other_weights:
+            raise ValueError(f"other_kept {self.other_kept} of other_weights {self.other_weights}")
+        if self.together and not (self.together.n > 0 and abs(self.together.value) <= 1):
+            raise ValueError(f"together is {self.together} of {self.together.n} images")
 
     @property
     def densities(self) -> dict[str, float]:
@@ -64,28 +87,26 @@ class Plan:
         """The same plan gives the same mask of the same weights, after `save` and `load` too.
 
         A saliency whose name says all of it (magnitude, random with its seed) need not be given.
-        Raises ValueError where another one is given, or none and the plan needs it.
+        Raises ValueError where another one is given, or none and the plan needs it, and for a
+        network with other layers or weights than the plan's.
         """
-        return prune(model, density=self.densities, saliency=_known(self.saliency, saliency))
+        saliency = _known(self.saliency, saliency)
+        self.check(model)
+        return prune(model, density=self.densities, saliency=saliency)
 
     def save(self, path: str | Path) -> Path:
-        return files.save_json(path, {"format": _FORMAT, **asdict(self)})
+        return files.save_json(path, {"format": _FORMAT, **records.plain(self)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Plan":
         """Read what `save` wrote. Raises ValueError with the file's name for anything else."""
-        about = files.load_json(path)
-        if not isinstance(about, dict) or about.pop("format", None) != _FORMAT:
-            raise ValueError(f"{path} is not a plan; expected one that Plan.save wrote")
-        try:
-            rows = tuple(PlanRow(**row) for row in about.pop("rows"))
-            together = about.pop("together")
-            plan = cls(rows=rows, together=Drop(**together) if together else None, **about)
-            for row in plan.rows:
-                criteria.check_amount("density", row.density)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path} is a broken plan: {error}") from None
-        return plan
+        return records.decode(cls, files.load_json(path), path, _FORMAT)
+
+    def check(self, model: nn.Module) -> None:
+        """Raise KeyError or ValueError unless the plan is for this network, with these weights."""
+        _check_network(model, {row.layer: row.weights for row in self.rows}, self.other_weights)
+        if self.model_sha256 not in (None, models.fingerprint(model)):
+            raise ValueError("the plan is for a network with other weights; choose for this one")
 
     def __str__(self) -> str:
         rows = [
@@ -117,7 +138,8 @@ class Plan:
         return f"{table}\n\n" + "\n".join(lines)
 
 
-_FORMAT = "pruning_lab plan 2"
+METHODS = ("single", "joint")
+_FORMAT = "pruning_lab plan 3"
 
 
 def choose(
@@ -201,17 +223,38 @@ def choose(
         saliency=name,
         other_weights=scan.about["other_layers"]["weights"],
         other_kept=scan.about["other_layers"]["kept"],
+        model_sha256=scan.about.get("model_sha256"),
     )
     return plan if model is None else _measured(plan, model, images, saliency)
 
 
 def check_same_weights(scan: Scan, model: nn.Module) -> None:
     """Raise KeyError or ValueError unless the scan is of this network, with these weights."""
-    layers = prunable(model)
-    for name in scan.layers:
-        find(model, name, layers)
+    sizes = {name: row["weights"] for name, row in scan.about["layers"].items()}
+    _check_network(model, sizes, scan.about.get("other_layers", {}).get("weights"))
     if scan.about.get("model_sha256") not in (None, models.fingerprint(model)):
         raise ValueError("the scan is of a network with other weights; scan this one first")
+
+
+def _check_network(model: nn.Module, sizes: Mapping[str, int], others: int | None) -> None:
+    """Raise KeyError or ValueError unless the network has these layers and as many weights."""
+    layers = prunable(model)
+    there = {name: layer.weight.numel() for name, layer in layers.items()}
+    for name in sizes:
+        find(model, name, layers)
+    for name, weights in sizes.items():
+        if there[name] != weights:
+            raise ValueError(
+                f"layer {name!r} has {there[name]:,} weights here, not {weights:,}; "
+                f"name the network that was scanned"
+            )
+    left = sum(there.values()) - sum(sizes.values())
+    if others is not None and left != others:
+        missing = ", ".join(name for name in there if name not in sizes) or "none"
+        raise ValueError(
+            f"this network has {left:,} weights in other layers ({missing}), expected {others:,}; "
+            f"name the network that was scanned"
+        )
 
 
 def _known(name: str, given: Saliency | None) -> Saliency:
@@ -229,13 +272,19 @@ def _known(name: str, given: Saliency | None) -> Saliency:
 
 
 def check_choice(
-    *, max_drop: float | None = None, density: float | None = None, method: str = "single"
+    *,
+    max_drop: float | None = None,
+    density: float | None = None,
+    method: str = "single",
+    evaluations: int = 1000,
 ) -> None:
     """Raise ValueError unless `choose` can be asked this."""
     if (max_drop is None) == (density is None):
         raise ValueError("give max_drop or density, one of the two")
-    if method not in ("single", "joint"):
+    if method not in METHODS:
         raise ValueError(f"method must be single or joint, got {method!r}")
+    if evaluations < 1:
+        raise ValueError(f"evaluations must be 1 or more, got {evaluations}")
     if density is not None:
         criteria.check_amount("density", density)
     elif not 0 <= max_drop <= 100:

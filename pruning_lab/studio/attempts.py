@@ -1,13 +1,14 @@
 """Attempts: what was tried in the studio, as rows that stay."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from tabulate import tabulate
 
 from pruning_lab import criteria
 from pruning_lab.evaluation import Accuracy, Drop
+from pruning_lab.sensitivity import wrong_measurement
 
 KINDS = ("quality", "density")
 
@@ -53,23 +54,6 @@ class Attempt:
 
     def __post_init__(self):
         object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
-
-    def to_json(self) -> dict:
-        plain = {name: value for name, value in vars(self).items() if name != "settings"}
-        plain["settings"] = {layer: asdict(setting) for layer, setting in self.settings.items()}
-        if self.accuracy is not None:
-            plain["accuracy"] = self.accuracy.row()
-            plain["drop"] = asdict(self.drop)
-        return plain
-
-    @classmethod
-    def from_json(cls, value: dict) -> "Attempt":
-        value = dict(value)
-        value["settings"] = {layer: Setting(**s) for layer, s in value["settings"].items()}
-        if value["accuracy"] is not None:
-            value["accuracy"] = Accuracy(**value["accuracy"])
-            value["drop"] = Drop(**value["drop"])
-        return cls(**value)
 
 
 class Comparison(tuple[Attempt, ...]):
@@ -147,7 +131,12 @@ def check_tree(attempts: list[Attempt], now: int) -> None:
     if numbers != [*range(1, len(attempts) + 1)] or now not in numbers:
         raise ValueError("its attempts are not in order")
     first, *others = attempts
-    if first.parent is not None or not all(1 <= a.parent < a.number for a in others):
+    if first.parent is not None or not all(1 <= (a.parent or 0) < a.number for a in others):
         raise ValueError("its attempts do not come from one another")
     if first.base != 0 or {a.base for a in attempts} != {*range(max(a.base for a in attempts) + 1)}:
         raise ValueError("its weights are not in order")
+    for attempt in attempts:
+        if attempt.accuracy and (wrong := wrong_measurement(attempt.accuracy, attempt.drop)):
+            raise ValueError(f"attempt {attempt.number} has the {wrong}")
+        if not 0 <= attempt.density <= 1 or attempt.bytes < 0:
+            raise ValueError(f"attempt {attempt.number} has the density {attempt.density:g}")

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from pruning_lab import criteria, data, files, models, retraining, sensitivity
+from pruning_lab import criteria, data, files, models, records, retraining, sensitivity
 from pruning_lab.data import Images
 from pruning_lab.evaluation import (
     Accuracy,
@@ -419,7 +420,7 @@ class Studio:
                 "now": self._now,
                 "tests": self.tests,
                 "locked": sorted(self._locked),
-                "attempts": [attempt.to_json() for attempt in self._attempts],
+                "attempts": records.plain(self._attempts),
             }
             return files.save_tensors(path, tensors, about=about)
 
@@ -429,34 +430,37 @@ class Studio:
 
         Raises ValueError where the file is of another network or of other images.
         """
-        tensors, about = files.load_tensors(path)
-        if not isinstance(about, dict) or about.get("format") != _FORMAT:
-            raise ValueError(f"{path} is not of a studio; expected what Studio.save wrote")
+        about = records.decode(_About, files.load_about(path), path, _FORMAT)
+        attempts, locked = about["attempts"], set(about["locked"])
         try:
-            attempts = [Attempt.from_json(value) for value in about["attempts"]]
-            bases: list[dict[str, Tensor]] = [{} for _ in {a.base for a in attempts}]
-            for name, tensor in tensors.items():
-                number, _, rest = name.partition(".")
-                bases[int(number)][rest] = tensor
-            now, tests, locked = int(about["now"]), int(about["tests"]), set(about["locked"])
-            said, images = about["about"], about["images"]
-            check_tree(attempts, now)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise ValueError(f"{path} is a broken studio file: {error!r}") from None
+            check_tree(attempts, about["now"])
+        except ValueError as error:
+            raise ValueError(f"{path} is broken: {error}") from None
+        bases: dict[str, dict[str, Tensor]] = {str(attempt.base): {} for attempt in attempts}
+        for name, tensor in files.load_tensors(path)[0].items():
+            number, _, rest = name.partition(".")
+            if number not in bases:
+                raise ValueError(f"{path} is broken: no attempt has the weights {name!r}")
+            bases[number][rest] = tensor
+        bases = [bases[str(number)] for number in range(len(bases))]
         model = copy.deepcopy(model)
         for base in reversed(bases):  # the first one last: it is what the model came as
             models.fill_(model, base, path)
-        studio = cls(model, splits, about=said, **options)
-        if images not in (None, data.fingerprint_of(studio.val)):
+        layers = prunable(model)
+        for name in locked.union(*(attempt.settings for attempt in attempts)):
+            if name not in layers:
+                raise ValueError(f"{path} is broken: {unknown_layer(name, layers)}")
+        studio = cls(model, splits, about=about["about"], **options)
+        if about["images"] not in (None, data.fingerprint_of(studio.val)):
             studio.close()
             raise ValueError(f"{path} was measured on other images; open it with the same data")
         device = device_of(model)
         with studio._lock:
             studio._bases[1:] = [{n: t.to(device) for n, t in base.items()} for base in bases[1:]]
-            studio._attempts, studio._locked, studio.tests = attempts, locked, tests
+            studio._attempts, studio._locked, studio.tests = attempts, locked, about["tests"]
             for attempt in attempts[1:]:
                 studio._latest_child[attempt.parent] = attempt.number
-        return studio.go(now)
+        return studio.go(about["now"])
 
     def export(self, path: str | Path) -> Exported:
         """Write the plan (JSON) and beside it the network it is for, before pruning.
@@ -479,14 +483,15 @@ class Studio:
                 )
                 for row in self.metrics().layers
             )
+            model = self._unpruned()
             plan = Plan(
                 rows=rows,
                 asked=f"attempt {attempt.number}{f' ({attempt.name})' if attempt.name else ''}",
                 method="studio",
                 saliency=criteria.name_of(criteria.magnitude),
                 together=attempt.drop,
+                model_sha256=models.fingerprint(model),
             )
-            model = self._unpruned()
             if plan.mask(model).fingerprint() != mask.fingerprint():
                 raise RuntimeError("ties among the weights cannot be told by densities; move one")
             network = path.with_suffix(".safetensors")
@@ -784,6 +789,17 @@ class Studio:
 
 
 _FORMAT = "pruning_lab studio 1"
+
+
+class _About(TypedDict):
+    """What a studio's file holds besides weights."""
+
+    about: dict | None
+    images: str | None
+    now: int
+    tests: int
+    locked: list[str]
+    attempts: list[Attempt]
 
 
 def _is_studio(path: Path) -> bool:
