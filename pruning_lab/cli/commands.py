@@ -126,6 +126,7 @@ def scan(options: argparse.Namespace) -> None:
                 layers=options.layers,
                 cumulative=options.cumulative,
                 stop_at_chance=not options.no_stop,
+                recalibrate=names.recalibrate(options, model, splits),
                 out=options.out,
                 resume=options.resume,
                 notify=notify,
@@ -142,11 +143,12 @@ def choose(options: argparse.Namespace) -> None:
         raise ValueError("--evaluations goes with --method joint")
     scanned = sensitivity.Scan.load(options.scan)
     saliency = names.known_saliency(scanned.about.get("saliency"), options.scan)
-    model = val = None
+    model = val = train = None
     _seed(options)
     if options.file or options.weights or options.model:
         model, about = names.network(options)
-        val = _load_data(options, model, about=about).val
+        splits = _load_data(options, model, about=about)
+        val, train = splits.val, names.recalibrate(options, model, splits)
         _set_threads(options)
         _check_same_images(options.scan, scanned, val)
         _check_scanned(options.scan, scanned, model)
@@ -163,6 +165,7 @@ def choose(options: argparse.Namespace) -> None:
             method=options.method,
             model=model,
             images=val,
+            recalibrate=train,
             saliency=saliency,
             evaluations=options.evaluations or EVALUATIONS,
             notify=lambda *done: notify(experiments.Note("choose", evaluations=done)),
@@ -272,7 +275,9 @@ def open_studio(options: argparse.Namespace) -> Studio:
     _set_threads(options, about["network"])
     scanned = _scan_of(options.scan, model, splits.val) if options.scan else None
     own = about["network"] not in models.BUILT_IN  # then its files cannot say what they hold
-    return Studio(model, splits, scan=scanned, about=None if own else about)
+    train = names.recalibrate(options, model, splits)
+    about = None if own else about
+    return Studio(model, splits, scan=scanned, about=about, recalibrate=train)
 
 
 def panel():
@@ -376,7 +381,7 @@ def _network_words(options: argparse.Namespace) -> str:
 
 @contextmanager
 def _scan_progress(options: argparse.Namespace, model, val: data.Split) -> Iterator[Callable]:
-    """Gives a function to notify: what it will take in one line, then a bar with the time left."""
+    """Gives a function to notify: what is measured in one line, then a bar with the time left."""
     layers = set(options.layers or masks.prunable(model))
     points = len(layers) * len(options.densities or options.qualities or DENSITIES)
     shared = f" by {processes.world()} processes" if processes.world() > 1 else ""
@@ -385,11 +390,11 @@ def _scan_progress(options: argparse.Namespace, model, val: data.Split) -> Itera
     with tqdm(total=val.n, desc="scan", leave=False, disable=off, bar_format=layout) as bar:
 
         def notify(progress: sensitivity.Progress) -> None:
-            left = _duration(progress.seconds_left)
             if progress.images == 0 and not _quiet(options):
                 line = f"{progress.how}{shared}: {points} points on {val.n:,} images"
-                bar.write(f"{line}, about {left}", file=sys.stdout)
-            bar.set_postfix_str(f"{left} left", refresh=progress.images == 0)
+                bar.write(line, file=sys.stdout)
+            if progress.seconds_left is not None:
+                bar.set_postfix_str(f"{_duration(progress.seconds_left)} left", refresh=False)
             bar.update(progress.images - bar.n)
 
         yield notify

@@ -24,6 +24,15 @@ def saliency(options: argparse.Namespace) -> Saliency:
     return criteria.random(options.seed or 0) if name == "random" else criteria.magnitude
 
 
+def recalibrate(options: argparse.Namespace, model: nn.Module, splits: data.Splits):
+    """The training images that --recalibrate asks for; None without it."""
+    if options.recalibrate is None:
+        return None
+    if not evaluation.batch_norms(model):
+        raise ValueError("this network has no BatchNorm layer; leave --recalibrate away")
+    return splits.train.head(options.recalibrate)
+
+
 def known_saliency(name: str, path: str) -> Saliency:
     """The saliency that a scan or a plan was made with."""
     if (found := criteria.by_name(str(name))) is None:

@@ -106,6 +106,14 @@ def parser() -> argparse.ArgumentParser:
     )
     network.add_argument("--weights", metavar="FILE", help="the same as the network's file")
 
+    normed = argparse.ArgumentParser(add_help=False)
+    normed.add_argument(
+        "--recalibrate",
+        type=_COUNT,
+        metavar="N",
+        help="renew BatchNorm statistics after every cut, from N training images (1000 do)",
+    )
+
     def command(name: str, summary: str, example: str, *parents) -> argparse.ArgumentParser:
         return commands.add_parser(
             name,
@@ -164,6 +172,7 @@ def parser() -> argparse.ArgumentParser:
         "  pruning-lab scan --model nets:make --weights mine.safetensors --data folder:photos\n"
         "with several processes:\n"
         "  python -m torch.distributed.run --nproc-per-node=2 -m pruning_lab scan ...",
+        normed,
         network,
         images,
         seeded,
@@ -185,6 +194,7 @@ def parser() -> argparse.ArgumentParser:
         "choose from a scan what to keep of each layer (measures on the val images)",
         "choose scan.csv dense.safetensors --max-drop 0.5 --out plan.json\n"
         "  pruning-lab choose scan.csv dense.safetensors --density 0.1 --method joint",
+        normed,
         network,
         images,
         seeded,
@@ -260,6 +270,7 @@ def parser() -> argparse.ArgumentParser:
         "drag thresholds and see the network change, in the browser (uses the val images)",
         "studio dense.safetensors --scan scan.csv\n"
         "  pruning-lab studio --model nets:make --weights mine.safetensors --data folder:photos",
+        normed,
         network,
         images,
         seeded,

@@ -14,7 +14,7 @@ from pruning_lab.evaluation.accuracy import (
     wilson,
 )
 from pruning_lab.evaluation.evaluator import Evaluator
-from pruning_lab.evaluation.recalibration import recalibrate
+from pruning_lab.evaluation.recalibration import batch_norms, recalibrate
 from pruning_lab.evaluation.replica import Changes
 from pruning_lab.evaluation.thresholded import Thresholded
 
@@ -25,6 +25,7 @@ __all__ = [
     "Evaluator",
     "Thresholded",
     "Z",
+    "batch_norms",
     "check_labels",
     "check_logits",
     "drop",

@@ -1,5 +1,6 @@
 """What to keep of each layer: read off a scan's curves, or searched for all layers together."""
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from pruning_lab import criteria, data, files, models, records
 from pruning_lab.criteria import Saliency
 from pruning_lab.data import Images
-from pruning_lab.evaluation import Drop, Evaluator, drop, evaluate
+from pruning_lab.evaluation import Drop, Evaluator, drop, evaluate, recalibration
 from pruning_lab.layers import find, prunable
 from pruning_lab.masks import Mask, masked, prune
 from pruning_lab.sensitivity.points import Scan, ScanPoint
@@ -53,6 +54,7 @@ class Plan:
     other_weights: int = 0  # of layers that were not scanned: they stay as they are
     other_kept: int = 0
     model_sha256: str | None = None  # of the network, with its weights
+    recalibrated: bool = False  # measured with BatchNorm statistics of the pruned network
 
     def __post_init__(self):
         layers = [row.layer for row in self.rows]
@@ -132,6 +134,10 @@ class Plan:
             lines.append("together they were not measured: give the network and images for that.")
         else:
             lines.append(f"measured together: {self.together} on {self.together.n:,} images.")
+        if self.recalibrated:
+            lines.append(
+                "BatchNorm was recalibrated for that: call evaluation.recalibrate after pruning."
+            )
         lines.append(
             "Drops of single layers do not add: what one layer lost, the next cannot mend."
         )
@@ -150,6 +156,7 @@ def choose(
     method: str = "single",
     model: nn.Module | None = None,
     images: Images | None = None,
+    recalibrate: Images | None = None,
     saliency: Saliency | None = None,
     evaluations: int = 1000,
     notify: Callable[[int, int], None] = lambda done, most: None,
@@ -167,6 +174,9 @@ def choose(
     evaluates the network at most `evaluations` times (on 2,000 images each) and keeps the best that
     it has found by then; `notify` is told how many are done, of how many at most.
 
+    With `recalibrate`, training images, BatchNorm layers get their statistics from these in every
+    network that is measured, the dense one too; a scan that did so asks for it here.
+
     `saliency` is the scan's; it has to be given again where it was computed beforehand or is a
     function of your own. Layers that were not scanned stay as they are.
 
@@ -179,6 +189,12 @@ def choose(
     data.for_choosing(images, "a plan")
     if model is not None:
         check_same_weights(scan, model)
+        if scan.about.get("recalibrated", False) != (recalibrate is not None):
+            did = "was" if recalibrate is None else "was not"
+            raise ValueError(
+                f"the scan {did} made with BatchNorm recalibrated; scan and choose both with "
+                f"recalibrate=splits.train, or both without"
+            )
     if scan.about["cumulative"]:
         raise ValueError(
             "a cumulative scan does not say what one layer alone costs; "
@@ -197,7 +213,7 @@ def choose(
         asked = f"max_drop {max_drop:g}"
         densities = {curve.layer: curve.density(max_drop / 100) for curve in curves}
     if method == "joint":
-        search = _Search(model, images, scan.layers, saliency, evaluations, notify)
+        search = _Search(model, images, recalibrate, scan.layers, saliency, evaluations, notify)
         if density is None:
             densities = search.within(curves, max_drop / 100)
         else:
@@ -225,7 +241,7 @@ def choose(
         other_kept=scan.about["other_layers"]["kept"],
         model_sha256=scan.about.get("model_sha256"),
     )
-    return plan if model is None else _measured(plan, model, images, saliency)
+    return plan if model is None else _measured(plan, model, images, recalibrate, saliency)
 
 
 def check_same_weights(scan: Scan, model: nn.Module) -> None:
@@ -291,11 +307,18 @@ def check_choice(
         raise ValueError(f"max_drop must be 0 to 100 percentage points, got {max_drop:g}")
 
 
-def _measured(plan: Plan, model: nn.Module, images: Images, saliency: Saliency) -> Plan:
+def _measured(
+    plan: Plan, model: nn.Module, images: Images, train: Images | None, saliency: Saliency
+) -> Plan:
     """With the drop of all layers together, and the qualities that come out."""
     mask = plan.mask(model, saliency=saliency)
+    if train is not None:
+        model = copy.deepcopy(model)
+        recalibration.recalibrate(model, train)
     before = evaluate(model, images)
     with masked(model, mask):
+        if train is not None:
+            recalibration.recalibrate(model, train)
         after = evaluate(model, images)
     rows = plan.rows
     if saliency is criteria.magnitude:
@@ -304,7 +327,8 @@ def _measured(plan: Plan, model: nn.Module, images: Images, saliency: Saliency) 
             replace(row, quality=_ratio(cuts[row.layer].threshold, cuts[row.layer].sigma))
             for row in rows
         )
-    return replace(plan, rows=rows, together=drop(before, after))
+    together = drop(before, after)
+    return replace(plan, rows=rows, together=together, recalibrated=train is not None)
 
 
 def _ratio(threshold: float | None, sigma: float) -> float | None:
@@ -431,6 +455,7 @@ class _Search:
         self,
         model: nn.Module,
         images: Images,
+        train: Images | None,
         layers: Sequence[str],
         saliency: Saliency,
         evaluations: int,
@@ -440,7 +465,7 @@ class _Search:
             raise ValueError(f"evaluations must be 1 or more, got {evaluations}")
         self.done, self.most, self.notify = 0, evaluations, notify
         notify(0, evaluations)
-        self.session = Evaluator(model, images)
+        self.session = Evaluator(model, images, recalibrate=train)
         found = prunable(model)
         self.weights = {name: found[name].weight.detach() for name in layers}
         self.saliencies = {  # a zero weight is gone: it ranks last, and is given to no layer

@@ -78,8 +78,8 @@ class Base:
             layer.prepare()
         self.prepared = True
 
-    def open(self, images: Images, budget: int) -> None:
-        self.session = Evaluator(self.model, images, budget=budget)
+    def open(self, images: Images, budget: int, recalibrate: Images | None) -> None:
+        self.session = Evaluator(self.model, images, budget=budget, recalibrate=recalibrate)
 
     def advance(self, choices: Mapping[str, Choice]) -> Iterator[Tensor]:
         """Hits batch by batch, of what lies behind the first layer that has changed."""

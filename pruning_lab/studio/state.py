@@ -24,6 +24,7 @@ from pruning_lab.evaluation import (
     Drop,
     drop,
     evaluate,
+    recalibrate,
 )
 from pruning_lab.layers import device_of, generators, not_covered, prunable, unknown_layer
 from pruning_lab.masks import Amount, Mask, Receipt, ReceiptRow
@@ -80,8 +81,13 @@ class Studio:
         scan: Scan | None = None,
         about: Mapping | None = None,
         budget: int | None = None,
+        recalibrate: Images | None = None,
     ):
-        """`scan` is one of this network, to draw and to suggest by; `about` goes into its files."""
+        """`scan` is one of this network, to draw and to suggest by; `about` goes into its files.
+
+        With `recalibrate`, training images, BatchNorm layers get their statistics from these in
+        every network that is measured or handed out, the dense one that it is compared with too.
+        """
         self.val = data.for_choosing(getattr(splits, "val", splits), "the studio")
         self.train: Images | None = getattr(splits, "train", None)
         self._test_images: Images | None = getattr(splits, "test", None)
@@ -89,7 +95,7 @@ class Studio:
             raise ValueError("this model has no layer to prune, so there is nothing to set")
         if scan is not None:
             sensitivity.check_same_weights(scan, model)
-        self.model, self.about = model, about
+        self.model, self.about, self._recalibrate = model, about, recalibrate
         self._budget = budget or (2**28 if device_of(model).type == "cpu" else 2**32)
         self._origin = Origin(model)
         self.tests = 0  # how often the test split was used
@@ -223,6 +229,8 @@ class Studio:
         with self._lock:
             model = copy.deepcopy(self._unpruned())
             self.mask.apply_(model)
+        if self._recalibrate is not None:
+            recalibrate(model, self._recalibrate)
         for ours, theirs in zip(model.parameters(), self.model.parameters(), strict=True):
             ours.requires_grad_(theirs.requires_grad)
         return model
@@ -417,6 +425,7 @@ class Studio:
                 "format": _FORMAT,
                 "about": None if self.about is None else dict(self.about),
                 "images": data.fingerprint_of(self.val),
+                "recalibrated": self._recalibrate is not None,
                 "now": self._now,
                 "tests": self.tests,
                 "locked": sorted(self._locked),
@@ -454,6 +463,10 @@ class Studio:
         if about["images"] not in (None, data.fingerprint_of(studio.val)):
             studio.close()
             raise ValueError(f"{path} was measured on other images; open it with the same data")
+        if about["recalibrated"] != (studio._recalibrate is not None):
+            studio.close()
+            how = "with" if about["recalibrated"] else "without"
+            raise ValueError(f"{path} was measured {how} recalibrate=; open it alike")
         device = device_of(model)
         with studio._lock:
             studio._bases[1:] = [{n: t.to(device) for n, t in base.items()} for base in bases[1:]]
@@ -708,11 +721,11 @@ class Studio:
         images = Stoppable(self.val, self._check_open)
         if self.dense is None:
             first = base if base.number == 0 else self._based(0)
-            first.open(images, self._budget)
+            first.open(images, self._budget, self._recalibrate)
             self._flops, self._labels = flops_of(first.model, first.session), first.session.labels
             self.dense = first.session.accuracy()
         if base.session is None:
-            base.open(images, self._budget)
+            base.open(images, self._budget, self._recalibrate)
         if not torch.equal(base.session.labels, self._labels):
             raise ValueError("the images come in another order each time; give some that do not")
 
@@ -745,7 +758,11 @@ class Studio:
         base = self._base
         if base.number not in self._scans:
             self._scans[base.number] = sensitivity.scan(
-                base.model, self._scan_images(), SCAN_DENSITIES, notify=self._scan_progress
+                base.model,
+                self._scan_images(),
+                SCAN_DENSITIES,
+                recalibrate=self._recalibrate,
+                notify=self._scan_progress,
             )
         plan = sensitivity.choose(self._scans[base.number], **choice)
         kept = {row.layer: row.density for row in plan.rows if row.layer not in self._locked}
@@ -767,7 +784,10 @@ class Studio:
         self.tests += 1
         images = Stoppable(self._test_images, self._check_halt)
         after = evaluate(self.network(), images)
-        before = evaluate(sharing(self.model, self._bases[0]), images)
+        dense = copy.deepcopy(sharing(self.model, self._bases[0]))
+        if self._recalibrate is not None:
+            recalibrate(dense, self._recalibrate)
+        before = evaluate(dense, images)
         self.tested, self.test_drop = after, drop(before, after)
 
     def _check_halt(self) -> None:
@@ -788,7 +808,7 @@ class Studio:
             listener(event)
 
 
-_FORMAT = "pruning_lab studio 1"
+_FORMAT = "pruning_lab studio 2"
 
 
 class _About(TypedDict):
@@ -796,6 +816,7 @@ class _About(TypedDict):
 
     about: dict | None
     images: str | None
+    recalibrated: bool
     now: int
     tests: int
     locked: list[str]

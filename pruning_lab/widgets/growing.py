@@ -31,8 +31,9 @@ class GrowingScan:
             return
         scan, title = progress.scan(), self.title
         if more:
-            left = f"{progress.seconds_left:.0f} s left"
-            title = f"{progress.images:,} of {progress.total:,} images, {left}"
+            title = f"{progress.images:,} of {progress.total:,} images"
+            if progress.seconds_left is not None:
+                title += f", {progress.seconds_left:.0f} s left"
         height = max(3.6, LINE / 100 * (len(scan.layers) + OTHERS))
         figure = Figure(figsize=(7.6, height), layout="constrained")
         plots.sensitivity(scan, title=title, ax=figure.subplots())

@@ -1,0 +1,152 @@
+"""BatchNorm statistics of a pruned network, against torch's own averaging of batches."""
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import update_bn
+from toys import CLASSES, lively
+
+from pruning_lab import evaluation, masks, sensitivity
+from pruning_lab.cli import main
+from pruning_lab.data import Splits
+from pruning_lab.studio import Studio
+
+
+@pytest.fixture
+def model():
+    block = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+    network = nn.Sequential(*block, nn.Conv2d(4, 5, 2), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten())
+    return lively(network.append(nn.Dropout(0.9)).append(nn.Linear(20, CLASSES)))
+
+
+@pytest.fixture
+def splits(split):
+    train = replace(split, name="train", images=split.images.flip(0)[:40], labels=split.labels[:40])
+    return Splits("toy", train, split, replace(split, name="test"), "made here")
+
+
+def by_torch(model, images):
+    copied = copy.deepcopy(model).eval()
+    for module in copied.modules():  # update_bn trains all of it, dropout too
+        if isinstance(module, nn.Dropout):
+            module.p = 0
+    update_bn([x for x, _ in images], copied)
+    return copied.eval()
+
+
+def same(one, other):
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(torch.allclose(a.float(), b.float(), atol=1e-6) for (_, a), (_, b) in pairs)
+
+
+def test_statistics_are_those_of_the_images_and_nothing_else_changes(model, splits):
+    model.train()[1].eval()
+    modes = [module.training for module in model.modules()]
+    expected = by_torch(model, splits.train)
+    assert evaluation.recalibrate(model, splits.train) == 2
+    assert same(model, expected)
+    assert [module.training for module in model.modules()] == modes
+    assert model[1].momentum == 0.1
+
+
+def test_without_images_the_statistics_stay(model):
+    before = copy.deepcopy(model)
+    with pytest.raises(ValueError, match="no images to recalibrate BatchNorm layers with"):
+        evaluation.recalibrate(model, [])
+    with pytest.raises(RuntimeError):
+        evaluation.recalibrate(model, [(torch.randn(2, 1, 8, 8), 0), (torch.randn(2, 3, 8, 8), 0)])
+    assert same(model, before)
+
+
+def test_a_network_without_batchnorm_has_nothing_to_recalibrate(toy):
+    assert evaluation.recalibrate(toy, []) == 0
+
+
+def test_an_evaluator_renews_statistics_after_every_change(model, splits, everything_of):
+    before = everything_of(model)
+    evaluator = evaluation.Evaluator(model, splits.val, recalibrate=splits.train)
+    cuts = masks.prune(model, density=0.3)
+    base = {}
+    for name in ("", "4", "0"):  # nothing at first
+        if name:
+            base[name] = masks.prunable(model)[name].weight.detach() * cuts[name]
+            evaluator.commit({name: base[name]})
+        real = copy.deepcopy(model)
+        for layer, weight in base.items():
+            real.get_submodule(layer).weight.data.copy_(weight)
+        real = by_torch(real, splits.train)
+        expected = torch.cat([real(x) for x, _ in splits.val])
+        assert torch.allclose(evaluator.logits(), expected, atol=1e-5)
+    assert everything_of(model) == before
+
+
+@pytest.mark.parametrize("method", ["single", "joint"])
+def test_a_plan_is_measured_with_renewed_statistics_and_says_so(model, splits, method, tmp_path):
+    scan = sensitivity.scan(model, splits.val, [0.1, 0.3, 0.6], recalibrate=splits.train)
+    choice = {"density": 0.3, "method": method, "evaluations": 5}
+    given = {"model": model, "images": splits.val}
+    plan = sensitivity.choose(scan, **choice, **given, recalibrate=splits.train)
+    assert "call evaluation.recalibrate after pruning" in str(plan)
+    plan.save(tmp_path / "plan.json")
+    assert sensitivity.Plan.load(tmp_path / "plan.json") == plan
+    pruned = copy.deepcopy(model)
+    plan.mask(model).apply_(pruned)
+    before, after = (
+        evaluation.evaluate(by_torch(network, splits.train), splits.val)
+        for network in (model, pruned)
+    )
+    assert plan.together == evaluation.drop(before, after)
+    with pytest.raises(ValueError, match="the scan was made with BatchNorm recalibrated; scan and"):
+        sensitivity.choose(scan, **choice, **given)
+    plain = sensitivity.scan(model, splits.val, [0.1, 0.3, 0.6])
+    with pytest.raises(ValueError, match="the scan was not made with BatchNorm recalibrated"):
+        sensitivity.choose(plain, **choice, **given, recalibrate=splits.train)
+
+
+def test_a_studio_measures_and_hands_out_renewed_statistics(model, splits, tmp_path):
+    studio = Studio(model, splits, recalibrate=splits.train)
+    studio.set(0.8).settle()
+    pruned = copy.deepcopy(model)
+    studio.mask.apply_(pruned)
+    expected = by_torch(pruned, splits.train)
+    assert same(studio.network(), expected)
+    assert studio.metrics().accuracy == evaluation.evaluate(expected, splits.val)
+    assert studio.dense == evaluation.evaluate(by_torch(model, splits.train), splits.val)
+    studio.test()
+    assert studio.tested == evaluation.evaluate(expected, splits.test)
+    studio.suggest(density=0.4)
+    assert studio.scan.about["recalibrated"]
+    studio.save(tmp_path / "studio.safetensors")
+    studio.close()
+    with pytest.raises(ValueError, match="was measured with recalibrate=; open it alike"):
+        Studio.load(tmp_path / "studio.safetensors", model, splits)
+    again = Studio.load(tmp_path / "studio.safetensors", model, splits, recalibrate=splits.train)
+    assert again.settle().metrics().accuracy == studio.metrics().accuracy
+    again.close()
+
+
+def normed():
+    """For the command line: 28 x 28 images, ten classes."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 4, 5, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(144, 10))
+
+
+def test_the_command_line_scans_and_chooses_with_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    own = ["--model", "test_recalibration:normed", "--data", "digits"]
+    scan = ["scan", *own, "--densities", "0.5", "0.2", "--recalibrate", "64", "--no-stop"]
+    assert main([*scan, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recalibrated"] is True
+    choose = ["choose", "scan.csv", *own, "--density", "0.4", "--out", "plan.json"]
+    assert main([*choose, "--recalibrate", "64", "--json"]) == 0
+    assert json.loads((tmp_path / "plan.json").read_text())["recalibrated"] is True
+    capsys.readouterr()
+    assert main([*choose, "--force"]) == 2
+    assert "made with BatchNorm recalibrated" in capsys.readouterr().err
+    assert main(["scan", "--model", "lenet-300-100", "--recalibrate", "9", "--data", "digits"]) == 2
+    assert "no BatchNorm layer; leave --recalibrate away" in capsys.readouterr().err
