@@ -136,6 +136,10 @@ def normed():
     return nn.Sequential(*layers, nn.Linear(144, 10))
 
 
+def plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+
 def test_the_command_line_scans_and_chooses_with_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     own = ["--model", "test_recalibration:normed", "--data", "digits"]
@@ -148,5 +152,6 @@ def test_the_command_line_scans_and_chooses_with_it(tmp_path, monkeypatch, capsy
     capsys.readouterr()
     assert main([*choose, "--force"]) == 2
     assert "made with BatchNorm recalibrated" in capsys.readouterr().err
-    assert main(["scan", "--model", "lenet-300-100", "--recalibrate", "9", "--data", "digits"]) == 2
+    plain = ["scan", "--model", "test_recalibration:plain", "--data", "digits", "--out", "a.csv"]
+    assert main([*plain, "--recalibrate", "9"]) == 2
     assert "no BatchNorm layer; leave --recalibrate away" in capsys.readouterr().err
