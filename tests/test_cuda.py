@@ -148,7 +148,7 @@ def test_the_suffix_evaluator_counts_what_brute_force_counts_and_leaves_no_trace
     evaluator = evaluation.Evaluator(model, images)
     for name, layer in masks.prunable(model).items():
         weight = layer.weight.detach() * masks.prune(model, density=0.3)[name]
-        right = int(evaluator.hits({name: weight}).sum())
+        right = int(evaluator.accuracy({name: weight}).hits.sum())
         assert right == brute_force(model, images, {name: weight})
     assert evaluator.n == len(images)
     assert everything_of(model) == before

@@ -39,9 +39,9 @@ def test_accuracy_is_what_a_plain_loop_counts_short_last_batch_and_all(toy, spli
 def test_a_split_a_list_a_loader_and_a_generator_serve_alike(toy, split, batches):
     images = torch.cat([x for x, _ in batches])
     loader = DataLoader(TensorDataset(images, split.labels), batch_size=7)
-    hits = evaluation.hits(toy, split)
+    hits = evaluation.evaluate(toy, split).hits
     for images in (batches, loader, (batch for batch in batches)):
-        assert torch.equal(evaluation.hits(toy, images), hits)
+        assert torch.equal(evaluation.evaluate(toy, images).hits, hits)
 
 
 def test_no_images_have_no_accuracy(toy):

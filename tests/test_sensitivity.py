@@ -677,7 +677,7 @@ def test_what_is_noted_is_not_computed_again(tmp_path):
     counts[0][1] = 0  # no dense answer of that batch was right
     part.write_text("\n".join([*others, json.dumps([index, counts]), ""]))
     points = sensitivity.scan(network(), split, FINE, out=out, resume=True)
-    whole = evaluation.hits(network(), split)
+    whole = evaluation.evaluate(network(), split).hits
     assert round(points.dense.value * 1500) == whole[:600].sum() + whole[900:].sum()
     assert index == 2
 

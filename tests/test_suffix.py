@@ -714,7 +714,7 @@ def test_an_evaluator_says_what_the_whole_network_would(name, doubles, spread):
         changes = {layer: pruned(model, layer, 0.4) for layer in changed}
         expected = answers_of(model, doubles, changes)
         assert torch.allclose(evaluator.logits(changes), expected)
-        assert evaluator.hits(changes).tolist() == (expected.argmax(1) == labels).tolist()
+        assert evaluator.accuracy(changes).hits.tolist() == (expected.argmax(1) == labels).tolist()
         accuracy = evaluator.accuracy(changes)
         assert accuracy == evaluation.Accuracy.of(expected.argmax(1) == labels)
         loss = F.nll_loss(expected.log_softmax(1), labels).item()

@@ -97,15 +97,10 @@ def drop(before: Accuracy, after: Accuracy) -> Drop:
 
 def evaluate(model: nn.Module, images: Images) -> Accuracy:
     """Top-1 accuracy of `model` on `images`; the model, its mode and the random state stay."""
-    return Accuracy.of(hits(model, images))
-
-
-def hits(model: nn.Module, images: Images) -> Tensor:
-    """bool (N,) on the CPU: which images the model answers rightly."""
     device = device_of(model)
     with measuring(model):
-        batches = [right(model(x.to(device)), y).cpu() for x, y in images]
-    return torch.cat(batches) if batches else torch.zeros(0, dtype=torch.bool)
+        hits = [right(model(x.to(device)), y).cpu() for x, y in images]
+    return Accuracy.of(torch.cat([*hits, torch.zeros(0, dtype=torch.bool)]))
 
 
 def right(logits: Tensor, y: Tensor) -> Tensor:

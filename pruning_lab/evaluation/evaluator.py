@@ -95,14 +95,10 @@ class Evaluator:
                 answers = [y for _, y, _ in self._resumed(*self._ready(changes), batches)]
         return torch.cat(answers)[:first]
 
-    def hits(self, changes: Changes = NOTHING, *, first: int | None = None) -> Tensor:
-        """bool (n,) on the CPU: which images are answered rightly."""
-        logits = self.logits(changes, first=first)
-        return right(logits, self.labels[: len(logits)]).cpu()
-
     def accuracy(self, changes: Changes = NOTHING, *, first: int | None = None) -> Accuracy:
-        """With its interval; `evaluation.drop` of two of them is paired."""
-        return Accuracy.of(self.hits(changes, first=first))
+        """With its interval and hits; `evaluation.drop` of two of them is paired."""
+        logits = self.logits(changes, first=first)
+        return Accuracy.of(right(logits, self.labels[: len(logits)]).cpu())
 
     def loss(self, changes: Changes = NOTHING, *, first: int | None = None) -> float:
         """Mean cross-entropy: it moves before the accuracy does."""
