@@ -335,6 +335,12 @@ def by_densities(
     for density in densities:
         check_amount("density", density)
     _check_comparable(saliency, signed)
+    return _largest(saliency, densities, kept)
+
+
+def _largest(
+    saliency: Tensor, densities: Sequence[float], kept: Tensor | None
+) -> Iterator[tuple[Tensor, float | None]]:
     flat = _sortable(saliency).reshape(-1)
     alive = None if kept is None else kept.reshape(-1)
     pool = flat if alive is None else flat[alive]

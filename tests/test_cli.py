@@ -325,11 +325,11 @@ def test_scan_writes_what_pruning_each_layer_gives_on_val(scanned, dense):
     assert scan.about["images_sha256"] == val.fingerprint()
 
 
-def test_scan_says_how_and_how_long_before_and_shows_a_table_for_each_layer(scanned):
+def test_scan_says_how_before_and_shows_a_table_for_each_layer(scanned):
     folder, said = scanned
     data_line, how, *_ = lines = said.stdout.splitlines()
     assert data_line.startswith("digits: ")
-    assert how == "chain, 1 x 1 threads: 9 points on 144 images, about 1 s"
+    assert how == "graph, 1 worker: 9 points on 144 images"
     assert lines[-1] == "wrote scan.csv and scan.json"
     assert said.stderr == ""  # no bar where nobody watches
     scan = sensitivity.Scan.load(folder / "scan.csv")
@@ -415,7 +415,7 @@ def test_two_processes_write_the_bytes_of_one(on_mnist, capsys):
     assert same_bytes("one", "two")
     assert "left after 1,000 images" in Path("two.csv").read_text()
     # Said by the first process alone, in the same words but for the line of the estimate.
-    assert two[1].startswith("chain, 1 x 1 threads by 2 processes: 12 points on 5,000 images")
+    assert two[1].startswith("graph, 1 worker by 2 processes: 12 points on 5,000 images")
     assert [two[0], *two[2:]] == [one[0], *one[2:]]
     assert not list(Path().glob("*.part*"))
 
@@ -435,7 +435,7 @@ def test_an_interrupted_scan_resumed_ends_as_an_uninterrupted_one(on_mnist, caps
     assert len(Path("scan.csv.part0").read_text().splitlines()) == 1 + 3  # what it is, and batches
     assert not Path("scan.csv").exists()
     assert here(*on_mnist) == 2
-    assert "go on with it by --resume" in capsys.readouterr().err
+    assert "resume it by --resume" in capsys.readouterr().err
     assert here(*on_mnist, "--resume") == 0
     assert here(*on_mnist, "--out", "whole.csv") == 0
     assert same_bytes("scan", "whole")

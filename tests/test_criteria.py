@@ -76,7 +76,7 @@ def test_layers_ranked_together_keep_what_sorting_all_of_them_keeps(layers, dens
 def test_several_densities_keep_what_each_of_them_keeps(weight, levels):
     saliency = torch.tensor(weight).abs()
     before = saliency.clone()
-    chosen = criteria.by_densities(saliency, levels)
+    chosen = list(criteria.by_densities(saliency, levels))
     assert len(chosen) == len(levels)
     for (kept, threshold), density in zip(chosen, levels, strict=True):
         count = round(density * len(weight))
@@ -109,7 +109,7 @@ def test_several_densities_are_each_a_density_and_of_numbers():
         criteria.by_densities(torch.ones(3), [0.5, 50])
     with pytest.raises(ValueError, match="a weight is not a number"):
         criteria.by_densities(torch.tensor([1.0, math.nan]), [0.5])
-    assert criteria.by_densities(torch.ones(3), []) == []
+    assert list(criteria.by_densities(torch.ones(3), [])) == []
 
 
 def test_masks_of_several_densities_share_nothing():

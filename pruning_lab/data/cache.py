@@ -152,7 +152,7 @@ def _write(places: Sequence[Path], images: np.ndarray, about: dict) -> str:
             files.write(path.with_suffix(".json"), json.dumps(saved))
             return f"cached in {path}"
         except OSError as error:
-            why = f"{os.strerror(error.errno or 0)}: {path}"
+            why = str(error)
     return f"to be decoded again each time, as no cache can be written ({why})"
 
 
