@@ -2,7 +2,7 @@
 
     python benchmarks/scan.py                          # an hour on two cores; needs MNIST
     python benchmarks/scan.py --only lenet-300-100     # two minutes
-    python benchmarks/scan.py --sides ours short no_slices --turns 5 --busy     # minutes
+    python benchmarks/scan.py --sides ours short --turns 5 --busy     # minutes
     python benchmarks/scan.py --only alexnet --images 20 --turns 1     # only to see it work
 
 All sides run in this process, in turn, and count the same answers. Ratios are medians over the
@@ -14,7 +14,6 @@ the rate of the best matrix product measured between the sides.
   thread each, channels last
 - usual: torch.nn.utils.prune on a copy, evaluated with a DataLoader
 - plain: tensors made once, then a full forward pass for every cell
-- no_slices: ours, with torch's own max pooling
 """
 
 import argparse
@@ -28,7 +27,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from unittest import mock
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does
 
@@ -40,12 +38,11 @@ from torch.utils.data import DataLoader, Subset
 from training import beside_a_busy_process
 
 from pruning_lab import counts, criteria, data, experiments, files, masks, models, sensitivity
-from pruning_lab.evaluation import pooling
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 DENSITIES = [0.9, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.02]
 LENETS = ("lenet-300-100", "lenet-5")
-SIDES = ("ours", "short", "usual", "plain", "no_slices")
+SIDES = ("ours", "short", "usual", "plain")
 Cell = tuple[str, float]  # a layer and its density
 
 
@@ -104,7 +101,6 @@ def measure(case: Case, sides: list[str], turns: int, usual_cells: int) -> dict:
         "short": lambda: short(case),
         "usual": lambda: usual(case, spread),
         "plain": lambda: plain(case),
-        "no_slices": lambda: no_slices(case),
     }
     works = {name: works[name] for name in sides if name != "usual" or case.loader is not None}
     seconds: dict[str, list[float]] = {name: [] for name in (*works, "bound")}
@@ -207,11 +203,6 @@ def ours(case: Case, said: set[str]) -> dict[Cell, int]:
     )
     asked = zip(scan, (cell for layer in scan.layers for cell in _levels(layer)), strict=True)
     return {cell: round(point.accuracy.value * point.accuracy.n) for point, cell in asked}
-
-
-def no_slices(case: Case) -> dict[Cell, int]:
-    with mock.patch.object(pooling.MaxPool, "forward", nn.MaxPool2d.forward):
-        return ours(case, set())
 
 
 def short(case: Case) -> dict[Cell, int]:

@@ -957,7 +957,6 @@ def test_an_unknown_layer_and_a_weight_of_another_shape_get_one_sentence(toy, sp
     evaluator = Evaluator(toy, split)
     for ask in (
         evaluator.logits,
-        evaluator.hits,
         evaluator.accuracy,
         evaluator.loss,
         evaluator.commit,

@@ -5,8 +5,8 @@ A network that torch.fx can trace resumes in the middle of its graph; any other 
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from types import MappingProxyType
 
 import torch
@@ -15,7 +15,6 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from pruning_lab.evaluation.accuracy import check_logits, measuring
-from pruning_lab.evaluation.pooling import MaxPool
 from pruning_lab.evaluation.recalibration import batch_norms, renewed_statistics
 from pruning_lab.evaluation.thresholded import Thresholded, whole
 from pruning_lab.layers import prunable, unwrapped
@@ -61,6 +60,7 @@ class Replica:
         root = nn.ModuleDict({"network": model}) if self.how == "whole" else model
         self._interpreter = fx.Interpreter(root, graph=self._graph)
         self._interpreter.args_iter = iter(())  # arguments beside the images have their defaults
+        self._calls = [self._call(node) for node in self._nodes]
         self._has_conv = any(isinstance(module, nn.Conv2d) for module in model.modules())
         names = {id(layer.weight): name for name, layer in prunable(model).items()}
         self._places: dict[str, list[tuple[dict, str, bool]]] = {}
@@ -104,13 +104,21 @@ class Replica:
 
     def _run(self, place: int, values: Kept, changes: Changes) -> tuple[Tensor, Kept]:
         with self._exchanged(changes):
-            for node, done in zip(self._nodes[place:], self._done[place:], strict=True):
-                args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
-                run = getattr(self._interpreter, node.op)
-                answer = values[node] = run(node.target, args, kwargs)
-                for used in done:
+            for number in range(place, len(self._nodes)):
+                answer = values[self._nodes[number]] = self._calls[number](values)
+                for used in self._done[number]:
                     values.pop(used, None)
         return answer, values
+
+    def _call(self, node: fx.Node) -> Callable[[Kept], object]:
+        """A function that computes a node from the values before it."""
+        if node.op == "call_module" and not node.kwargs:
+            module, args = self._interpreter.fetch_attr(node.target), node.args
+            if all(isinstance(arg, fx.Node) for arg in args):  # the usual case, without delay
+                return lambda values: module(*[values[arg] for arg in args])
+        run = getattr(self._interpreter, node.op)
+        arguments = node.args, node.kwargs
+        return lambda values: run(node.target, *map_arg(arguments, values.__getitem__))
 
     def parts(self, layer: str, kept: Kept, most: int) -> list[Kept]:
         """What `layer` resumes with, in parts of as many images as are best computed at once."""
@@ -135,23 +143,25 @@ class Replica:
 
     @contextmanager
     def _exchanged(self, changes: Changes) -> Iterator[None]:
-        with ExitStack() as stack:
-            if not self.is_copy:
-                stack.enter_context(measuring(self.model))
-            for name, tensor in changes.items():
-                for owner, key, is_linear in self._places[name]:
-                    stack.callback(owner.__setitem__, key, owner[key])
-                    owner[key] = tensor if is_linear else whole(tensor)
-            yield
+        before = []
+        with nullcontext() if self.is_copy else measuring(self.model):
+            try:
+                for name, tensor in changes.items():
+                    for owner, key, is_linear in self._places[name]:
+                        before.append((owner, key, owner[key]))
+                        owner[key] = tensor if is_linear else whole(tensor)
+                yield
+            finally:
+                for owner, key, own in before:
+                    owner[key] = own
 
-    def learn(self, model: nn.Module, x: Tensor) -> bool:
+    def learn(self, itself: "Replica", x: Tensor) -> bool:
         """Whether this answers to two images as the network does, and where images may be split.
 
         Nothing may write into values that are kept; images that are found to depend on each other
         stay together.
         """
-        itself = Replica(model, None, is_copy=False)
-        weights = {name: layer.weight for name, layer in prunable(model).items()}
+        weights = {name: layer.weight for name, layer in prunable(itself.model).items()}
         # Averages: other weights that need no memory, and that make no network infinite.
         averages = {n: w.new_full((), 1 / w[0].numel()).expand_as(w) for n, w in weights.items()}
         kept_only, self._done = self._done, [[]] * len(self._nodes)
@@ -162,7 +172,7 @@ class Replica:
         self._done = kept_only
         _, kept = self.start(x)
         versions = [tensor._version for tensor in tensors_in(kept)]
-        if self.how == "graph" and not any(map(_hooked, model.modules())):
+        if self.how == "graph" and not any(map(_hooked, itself.model.modules())):
             with contextlib.suppress(Exception):  # some networks take no single image
                 self.splits = _close(self.start(x[:1])[0], expected[:1])
         single = {n: v.nbytes for n, v in values.items() if getattr(v, "shape", ())[:1] == (2,)}
@@ -190,11 +200,11 @@ def replicas(model: nn.Module, x: Tensor) -> list[Replica]:
     with torch.inference_mode(False), torch.no_grad():  # inference_mode counts no versions
         x = x.clone()
         check_logits(itself.start(x)[0])
-        for trace in (lambda model: None,) if _hooked(model) else (_trace, lambda model: None):
+        for kind in ("whole",) if _hooked(model) else ("graph", "whole"):
             with contextlib.suppress(Exception):  # whatever it does that cannot be copied or traced
                 own = _copy(model)
-                replica = Replica(own, trace(own))
-                if replica.learn(model, x):
+                replica = Replica(own, fx.Tracer().trace(own) if kind == "graph" else None)
+                if replica.learn(itself, x):
                     count = torch.get_num_threads() if x.device.type == "cpu" else 1
                     return [replica, *(replica.twin() for _ in range(count - 1))]
     return [itself]
@@ -208,25 +218,14 @@ def tensors_in(values: Kept) -> list[Tensor]:
 def _copy(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode with the same parameters.
 
-    On a CPU its convolutions have their weights with channels innermost, and its pooling is ours.
+    On a CPU its convolutions have their weights with channels innermost, which they do best.
     """
     memo = {id(parameter): parameter for parameter in model.parameters()}
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.weight.device.type == "cpu":
             weight = module.weight.detach().clone(memory_format=torch.channels_last)
             memo[id(module.weight)] = nn.Parameter(weight, requires_grad=False)
-        elif type(module) is nn.MaxPool2d and not _hooked(module):
-            memo[id(module)] = MaxPool.like(module)
     return copy.deepcopy(model, memo).eval()
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, MaxPool) or super().is_leaf_module(module, name)
-
-
-def _trace(model: nn.Module) -> fx.Graph:
-    return _Tracer().trace(model)
 
 
 def _one_call() -> fx.Graph:

@@ -34,18 +34,25 @@ class LayerLevels:
         }
         self.asked = [f"{kind} {level:g}" for level in levels]
         self.thresholds, counts, exact = [], [], []
-        ranks = torch.zeros_like(weight, dtype=torch.int16 if len(levels) > 255 else torch.uint8)
         for kept, cut in criteria.by_levels(kind, levels, values, alive, self.sigma):
-            reached = 0 if cut is None else int(((values >= cut) & alive).count_nonzero())
             self.thresholds.append(cut)
             counts.append(int(kept.count_nonzero()))
+            reached = 0 if cut is None else int((values >= cut).count_nonzero())
             exact.append(saliency is criteria.magnitude and reached == counts[-1])
-            ranks += kept
-        # Levels are nested: a weight stays at one if it stays at as many as are no sparser.
-        ranked = [(sum(other >= mine for other in counts), ranks) for mine in counts]
-        above = [(math.inf if cut is None else cut, None) for cut in self.thresholds]
-        limits = [a if fits else r for a, r, fits in zip(above, ranked, exact, strict=True)]
-        whole = "" if all(exact) else files.sha256(ranks.cpu().contiguous().numpy())
+        limits = [(math.inf if cut is None else cut, None) for cut in self.thresholds]
+        ranks = None
+        if not all(exact):
+            # Levels are nested: a weight stays at one if it stays at as many as are no sparser.
+            ranks = torch.zeros_like(
+                weight, dtype=torch.int16 if len(levels) > 255 else torch.uint8
+            )
+            for kept, _ in criteria.by_levels(kind, levels, values, alive, self.sigma):
+                ranks += kept
+            least = [sum(other >= mine for other in counts) for mine in counts]
+            limits = [
+                a if fits else (r, ranks) for a, r, fits in zip(limits, least, exact, strict=True)
+            ]
+        whole = "" if ranks is None else files.sha256(ranks.cpu().contiguous().numpy())
         self.digest = json.dumps([counts, [limit for limit, _ in limits], whole])
         self.first = name
         cuts = [prepared(Thresholded(weight, *limit)) for limit in limits]

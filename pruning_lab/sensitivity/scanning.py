@@ -145,7 +145,7 @@ def scan(
             notify(Progress(done, total, left, how, tally.scan))
 
         tell()
-        for until in (batches.head, math.inf):
+        for until in (batches.head, math.inf) if stop_at_chance else (math.inf,):
             results = workers.each(copies, jobs(until))
             for counts in results:
                 index, parts = sizes.popleft()
@@ -156,7 +156,7 @@ def scan(
                     if journal:
                         journal.note(index, counts)
                 tell()
-            if stop_at_chance and until < math.inf:
+            if until < math.inf:
                 tally.judge(batches, classes)
         tally.gather()
         result = tally.scan()
@@ -218,21 +218,19 @@ def _count(
     """(1 + cells, 4), n, right, lost and won: of the dense network, of each layer at each level."""
     answer, kept = replica.start(x, base)
     dense = right(answer, y)
-    rows = [_row(dense, dense)]
+    before = int(dense.count_nonzero())
+    rows = [[len(y), before, 0, 0]]
     for layer in table:
         parts = replica.parts(layer.first, kept, len(y))
         for level, changes in enumerate(layer.changes):
             if level in layer.stopped:
-                rows.append(torch.zeros(4, dtype=torch.int64))
+                rows.append([0, 0, 0, 0])
                 continue
             answers = [replica.resume(layer.first, part, changes)[0].argmax(1) for part in parts]
-            rows.append(_row(dense, torch.cat(answers) == y))
-    return torch.stack(rows)
-
-
-def _row(before: Tensor, after: Tensor) -> Tensor:
-    counted = (after, before & ~after, ~before & after)
-    return torch.tensor([len(after), *(int(hits.count_nonzero()) for hits in counted)])
+            hits = torch.cat(answers) == y
+            after, lost = int(hits.count_nonzero()), int((dense > hits).count_nonzero())
+            rows.append([len(y), after, lost, after - before + lost])
+    return torch.tensor(rows)
 
 
 class _Tally:
