@@ -7,24 +7,31 @@ from itertools import pairwise
 from operator import methodcaller
 
 import torch
+from torch import Tensor
 
 from pruning_lab import criteria, files
-from pruning_lab.criteria import Saliency
 from pruning_lab.data import Images
 from pruning_lab.evaluation import Thresholded, workers
 from pruning_lab.evaluation.replica import NOTHING, Changes, Replica
 from pruning_lab.evaluation.thresholded import prepared
-from pruning_lab.layers import Layer, device_of
+from pruning_lab.layers import device_of
 
 
 class LayerLevels:
     """One layer at all levels: what stays of it, and what stands in for its weight."""
 
     def __init__(
-        self, name: str, layer: Layer, kind: str, levels: Sequence[float], saliency: Saliency
+        self,
+        name: str,
+        weight: Tensor,
+        values: Tensor,
+        kind: str,
+        levels: Sequence[float],
+        *,
+        by_magnitude: bool,
     ):
-        weight = layer.weight.detach()
-        values, alive = criteria.saliency_of(saliency, name, weight), weight != 0
+        """`values` are the saliencies of the weight."""
+        alive = weight != 0
         self.name, self.sigma = name, criteria.sigma_of(name, weight)
         self.about = {
             "weights": weight.numel(),
@@ -38,7 +45,7 @@ class LayerLevels:
             self.thresholds.append(cut)
             counts.append(int(kept.count_nonzero()))
             reached = 0 if cut is None else int((values >= cut).count_nonzero())
-            exact.append(saliency is criteria.magnitude and reached == counts[-1])
+            exact.append(by_magnitude and reached == counts[-1])
         limits = [(math.inf if cut is None else cut, None) for cut in self.thresholds]
         ranks = None
         if not all(exact):
@@ -61,7 +68,7 @@ class LayerLevels:
         self.qualities: list[float | None] = [None] * len(levels)
         if kind == "quality":
             self.qualities = list(levels)
-        elif saliency is criteria.magnitude and self.sigma > 0:
+        elif by_magnitude and self.sigma > 0:
             self.qualities = [None if cut is None else cut / self.sigma for cut in self.thresholds]
         self.stopped: dict[int, str] = {}  # level -> why it is not measured any further
 

@@ -89,8 +89,11 @@ def scan(
         copies = replicas(model, batches.x.to(device))
         classes = copies[0].start(batches.x[:2].to(device))[0].shape[1]
         check_labels(batches.y, len(batches.x), classes)
-        order = [name for name in copies[0].layers if name in wanted]
-        table = [LayerLevels(name, wanted[name], kind, levels, saliency) for name in order]
+        weights = {n: wanted[n].weight.detach() for n in copies[0].layers if n in wanted}
+        rows = ((n, w, criteria.saliency_of(saliency, n, w)) for n, w in weights.items())
+        by_magnitude = saliency is criteria.magnitude
+        make = partial(LayerLevels, kind=kind, levels=levels, by_magnitude=by_magnitude)
+        table = list(workers.each(copies, (lambda _, row=row: make(*row) for row in rows)))
         about = {
             "pruning_lab": __version__,
             "torch": torch.__version__,
