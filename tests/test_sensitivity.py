@@ -296,6 +296,48 @@ def test_every_cell_is_right_for_trained_networks_on_real_digits(make, cumulativ
     assert len({point.accuracy for point in points}) > 4
 
 
+def of_torchvision(name):
+    from torchvision import models as theirs  # slow to import
+
+    torch.manual_seed(0)
+    if name == "vit":
+        sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 24}
+        return theirs.VisionTransformer(image_size=32, patch_size=8, num_classes=5, **sizes)
+    return getattr(theirs, name)(num_classes=5)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "vit", "squeezenet1_1"])
+def test_every_cell_is_right_for_networks_of_torchvision(name, spread):
+    model, levels = of_torchvision(name).train(), [0.1, 0.4]
+    batches = [(torch.randn(n, 3, 32, 32), torch.randint(5, (n,))) for n in (5, 2)]
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.9  # which must not be seen
+    layers = list(scanning.prunable(model))[:: 7 if name == "mobilenet_v3_small" else 3]
+    points = sensitivity.scan(model, batches, levels, layers=layers)
+    expected = rows_by_brute_force(
+        model, batches, largest_share, levels, layers=layers, order=points.layers
+    )
+    assert rows(points) == list(expected)
+
+
+@pytest.mark.parametrize("kind", ["bf16", "channels last", "double"])
+def test_every_cell_is_right_in_other_types_and_layouts(kind, toy, batches, spread):
+    model, levels = toy.append(nn.Linear(CLASSES, CLASSES)), [0.05, 0.3, 0.6]
+    dtype = {"bf16": torch.bfloat16, "double": torch.float64}.get(kind, torch.float32)
+    layout = torch.channels_last if kind == "channels last" else torch.contiguous_format
+    model = model.to(dtype).to(memory_format=layout)
+    images = [(x.to(dtype).to(memory_format=layout), y) for x, y in batches]
+    points = sensitivity.scan(model, images, levels)
+
+    def largest_of(weight, density):
+        return largest_share(weight.float(), density)
+
+    assert rows(points) == list(
+        rows_by_brute_force(model, images, largest_of, levels, order=points.layers)
+    )
+
+
 def test_every_cell_is_right_for_a_residual_network_of_torchvision():
     from torchvision.models import resnet18  # slow to import
 

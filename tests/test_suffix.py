@@ -473,6 +473,39 @@ def test_every_network_answers_as_with_other_weights_for_real(name, doubles):
             assert close(evaluator.logits(changes), answers_of(model, doubles, changes))
 
 
+@pytest.mark.parametrize("name", ["grouped", "like alexnet", "branching"])
+def test_a_busy_machine_changes_no_bit_of_an_answer(name):
+    """No stop-watch decides how anything is computed."""
+    model = make(name).float()
+    x, y = torch.randn(300, 1, 8, 8), torch.zeros(300, dtype=torch.int64)
+    images = list(zip(x.split(70), y.split(70), strict=True))
+    changes = {layer: pruned(model, layer, 0.4) for layer in prunable(model)}
+
+    def logits():
+        evaluator = Evaluator(model, images)
+        changed = [evaluator.logits({layer: weight}) for layer, weight in changes.items()]
+        evaluator.commit(changes)
+        return [*changed, evaluator.logits()]
+
+    with threads(2):
+        idle, stop = logits(), threading.Event()
+
+        def compute():
+            while not stop.is_set():
+                torch.randn(200, 200) @ torch.randn(200, 200)
+
+        others = [threading.Thread(target=compute) for _ in range(4)]
+        for other in others:
+            other.start()
+        try:
+            busy = [logits() for _ in range(3)]
+        finally:
+            stop.set()
+            for other in others:
+                other.join()
+    assert all(torch.equal(a, b) for again in busy for a, b in zip(idle, again, strict=True))
+
+
 def test_a_residual_network_of_torchvision_resumes_in_its_graph():
     from torchvision.models import resnet18  # slow to import
 
