@@ -90,9 +90,10 @@ def steps() -> str:
 def scan() -> str:
     """A scan of all layers, and how many times as long the others take for the same answers."""
     speed = files.load_json(SCAN_SPEED)
+    busy = {row["network"]: row for row in speed["rows, busy"]}
 
-    def times(ratio: float | None) -> str:
-        return "-" if ratio is None else f"{ratio:.1f}"
+    def times(row: dict, name: str, digits: int = 1) -> str:
+        return f"{row[name]:.{digits}f}" if name in row else "-"
 
     rows = [
         (
@@ -100,15 +101,17 @@ def scan() -> str:
             f"{row['images']:,}",
             row["layers x levels"],
             f"{row['ours, s']:.1f}",
-            times(row["ours / bound"]),
-            times(row["usual / ours"]),
-            times(row["plain / ours"]),
+            times(row, "ours / bound"),
+            times(row, "short / ours", 2),
+            times(busy[row["network"]], "short / ours", 2),
+            times(row, "plain / ours"),
+            times(row, "usual / ours"),
         )
         for row in speed["rows"]
     ]
     headers = (
         *("network", "images", "layers x levels", "seconds", "times the bound"),
-        *("usual loop, times ours", "plain tensors, times ours"),
+        *("short loop, times ours", "busy", "plain tensors", "usual loop"),
     )
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
