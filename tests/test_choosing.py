@@ -192,7 +192,9 @@ def test_layers_that_exchange_weights_lose_less_at_the_same_density(
 
 def test_what_the_search_goes_by_is_the_loss_of_the_pruned_network(lenet, digits):
     layers = list(masks.prunable(lenet))
-    search = choosing._Search(lenet, digits, layers, criteria.magnitude, 1000, lambda *_: None)
+    search = choosing._Search(
+        lenet, digits, None, layers, criteria.magnitude, 1000, lambda *_: None
+    )
     densities = search.exchange(dict.fromkeys(layers, 0.15))
     plan = Plan(
         rows=tuple(
