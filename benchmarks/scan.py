@@ -73,7 +73,7 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, help="fewer than 10,000 (MNIST) or 500 (photos)")
     parser.add_argument("--busy", action="store_true", help="beside another busy process")
-    parser.add_argument("--save", action="store_true", help="write results/scan-speed.json")
+    parser.add_argument("--save", action="store_true", help="into results/scan-speed.json")
     options = parser.parse_args()
     rows = []
     for name in options.only or cases:
@@ -82,7 +82,9 @@ def main() -> None:
             rows.append(measure(case, options.sides, options.turns, options.usual_cells))
         print(tabulate(rows[-1].items(), floatfmt=".3f"), "", sep="\n", flush=True)
     if options.save:
-        path, name = RESULTS / "scan-speed.json", "rows, busy" if options.busy else "rows"
+        path = RESULTS / "scan-speed.json"
+        name = "rows" if set(options.sides) == set(SIDES) else "short"
+        name += ", busy" if options.busy else ""
         kept = files.load_json(path) if path.exists() else {}
         about = {
             "versions": experiments.versions(),
