@@ -5,8 +5,8 @@ A network that torch.fx can trace resumes in the middle of its graph; any other 
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from types import MappingProxyType
 
 import torch
@@ -103,11 +103,16 @@ class Replica:
         return self._run(self._first[layer], alive, changes)
 
     def _run(self, place: int, values: Kept, changes: Changes) -> tuple[Tensor, Kept]:
-        with self._exchanged(changes):
-            for number in range(place, len(self._nodes)):
-                answer = values[self._nodes[number]] = self._calls[number](values)
-                for used in self._done[number]:
-                    values.pop(used, None)
+        with nullcontext() if self.is_copy else measuring(self.model):
+            before = []
+            try:
+                self._exchange(changes, before)
+                for number in range(place, len(self._nodes)):
+                    answer = values[self._nodes[number]] = self._calls[number](values)
+                    for used in self._done[number]:
+                        values.pop(used, None)
+            finally:
+                self._restore(before)
         return answer, values
 
     def _call(self, node: fx.Node) -> Callable[[Kept], object]:
@@ -136,24 +141,26 @@ class Replica:
             for path, norm in batch_norms(self.model).items()
             for key, buffer in norm._buffers.items()
         }
-        with self._exchanged({**changes, **fresh}), renewed_statistics(self.model):
-            for x in images:
-                self.start(x)
+        before = []
+        try:
+            self._exchange({**changes, **fresh}, before)
+            with renewed_statistics(self.model):
+                for x in images:
+                    self.start(x)
+        finally:
+            self._restore(before)
         return fresh
 
-    @contextmanager
-    def _exchanged(self, changes: Changes) -> Iterator[None]:
-        before = []
-        with nullcontext() if self.is_copy else measuring(self.model):
-            try:
-                for name, tensor in changes.items():
-                    for owner, key, is_linear in self._places[name]:
-                        before.append((owner, key, owner[key]))
-                        owner[key] = tensor if is_linear else whole(tensor)
-                yield
-            finally:
-                for owner, key, own in before:
-                    owner[key] = own
+    def _exchange(self, changes: Changes, before: list[tuple[dict, str, Tensor]]) -> None:
+        """Put other tensors in their places, and into `before` what `_restore` puts back."""
+        for name, tensor in changes.items():
+            for owner, key, is_linear in self._places[name]:
+                before.append((owner, key, owner[key]))
+                owner[key] = tensor if is_linear else whole(tensor)
+
+    def _restore(self, before: list[tuple[dict, str, Tensor]]) -> None:
+        for owner, key, own in before:
+            owner[key] = own
 
     def learn(self, itself: "Replica", x: Tensor) -> bool:
         """Whether this answers to two images as the network does, and where images may be split.

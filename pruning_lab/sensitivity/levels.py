@@ -41,29 +41,26 @@ class LayerLevels:
         }
         self.asked = [f"{kind} {level:g}" for level in levels]
         self.thresholds, counts, exact = [], [], []
+        ranks = torch.zeros_like(weight, dtype=torch.int16 if len(levels) > 255 else torch.uint8)
         for kept, cut in criteria.by_levels(kind, levels, values, alive, self.sigma):
             self.thresholds.append(cut)
             counts.append(int(kept.count_nonzero()))
             reached = 0 if cut is None else int((values >= cut).count_nonzero())
             exact.append(by_magnitude and reached == counts[-1])
-        limits = [(math.inf if cut is None else cut, None) for cut in self.thresholds]
-        ranks = None
-        if not all(exact):
-            # Levels are nested: a weight stays at one if it stays at as many as are no sparser.
-            ranks = torch.zeros_like(
-                weight, dtype=torch.int16 if len(levels) > 255 else torch.uint8
-            )
-            for kept, _ in criteria.by_levels(kind, levels, values, alive, self.sigma):
-                ranks += kept
-            least = [sum(other >= mine for other in counts) for mine in counts]
-            limits = [
-                a if fits else (r, ranks) for a, r, fits in zip(limits, least, exact, strict=True)
-            ]
-        whole = "" if ranks is None else files.sha256(ranks.cpu().contiguous().numpy())
+            ranks += kept
+        # Levels are nested: a weight stays at one if it stays at as many as are no sparser.
+        least = [sum(other >= mine for other in counts) for mine in counts]
+        cuts = [math.inf if cut is None else cut for cut in self.thresholds]
+        limits = [
+            (cut, None) if fits else (rank, ranks)
+            for cut, rank, fits in zip(cuts, least, exact, strict=True)
+        ]
+        whole = "" if all(exact) else files.sha256(ranks.cpu().contiguous().numpy())
         self.digest = json.dumps([counts, [limit for limit, _ in limits], whole])
         self.first = name
-        cuts = [prepared(Thresholded(weight, *limit)) for limit in limits]
-        self.changes: list[Changes] = [{name: cut} for cut in cuts]
+        self.changes: list[Changes] = [
+            {name: prepared(Thresholded(weight, *limit))} for limit in limits
+        ]
         self.densities = [count / max(1, weight.numel()) for count in counts]
         self.qualities: list[float | None] = [None] * len(levels)
         if kind == "quality":
