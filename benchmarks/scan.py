@@ -90,7 +90,8 @@ def main() -> None:
             "versions": experiments.versions(),
             "machine": experiments.machine(torch.device("cpu")),
         }
-        files.save_json(path, {**kept, **about, name: rows})
+        measured = {row["network"]: row for row in [*kept.get(name, []), *rows]}
+        files.save_json(path, {**kept, **about, name: list(measured.values())})
 
 
 def measure(case: Case, sides: list[str], turns: int, usual_cells: int) -> dict:
