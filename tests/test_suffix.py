@@ -240,6 +240,14 @@ def hooked_outside():
     return model
 
 
+def hooked_inside_behind_two():
+    """What two images do not show, within."""
+    model = alexnet_like()
+    hook = lambda layer, args, y: torch.cat([y[:2], y[2:].flip(1)])  # noqa: E731
+    model.classifier[1].register_forward_hook(hook)
+    return model
+
+
 def one_after_the_other(self, x):
     for layer in self.children():
         x = layer(x)
@@ -359,6 +367,7 @@ ZOO = {
     "writes over its input": ("graph", writes_over_its_input),
     "a skip over the images": ("graph", lambda: layers_of_a_line(a_skip_over_the_images)),
     "hooked inside": ("graph", hooked_inside),
+    "hooked inside behind two": ("graph", hooked_inside_behind_two),
     "flattening a part": ("graph", flattening_a_part),
     "by keyword": ("graph", lambda: layers_of_a_line(by_keyword)),
     "tied in a graph": ("graph", tied_in_a_graph),
@@ -533,7 +542,10 @@ def test_a_batch_too_large_for_the_cache_is_computed_in_parts(doubles, monkeypat
     assert close(evaluator.logits(), answers_of(model, whole, evaluator.base))
 
 
-@pytest.mark.parametrize("name", ["mixing", "softmax over the batch", "norm of the batch"])
+@pytest.mark.parametrize(
+    "name",
+    ["mixing", "softmax over the batch", "norm of the batch", "hooked inside behind two"],
+)
 def test_images_that_depend_on_each_other_stay_together(name, doubles, monkeypatch, spread):
     monkeypatch.setattr("pruning_lab.evaluation.replica._CACHE_BYTES", 1)
     model = make(name)
@@ -583,6 +595,8 @@ def test_a_network_that_cannot_be_copied_is_left_as_it_was(doubles, spread, ever
     changes = {"fc1": pruned(model, "fc1", 0.4)}
     logits = evaluator.logits(changes)
     assert everything_of(model) == before
+    for _ in evaluator.advance(changes):
+        assert everything_of(model) == before
     evaluation.evaluate(model, doubles)
     assert everything_of(model) == before
     with torch.no_grad():
