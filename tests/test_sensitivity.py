@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-import test_suffix as zoo
+import test_evaluator as zoo
 import torch
 from distributed_worker import FINE, many
 from distributed_worker import scannable as network

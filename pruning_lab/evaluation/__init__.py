@@ -3,7 +3,6 @@
 from pruning_lab.evaluation.accuracy import (
     Accuracy,
     Drop,
-    Z,
     check_labels,
     check_logits,
     drop,
@@ -23,7 +22,6 @@ __all__ = [
     "Drop",
     "Evaluator",
     "Thresholded",
-    "Z",
     "batch_norms",
     "check_labels",
     "check_logits",

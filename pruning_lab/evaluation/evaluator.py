@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from pruning_lab.data import Images
 from pruning_lab.evaluation import workers
 from pruning_lab.evaluation.accuracy import Accuracy, check_labels, check_logits, measuring, right
-from pruning_lab.evaluation.replica import NOTHING, Changes, Kept, Replica, replicas, tensors_in
+from pruning_lab.evaluation.replica import (
+    NOTHING,
+    Changes,
+    Kept,
+    Replica,
+    described,
+    replicas,
+    tensors_in,
+)
 from pruning_lab.evaluation.thresholded import prepared
 from pruning_lab.layers import device_of, find, prunable
 
@@ -73,8 +81,7 @@ class Evaluator:
 
     @property
     def how(self) -> str:
-        threads = len(self._replicas)
-        return f"{self._replicas[0].how}, {threads} worker{'s' if threads > 1 else ''}"
+        return described(self._replicas)
 
     def __repr__(self) -> str:
         return f"Evaluator({self.how}, {self.n:,} images, {self.bytes / 1e6:,.0f} MB)"

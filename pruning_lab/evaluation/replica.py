@@ -54,6 +54,7 @@ class Replica:
             self._done[last_use[node]].append(node)
         self.at_once: dict[str, int] = {}  # where images may be split: how many fit the cache
         self.splits = False  # whether the answers to a part of a batch are those to the whole
+        self.classes = 0  # that it tells apart, once it has been tried
 
     def _bind(self, model: nn.Module) -> None:
         self.model = model
@@ -177,7 +178,7 @@ class Replica:
             if not _close(answer, expected):
                 return False
         self._done = kept_only
-        _, kept = self.start(x)
+        kept = {node: values[node] for node in self._kept}
         versions = [tensor._version for tensor in tensors_in(kept)]
         if self.how == "graph" and not any(map(_hooked, itself.model.modules())):
             with contextlib.suppress(Exception):  # some networks take no single image
@@ -206,15 +207,21 @@ def replicas(model: nn.Module, x: Tensor) -> list[Replica]:
     itself = Replica(model, None, is_copy=False)
     with torch.inference_mode(False), torch.no_grad():  # inference_mode counts no versions
         x = x.clone()
-        check_logits(itself.start(x)[0])
+        _, itself.classes = check_logits(itself.start(x)[0])
         for kind in ("whole",) if _hooked(model) else ("graph", "whole"):
             with contextlib.suppress(Exception):  # whatever it does that cannot be copied or traced
                 own = _copy(model)
                 replica = Replica(own, fx.Tracer().trace(own) if kind == "graph" else None)
+                replica.classes = itself.classes
                 if replica.learn(itself, x):
                     count = torch.get_num_threads() if x.device.type == "cpu" else 1
                     return [replica, *(replica.twin() for _ in range(count - 1))]
     return [itself]
+
+
+def described(copies: list[Replica]) -> str:
+    """The way these measure, and how many there are: "graph, 2 workers"."""
+    return f"{copies[0].how}, {len(copies)} worker{'s' if len(copies) > 1 else ''}"
 
 
 def tensors_in(values: Kept) -> list[Tensor]:

@@ -183,7 +183,7 @@ def choose(
     Raises ValueError where the scan cannot answer, for another saliency or other weights than the
     scan's, and for the test split.
     """
-    check_choice(max_drop=max_drop, density=density, method=method)
+    check_choice(max_drop=max_drop, density=density, method=method, evaluations=evaluations)
     if (model is None) != (images is None) or (method == "joint" and model is None):
         raise ValueError(f"method {method!r}: give both model= and images= to measure on")
     data.for_choosing(images, "a plan")
@@ -461,8 +461,6 @@ class _Search:
         evaluations: int,
         notify: Callable[[int, int], None],
     ):
-        if evaluations < 1:
-            raise ValueError(f"evaluations must be 1 or more, got {evaluations}")
         self.done, self.most, self.notify = 0, evaluations, notify
         notify(0, evaluations)
         self.session = Evaluator(model, images, recalibrate=train)

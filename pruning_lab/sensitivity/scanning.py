@@ -24,7 +24,7 @@ from pruning_lab.evaluation import (
     wilson,
     workers,
 )
-from pruning_lab.evaluation.replica import Changes, Replica, replicas
+from pruning_lab.evaluation.replica import Changes, Replica, described, replicas
 from pruning_lab.layers import Layer, device_of, find, prunable
 from pruning_lab.sensitivity.journal import Journal
 from pruning_lab.sensitivity.levels import LayerLevels, join
@@ -87,8 +87,7 @@ def scan(
     with measuring(model):
         batches = _OwnBatches(images)
         copies = replicas(model, batches.x.to(device))
-        classes = copies[0].start(batches.x[:2].to(device))[0].shape[1]
-        check_labels(batches.y, len(batches.x), classes)
+        check_labels(batches.y, len(batches.x), copies[0].classes)
         weights = {n: wanted[n].weight.detach() for n in copies[0].layers if n in wanted}
         rows = ((n, w, criteria.saliency_of(saliency, n, w)) for n, w in weights.items())
         by_magnitude = saliency is criteria.magnitude
@@ -125,13 +124,12 @@ def scan(
         tally, total = _Tally(table, about), data.count(images)
         known = journal.done if journal else {}
         share = math.ceil(total / world / len(copies)) if total and copies[0].splits else math.inf
-        how = f"{copies[0].how}, {len(copies)} worker{'s' if len(copies) > 1 else ''}"
         began, new, sizes = time.perf_counter(), 0, deque()  # of batches under way: their parts
 
         def jobs(until: float) -> Iterator[Callable[[Replica], Tensor]]:
             """A job for each batch, or for each worker's share of it."""
             for index, (x, y) in batches.until(until):
-                check_labels(y, len(x), classes)
+                check_labels(y, len(x), copies[0].classes)
                 parts = 1 if index in known else math.ceil(len(x) / min(share, len(x)))
                 sizes.append((index, parts))
                 if index in known:
@@ -145,7 +143,7 @@ def scan(
             done = tally.images * world if total is None else min(tally.images * world, total)
             seconds = (time.perf_counter() - began) / new / world if new else None
             left = None if total is None or seconds is None else (total - done) * seconds
-            notify(Progress(done, total, left, how, tally.scan))
+            notify(Progress(done, total, left, described(copies), tally.scan))
 
         tell()
         for until in (batches.head, math.inf) if stop_at_chance else (math.inf,):
@@ -160,7 +158,7 @@ def scan(
                         journal.note(index, counts)
                 tell()
             if until < math.inf:
-                tally.judge(batches, classes)
+                tally.judge(batches, copies[0].classes)
         tally.gather()
         result = tally.scan()
     if journal:
