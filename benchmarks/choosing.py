@@ -11,10 +11,9 @@ import argparse
 import time
 from pathlib import Path
 
-import torch
 from tabulate import tabulate
 
-from pruning_lab import data, evaluation, experiments, files, masks, models, sensitivity
+from pruning_lab import data, evaluation, files, masks, models, provenance, sensitivity
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 LEVELS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
@@ -33,8 +32,8 @@ def main() -> None:
     print(tabulate(shown, headers="keys", floatfmt=".4f"))
     if options.save:
         about = {
-            "versions": experiments.versions(),
-            "machine": experiments.machine(torch.device("cpu")),
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
             "levels": LEVELS,
         }
         files.save_json(RESULTS / "choosing.json", {**about, "rows": rows})

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from tabulate import tabulate
 from torch.utils.data import DataLoader
 
-from pruning_lab import data, evaluation, experiments, files, masks, models, sensitivity, training
+from pruning_lab import data, evaluation, files, masks, models, provenance, sensitivity, training
 from pruning_lab.data.photos import imagenette_folder
 from pruning_lab.studio import Studio
 
@@ -51,7 +51,7 @@ def main() -> None:
     ]
     print(tabulate(rows, headers="keys", floatfmt=".4g"))
     if options.save:
-        about = {"versions": experiments.versions(), "machine": experiments.machine(DEVICE)}
+        about = {"versions": provenance.versions(), "machine": provenance.machine(DEVICE)}
         files.save_json(RESULTS / "gpu.json", {**about, "rows": rows})
 
 

@@ -15,10 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
 from tabulate import tabulate
 
-from pruning_lab import experiments, files
+from pruning_lab import files, provenance
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 MODULES = "masks, models, data, evaluation, training, sensitivity, retraining, counts"
@@ -37,8 +36,8 @@ def main() -> None:
     print(tabulate(runs, headers="keys", floatfmt=".1f"))
     if options.save:
         about = {
-            "versions": experiments.versions(),
-            "machine": experiments.machine(torch.device("cpu")),
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
         }
         files.save_json(RESULTS / "main-job.json", {**about, "import": imports, "runs": runs})
 

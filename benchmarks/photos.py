@@ -12,7 +12,8 @@ from pathlib import Path
 from seeds import row
 from tabulate import tabulate
 
-from pruning_lab import experiments, files, models, records
+from pruning_lab import experiments, files, models
+from pruning_lab.rows import decode
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "photos.json"
 
@@ -39,7 +40,7 @@ def main() -> None:
 
 
 def _with_recipe(record: dict) -> dict:
-    recipe = records.decode(experiments.Recipe, record["recipe"], "the run", whole=False)
+    recipe = decode(experiments.Recipe, record["recipe"], "the run", whole=False)
     layers = {one["layer"]: one["density"] for one in record["layers"]["pruned"]}
     peak = max(epoch.get("peak_bytes") or 0 for epoch in record["epochs"])
     return {

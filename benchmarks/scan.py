@@ -37,7 +37,7 @@ from torch.nn.utils import prune as torch_prune
 from torch.utils.data import DataLoader, Subset
 from training import beside_a_busy_process
 
-from pruning_lab import counts, criteria, data, experiments, files, masks, models, sensitivity
+from pruning_lab import counts, criteria, data, files, masks, models, provenance, sensitivity
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 DENSITIES = [0.9, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.02]
@@ -87,8 +87,8 @@ def main() -> None:
         name += ", busy" if options.busy else ""
         kept = files.load_json(path) if path.exists() else {}
         about = {
-            "versions": experiments.versions(),
-            "machine": experiments.machine(torch.device("cpu")),
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
         }
         measured = {row["network"]: row for row in [*kept.get(name, []), *rows]}
         files.save_json(path, {**kept, **about, name: list(measured.values())})

@@ -27,7 +27,7 @@ import torch
 import torchvision
 from tabulate import tabulate
 
-from pruning_lab import data, experiments, files, models
+from pruning_lab import data, files, models, provenance
 from pruning_lab.masks import prunable
 from pruning_lab.studio import Studio
 from pruning_lab.studio.layers import LIMIT, STEP
@@ -111,8 +111,8 @@ def main() -> None:
     print(tabulate(rows, headers="keys", floatfmt=".1f"))
     if options.save:
         about = {
-            "versions": experiments.versions(),
-            "machine": experiments.machine(torch.device("cpu")),
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
         }
         files.save_json(RESULTS / "studio.json", {**about, "rows": rows})
 

@@ -28,7 +28,7 @@ from tabulate import tabulate
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from pruning_lab import data, experiments, files, masks, models, training
+from pruning_lab import data, files, masks, models, provenance, training
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 LENETS = ("lenet-300-100", "lenet-5")
@@ -58,8 +58,8 @@ def main() -> None:
         print(tabulate(rows[name], headers="keys", floatfmt=".3f"))
     if options.save:
         about = {
-            "versions": experiments.versions(),
-            "machine": experiments.machine(torch.device("cpu")),
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
         }
         files.save_json(RESULTS / "training-speed.json", {**about, **rows})
 

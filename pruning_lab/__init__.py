@@ -9,9 +9,9 @@ import importlib
 __version__ = "0.3.0"
 
 _MODULES = (
-    *("paper", "records", "files", "processes", "layers", "criteria", "masks", "models", "data"),
-    *("evaluation", "checkpoints", "training", "counts", "sensitivity", "retraining"),
-    *("experiments", "plots", "reports", "studio", "widgets", "cli"),
+    *("paper", "provenance", "rows", "files", "processes", "layers", "criteria", "masks"),
+    *("models", "data", "evaluation", "checkpoints", "training", "counts", "sensitivity"),
+    *("retraining", "experiments", "plots", "reports", "studio", "widgets", "cli"),
 )
 _HOMES = {
     **dict.fromkeys(("Mask", "prune"), "masks"),

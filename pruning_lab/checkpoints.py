@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
-from pruning_lab import data, files, processes, records
+from pruning_lab import data, files, processes
 from pruning_lab.layers import device_of, generators
 from pruning_lab.models.stored import check_fit
+from pruning_lab.rows import decode, plain
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class TrainingState:
         """Tensors, and the remainder as JSON; every process has to ask, the first has it all."""
         parts = {"model": self.model.state_dict(), "random": {"order": self.order, **self.begin}}
         about = {name: getattr(self, name) for name in self._NUMBERS}
-        about["rows"] = records.plain(self.rows)
+        about["rows"] = plain(self.rows)
         if self.step:
             now = {"sums": self.sums, **_random(self.device)}
             parts["now"] = {name: processes.gathered(tensor) for name, tensor in now.items()}
@@ -197,7 +198,7 @@ class CheckpointWriter:
 
     def _checked(self, about: dict | None) -> "CheckpointAbout":
         """What the file says, once it is a checkpoint, whole, and of this training."""
-        checked = records.decode(CheckpointAbout, about, self.path, _FORMAT)
+        checked = decode(CheckpointAbout, about, self.path, _FORMAT)
         theirs, rows = checked["settings"], checked["rows"]
         if theirs.keys() < self.settings.keys():
             raise ValueError(f"{self.path} is a broken checkpoint, delete it: it lacks settings")

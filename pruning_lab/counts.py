@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from numbers import Integral
+from typing import ClassVar
 
 import torch
-from tabulate import tabulate
 from torch import Tensor, nn
 from torch.backends import mha
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -23,6 +23,7 @@ from torch.utils.flop_counter import flop_registry
 from pruning_lab.data import Images
 from pruning_lab.evaluation import measuring
 from pruning_lab.layers import Layer, device_of, prunable
+from pruning_lab.rows import Rows
 
 # These add their first argument to the product of the next two.
 _SUMS = {torch.ops.aten.addmm, torch.ops.aten.baddbmm}
@@ -51,8 +52,19 @@ class LayerCount:
         return self.flops_kept / self.flops if self.flops else 1.0
 
 
-class Counts(tuple[LayerCount, ...]):
+class Counts(Rows[LayerCount]):
     """A row per layer, then "other"; `.total` is the paper's last row."""
+
+    columns: ClassVar = {
+        "layer": lambda row: row.layer,
+        "weights": lambda row: f"{row.weights:,}",
+        "FLOP": lambda row: f"{row.flops:,}",
+        "act%": lambda row: (
+            "" if row.activation_density is None else f"{row.activation_density:.0%}"
+        ),
+        "weights%": lambda row: f"{row.density:.1%}" if row.weights else "",
+        "FLOP%": lambda row: f"{row.flop_density:.1%}" if row.flops else "",
+    }
 
     @property
     def total(self) -> LayerCount:
@@ -71,20 +83,7 @@ class Counts(tuple[LayerCount, ...]):
         return sum(left) / max(self.total.flops, 1)
 
     def __str__(self) -> str:
-        rows = [
-            (
-                row.layer,
-                f"{row.weights:,}",
-                f"{row.flops:,}",
-                "" if row.activation_density is None else f"{row.activation_density:.0%}",
-                f"{row.density:.1%}" if row.weights else "",
-                f"{row.flop_density:.1%}" if row.flops else "",
-            )
-            for row in (*self, self.total)
-        ]
-        headers = ("layer", "weights", "FLOP", "act%", "weights%", "FLOP%")
-        align = ("left",) + 5 * ("right",)
-        return tabulate(rows, headers, colalign=align, disable_numparse=True)
+        return self.table((*self, self.total))
 
 
 @dataclass(frozen=True)

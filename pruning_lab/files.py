@@ -21,7 +21,7 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pruning_lab import records
+from pruning_lab.rows import decode
 
 
 def write(path: str | Path, content: bytes | str) -> Path:
@@ -221,8 +221,8 @@ def _header(path: str | Path) -> tuple[dict[str, _Entry], dict | None]:
     except ValueError as error:
         raise ValueError(f"{broken}: {error}") from None
     metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
-    entries = records.decode(dict[str, _Entry], header, broken)
-    about = records.decode(dict[str, str] | None, metadata, broken) or {}
+    entries = decode(dict[str, _Entry], header, broken)
+    about = decode(dict[str, str] | None, metadata, broken) or {}
     end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     if 8 + length + end != size:
         raise ValueError(f"{broken}: it has {size:,} bytes, its header says {8 + length + end:,}")

@@ -7,10 +7,11 @@ from html import escape
 import matplotlib.figure
 from tabulate import tabulate
 
-from pruning_lab import masks, paper, plots, records
+from pruning_lab import masks, paper, plots
 from pruning_lab.counts import Counts, LayerCount
 from pruning_lab.evaluation import Accuracy, Drop
 from pruning_lab.experiments import Run
+from pruning_lab.rows import decode
 from pruning_lab.sensitivity import ScanPoint
 
 Table = list[tuple[str, ...]]  # the first row is the header
@@ -201,7 +202,7 @@ def _counts(record: dict) -> Counts:
 def _receipt(record: dict) -> Table:
     """The last cut, with each threshold as the quality that it amounts to."""
     last = [stage for stage in record["stages"] if stage["kind"] == "cut"][-1]
-    rows = records.decode(list[masks.ReceiptRow], last["receipt"], "the receipt")
+    rows = decode(list[masks.ReceiptRow], last["receipt"], "the receipt")
     table = [("layer", "threshold", "sigma", "quality", "kept", "density", "note")]
     for row in rows:
         threshold, quality = "-", "-"
@@ -271,7 +272,7 @@ def _draw_rounds(record: dict) -> matplotlib.figure.Figure:
 
 def _draw_scan(record: dict) -> matplotlib.figure.Figure:
     figure = _figure(8, 3.6)
-    points = records.decode(list[ScanPoint], record["scan"], "the scan")
+    points = decode(list[ScanPoint], record["scan"], "the scan")
     plots.sensitivity(points, ax=figure.subplots())
     return figure
 

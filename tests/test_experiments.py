@@ -6,7 +6,8 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from pruning_lab import data, experiments, masks, models, paper, records, sensitivity
+from pruning_lab import data, experiments, masks, models, paper, sensitivity
+from pruning_lab.rows import decode
 
 NETWORKS = ("lenet-300-100", "lenet-5")
 
@@ -100,10 +101,7 @@ def test_a_recipe_survives_json():
         experiments.paper_recipe("alexnet", "imagenette", {"classes": 10, "width": 0.25}),
         experiments.compressed_recipe("vgg-16", 20, "imagenette", {"classes": 10, "size": 64}),
     ):
-        assert (
-            records.decode(experiments.Recipe, json.loads(json.dumps(asdict(recipe))), "it")
-            == recipe
-        )
+        assert decode(experiments.Recipe, json.loads(json.dumps(asdict(recipe))), "it") == recipe
 
 
 def test_seeds_differ_in_every_phase():

@@ -11,7 +11,8 @@ from pruning_lab import paper
 LINE = (
     *(
         "paper",
-        "records",
+        "provenance",
+        "rows",
         "files",
         "processes",
         "layers",

@@ -26,12 +26,12 @@ from pruning_lab import (
     masks,
     models,
     paper,
-    records,
     reports,
     sensitivity,
     studio,
 )
 from pruning_lab.data import shapes
+from pruning_lab.rows import decode
 
 TINY = ("--width", "0.05", "--size", "32")
 SHAPES = ("--data", "shapes")
@@ -167,7 +167,7 @@ def finished(splits, tmp_path_factory):
 
 def test_rounds_take_turns_and_what_is_frozen_stays_where_it_is(finished):
     _, run, weights, _ = finished
-    recipe = records.decode(experiments.Recipe, run.record["recipe"], "it", whole=False)
+    recipe = decode(experiments.Recipe, run.record["recipe"], "it", whole=False)
     cut = [set(amounts["density"]) for amounts in recipe.rounds]
     assert cut == [FC, CONV, FC, CONV, FC | CONV]
     assert [set(layers) for layers in recipe.freeze] == [CONV, FC, CONV, FC, set()]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pruning_lab import experiments, files, paper, records
+from pruning_lab import experiments, files, paper
+from pruning_lab.rows import decode
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "pruning_lab" / "weights"
@@ -49,7 +50,7 @@ def test_the_results_are_of_the_recipes_that_the_library_has(path):
     if path.stem != network:
         compression = float(path.stem.removeprefix(f"{network}-").removesuffix("x"))
         recipe = experiments.compressed_recipe(network, compression)
-    assert records.decode(experiments.Recipe, recorded, "it", whole=False) == recipe
+    assert decode(experiments.Recipe, recorded, "it", whole=False) == recipe
 
 
 PHOTOS = files.load_json(ROOT / "results" / "photos.json")["rows"]
@@ -59,7 +60,7 @@ PHOTOS = files.load_json(ROOT / "results" / "photos.json")["rows"]
     "row", PHOTOS, ids=lambda row: f"{row['network']}, {row['compression']:.0f}x"
 )
 def test_photos_lose_nothing_and_are_of_the_recipes_that_the_library_has(row):
-    recorded = records.decode(experiments.Recipe, row["recipe"], "it", whole=False)
+    recorded = decode(experiments.Recipe, row["recipe"], "it", whole=False)
     theirs = paper.TABLE_1[recorded.network].compression
     recipe = experiments.paper_recipe(recorded.network, row["data"], recorded.shape)
     if round(row["compression"]) != theirs:

@@ -28,7 +28,7 @@ from pruning_lab import (
 )
 from pruning_lab.cli import names, outputs, page
 from pruning_lab.cli.words import DENSITIES, LENETS, RECIPES, TRAINED, parser
-from pruning_lab.records import plain
+from pruning_lab.rows import plain
 from pruning_lab.studio import Studio
 
 EVALUATIONS = 1000  # of a joint search that is not told any

@@ -17,10 +17,8 @@ from pruning_lab.experiments.running import (
     Run,
     compare,
     load_config,
-    machine,
     percent,
     run,
-    versions,
 )
 
 __all__ = [
@@ -33,9 +31,7 @@ __all__ = [
     "compare",
     "compressed_recipe",
     "load_config",
-    "machine",
     "paper_recipe",
     "percent",
     "run",
-    "versions",
 ]

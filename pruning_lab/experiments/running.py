@@ -1,7 +1,5 @@
 """A recipe carried out, with everything that came of it."""
 
-import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -9,18 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, TypedDict, TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 
 from pruning_lab import (
-    __version__,
     counts,
     files,
     models,
     paper,
     processes,
-    records,
+    provenance,
     retraining,
     sensitivity,
 )
@@ -29,7 +25,7 @@ from pruning_lab.evaluation import Accuracy, Drop, drop, evaluate
 from pruning_lab.experiments.recipes import Recipe, down_to
 from pruning_lab.layers import generators, prunable
 from pruning_lab.masks import Mask, ReceiptRow
-from pruning_lab.records import plain
+from pruning_lab.rows import decode, plain
 from pruning_lab.training import Epoch, train
 
 T = TypeVar("T")
@@ -55,7 +51,7 @@ class Run:
             )
         path = folder / "run.json"
         record = files.load_json(path)
-        checked = records.decode(Record, record, path, _FORMAT)
+        checked = decode(Record, record, path, _FORMAT)
         about = checked["recipe"].about
         if about["network"] not in paper.LAYER_TABLES:
             raise ValueError(f"{path}: no table of the paper has the network {about['network']!r}")
@@ -150,7 +146,7 @@ _CONFIG = "pruning_lab config 1"
 def load_config(folder: str | Path) -> Config:
     """Read what the run in a folder was started with."""
     path = Path(folder) / "config.json"
-    return records.decode(Config, files.load_json(path), path, _CONFIG, whole=False)
+    return decode(Config, files.load_json(path), path, _CONFIG, whole=False)
 
 
 def _wrong(record: Record, run: "Run") -> Iterator[str | None]:
@@ -342,8 +338,8 @@ def compare(dense: nn.Module, model: nn.Module, splits: Splits) -> dict:
             "images": {part: getattr(splits, part).n for part in ("train", "val", "test")},
             "train_sha256": splits.train.fingerprint(),
         },
-        "versions": versions(),
-        "machine": machine(splits.test.device),
+        "versions": provenance.versions(),
+        "machine": provenance.machine(splits.test.device),
         "test": {
             "dense": plain(before),
             "pruned": plain(after),
@@ -385,36 +381,6 @@ _WRITTEN = (
     *("dense.safetensors", "model.safetensors", "mask.safetensors", "scan.csv", "scan.json"),
     *("plan.json", "report.html", "checkpoints"),
 )
-
-
-def versions() -> dict[str, str]:
-    """What a run depends on, by name."""
-    return {
-        "pruning_lab": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
-
-
-def machine(device: torch.device) -> dict:
-    """What a run ran on, without its name: a record travels."""
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _processor() -> str:
-    """The CPU's model name; Linux keeps it in a file, others say it themselves."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())
 
 
 def percent(accuracy: Accuracy) -> str:

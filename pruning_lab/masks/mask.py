@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning_lab import files, records
+from pruning_lab import files
 from pruning_lab.layers import Layer, NotCovered, find, prunable, unknown_layer
 from pruning_lab.masks.holding import Hold
 from pruning_lab.masks.receipts import Receipt, ReceiptRow
+from pruning_lab.rows import decode, plain
 
 
 class Mask(Mapping[str, Tensor]):
@@ -143,22 +144,22 @@ class Mask(Mapping[str, Tensor]):
         about = {
             "format": _FORMAT,
             "shapes": {name: list(kept.shape) for name, kept in self.items()},
-            "receipt": records.plain(self.receipt),
-            "not_covered": records.plain(self.receipt.not_covered),
+            "receipt": plain(self.receipt),
+            "not_covered": plain(self.receipt.not_covered),
         }
         return files.save_tensors(path, packed, about=about)
 
     @classmethod
     def load(cls, path: str | Path) -> "Mask":
         """Read what `save` wrote; a file that is something else is refused with its name."""
-        about = records.decode(_About, files.load_about(path), path, _FORMAT)
+        about = decode(_About, files.load_about(path), path, _FORMAT)
         packed, shapes = files.load_shapes(path), about["shapes"]
         expected = {name: (-(-math.prod(shape) // 8),) for name, shape in shapes.items()}
         if packed != expected or any(size < 0 for shape in shapes.values() for size in shape):
             raise ValueError(f"{path} is broken: its bits do not fill the shapes {shapes}")
         bits, _ = files.load_tensors(path)
         layers = {name: _unpack(bits[name], shape, path) for name, shape in shapes.items()}
-        receipt = Receipt(about["receipt"], about["not_covered"])
+        receipt = Receipt(about["receipt"], not_covered=tuple(about["not_covered"]))
         counted = [(row.layer, row.weights, row.kept, row.density) for row in Receipt.of(layers)]
         if [(row.layer, row.weights, row.kept, row.density) for row in receipt] != counted:
             raise ValueError(f"{path} is broken: its receipt counts other weights than its bits")

@@ -85,7 +85,7 @@ def prune(
         row = row_of(name, sigmas[name], kept)
         rows.append(replace(row, asked=asked, threshold=cut, note=note))
     kept = {name: kept for name, (kept, _) in chosen.items()}
-    return Mask({**before, **kept}, Receipt(rows, not_covered(model)))
+    return Mask({**before, **kept}, Receipt(rows, not_covered=not_covered(model)))
 
 
 def _one_of(**amounts: Amount | None) -> tuple[str, Amount]:

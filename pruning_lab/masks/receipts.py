@@ -1,12 +1,13 @@
 """Receipts: what each layer was asked for, what it got, and what no mask covers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
-from tabulate import tabulate
 from torch import Tensor
 
 from pruning_lab.layers import NotCovered
+from pruning_lab.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -23,49 +24,35 @@ class ReceiptRow:
     note: str = ""
 
 
-class Receipt(tuple[ReceiptRow, ...]):
-    """A row per layer; print it, or hand it to pandas.DataFrame.
-
-    `not_covered` lists the parameters that the mask leaves alone, biases and norms in one last row.
+class Receipt(Rows[ReceiptRow]):
+    """A row per layer. `not_covered` lists the parameters that the mask leaves alone: biases and
+    normalisation in one last row.
     """
 
-    not_covered: tuple[NotCovered, ...]
-
-    def __new__(cls, rows: Iterable[ReceiptRow] = (), not_covered: Iterable[NotCovered] = ()):
-        receipt = super().__new__(cls, rows)
-        receipt.not_covered = tuple(not_covered)
-        return receipt
-
-    def __getnewargs__(self) -> tuple:
-        return tuple(self), self.not_covered  # for copies and pickles
+    columns: ClassVar = {
+        "layer": lambda row: row.layer,
+        "asked": lambda row: row.asked,
+        "threshold": lambda row: "" if row.threshold is None else f"{row.threshold:.4g}",
+        "sigma": lambda row: "" if row.sigma is None else f"{row.sigma:.4g}",
+        "weights": lambda row: f"{row.weights:,}",
+        "kept": lambda row: f"{row.kept:,}",
+        "density": lambda row: f"{row.density:.1%}",
+        "note": lambda row: row.note,
+    }
+    not_covered: tuple[NotCovered, ...] = ()
 
     @classmethod
     def of(cls, kept: Mapping[str, Tensor]) -> "Receipt":
         """Of a mask that no call of `prune` made."""
         return cls(row_of(name, None, tensor) for name, tensor in kept.items())
 
+    @property
+    def total(self) -> ReceiptRow:
+        weights, kept = sum(row.weights for row in self), sum(row.kept for row in self)
+        return ReceiptRow("total", "", None, None, weights, kept, kept / max(weights, 1))
+
     def __str__(self) -> str:
-        weights, kept = sum(r.weights for r in self), sum(r.kept for r in self)
-        rows = [
-            (
-                r.layer,
-                r.asked,
-                "" if r.threshold is None else f"{r.threshold:.4g}",
-                "" if r.sigma is None else f"{r.sigma:.4g}",
-                f"{r.weights:,}",
-                f"{r.kept:,}",
-                f"{r.density:.1%}",
-                r.note,
-            )
-            for r in self
-        ]
-        rows.append(
-            ("total", "", "", "", f"{weights:,}", f"{kept:,}", f"{kept / max(weights, 1):.1%}", "")
-        )
-        headers = ("layer", "asked", "threshold", "sigma", "weights", "kept", "density", "note")
-        align = ("left", "left", "right", "right", "right", "right", "right", "left")
-        table = tabulate(rows, headers, colalign=align, disable_numparse=True)
-        return "\n".join([table, *self._not_covered()])
+        return "\n".join([self.table((*self, self.total)), *self._not_covered()])
 
     def _not_covered(self) -> list[str]:
         """The last lines: first what might have been pruned, then what never is."""

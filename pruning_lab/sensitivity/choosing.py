@@ -12,12 +12,13 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from pruning_lab import criteria, data, files, models, records
+from pruning_lab import criteria, data, files, models
 from pruning_lab.criteria import Saliency
 from pruning_lab.data import Images
 from pruning_lab.evaluation import Drop, Evaluator, drop, evaluate, recalibration
 from pruning_lab.layers import find, prunable
 from pruning_lab.masks import Mask, masked, prune
+from pruning_lab.rows import decode, plain
 from pruning_lab.sensitivity.points import Scan, ScanPoint
 
 
@@ -97,12 +98,12 @@ class Plan:
         return prune(model, density=self.densities, saliency=saliency)
 
     def save(self, path: str | Path) -> Path:
-        return files.save_json(path, {"format": _FORMAT, **records.plain(self)})
+        return files.save_json(path, {"format": _FORMAT, **plain(self)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Plan":
         """Read what `save` wrote. Raises ValueError with the file's name for anything else."""
-        return records.decode(cls, files.load_json(path), path, _FORMAT)
+        return decode(cls, files.load_json(path), path, _FORMAT)
 
     def check(self, model: nn.Module) -> None:
         """Raise KeyError or ValueError unless the plan is for this network, with these weights."""

@@ -10,9 +10,10 @@ from typing import Literal, NotRequired, TypedDict
 
 from tabulate import tabulate
 
-from pruning_lab import files, records
+from pruning_lab import files
 from pruning_lab.evaluation import Accuracy, Drop
 from pruning_lab.evaluation.accuracy import Z
+from pruning_lab.rows import decode, plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ class Scan(tuple[ScanPoint, ...]):
 
     def save(self, path: str | Path) -> Path:
         """Write the rows as CSV, and beside them as .json what was scanned and how."""
-        about = {"format": _FORMAT, "dense": records.plain(self.dense), **self.about}
+        about = {"format": _FORMAT, "dense": plain(self.dense), **self.about}
         files.save_json(_beside(path), about)
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
@@ -95,7 +96,7 @@ class Scan(tuple[ScanPoint, ...]):
         have to agree with each other, as those that were measured do.
         """
         beside = _beside(path)
-        about = records.decode(ScanAbout, files.load_json(beside), beside, _FORMAT)
+        about = decode(ScanAbout, files.load_json(beside), beside, _FORMAT)
         table = csv.reader(files.read_text(path).splitlines(), strict=True)
         try:
             header, *lines = list(table) or [[]]
@@ -172,7 +173,7 @@ def _point(cells: list[str], where: str) -> ScanPoint:
         values = [row.pop(column) for column in columns]
         row[name] = dict(zip(("value", "low", "high"), values, strict=True)) | {"n": row["images"]}
     del row["images"]
-    return records.decode(ScanPoint, row, where, strict=False)
+    return decode(ScanPoint, row, where, strict=False)
 
 
 _MEASURED = {

@@ -17,7 +17,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
-from pruning_lab import criteria, data, files, models, records, retraining, sensitivity
+from pruning_lab import criteria, data, files, models, retraining, sensitivity
 from pruning_lab.data import Images
 from pruning_lab.evaluation import (
     Accuracy,
@@ -28,6 +28,7 @@ from pruning_lab.evaluation import (
 )
 from pruning_lab.layers import device_of, generators, not_covered, prunable, unknown_layer
 from pruning_lab.masks import Amount, Mask, Receipt, ReceiptRow
+from pruning_lab.rows import decode, plain
 from pruning_lab.sensitivity import Plan, PlanRow, Scan
 from pruning_lab.studio.attempts import ALL, Attempt, Comparison, Setting, check_tree, summary
 from pruning_lab.studio.bases import Base, Origin, flops_of, sharing
@@ -222,7 +223,7 @@ class Studio:
                 density = choice.kept / max(layer.size, 1)
                 row = (name, asked, cut, layer.sigma, layer.size, choice.kept, density)
                 rows.append(ReceiptRow(*row))
-            return Mask(kept, Receipt(rows, not_covered(self.model)))
+            return Mask(kept, Receipt(rows, not_covered=not_covered(self.model)))
 
     def network(self) -> nn.Module:
         """A copy of the network as the studio stands, zeros in place."""
@@ -429,7 +430,7 @@ class Studio:
                 "now": self._now,
                 "tests": self.tests,
                 "locked": sorted(self._locked),
-                "attempts": records.plain(self._attempts),
+                "attempts": plain(self._attempts),
             }
             return files.save_tensors(path, tensors, about=about)
 
@@ -439,7 +440,7 @@ class Studio:
 
         Raises ValueError where the file is of another network or of other images.
         """
-        about = records.decode(_About, files.load_about(path), path, _FORMAT)
+        about = decode(_About, files.load_about(path), path, _FORMAT)
         attempts, locked = about["attempts"], set(about["locked"])
         try:
             check_tree(attempts, about["now"])

@@ -1,20 +1,79 @@
-"""Rows to JSON and back: one way out, one typed way in that names the field that is wrong.
+"""Rows: one table type for everything measured, and JSON both ways.
 
 Types are checked by msgspec: it reads the dataclasses and TypedDicts of the library as they are.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import msgspec
+from tabulate import tabulate
 
 T = TypeVar("T")
 
 _WORDS = {"float": "number", "int": "whole number", "str": "text", "array": "list"}  # of JSON
-_MOST = 2**63  # no count of this library is beyond
+_MOST = 2**63  # no count of this library is larger
+_NUMBER = re.compile(r"[-+±×*]?[\d.,]+( ?%|×)?")
+
+
+class Rows(tuple[T, ...]):
+    """A row per dataclass: prints as a table, and slices to another table of the same type.
+
+    `columns` maps the header of a printed column to the text of a row's cell; columns of numbers
+    are aligned to the right. Keywords become attributes, which slices and copies keep.
+    """
+
+    columns: ClassVar[Mapping[str, Callable[[T], str]]] = {}
+
+    def __new__(cls, rows: Iterable[T] = (), **attributes):
+        made = super().__new__(cls, rows)
+        vars(made).update(attributes)
+        return made
+
+    def __getnewargs_ex__(self) -> tuple:
+        return (tuple(self),), vars(self)  # for copies and pickles
+
+    def __getitem__(self, index):
+        found = super().__getitem__(index)
+        return type(self)(found, **vars(self)) if isinstance(index, slice) else found
+
+    def __str__(self) -> str:
+        return self.table(self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} rows; print it, or see .to_pandas())"
+
+    @classmethod
+    def table(cls, rows: Iterable[T]) -> str:
+        """The rows as text, one line each, under the headers."""
+        cells = [[cell(row) for cell in cls.columns.values()] for row in rows]
+        align = [
+            "right" if all(not c or _NUMBER.fullmatch(c) for c in column) else "left"
+            for column in zip(*cells, strict=True)
+        ]
+        options = {"colalign": align} if cells else {}  # tabulate wants no alignment of no rows
+        return tabulate(cells, list(cls.columns), disable_numparse=True, **options)
+
+    def to_pandas(self):
+        """A pandas.DataFrame; an accuracy's interval becomes columns such as accuracy_low."""
+        import pandas  # part of the course's installation, not of the library's
+
+        return pandas.DataFrame([flat(row) for row in self])
+
+
+def flat(row: object) -> dict:
+    """A row's fields in one dict: `value` of a nested row under the name of the field itself."""
+    cells = {}
+    for name, entry in plain(row).items():
+        if isinstance(entry, dict):
+            for part, value in entry.items():
+                cells[name if part == "value" else f"{name}_{part}"] = value
+        else:
+            cells[name] = entry
+    return cells
 
 
 def plain(value: object):
