@@ -1,234 +1,94 @@
-"""One number under a slider: a layer's threshold, or the drop that each layer may cost."""
+"""One number under a slider: a layer's threshold, or the drop that each layer alone may cost."""
 
-import copy
-import html
-import threading
-from collections.abc import Callable, Iterator
 from dataclasses import replace
+from html import escape
 
-import torch
 import traitlets
+from ipywidgets import HTML
 from matplotlib.figure import Figure
 from torch import nn
 
-from pruning_lab import masks, plots, sensitivity
-from pruning_lab.criteria import Saliency
-from pruning_lab.data import Images, for_choosing
-from pruning_lab.evaluation import Accuracy, Changes, Drop, Evaluator, drop
-from pruning_lab.layers import find
-from pruning_lab.studio.attempts import Setting
-from pruning_lab.studio.layers import Choice, Layer
-from pruning_lab.widgets.panels import SliderPanel
-from pruning_lab.widgets.pictures import LINE, OTHERS, WIDTH, png
-from pruning_lab.widgets.tables import NUMBER, table
-
-FIRST_LOOK = 500  # images on which accuracy is estimated before all of them are asked
-
-
-class _Panel(SliderPanel):
-    """Accuracy, text and picture follow the slider.
-
-    A subclass says for a value of its number which weights stand in for the network's own
-    (`_changes`), what is written (`_words`) and what is painted (`_paint`). It sets what these need
-    before it calls this `__init__`.
-
-    The panel looks at the network as it is now: it works on a copy, and leaves `model` alone.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        images: Images,
-        value: float,
-        *,
-        limit: float,
-        step: float,
-        description: str,
-    ):
-        images = for_choosing(images, "a slider")
-        # The copy's parameters need no gradient, and nobody else changes them or its mode.
-        self._model = copy.deepcopy(model).requires_grad_(False).eval()
-        self._evaluator = Evaluator(self._model, images)
-        self.dense = self._evaluator.accuracy()
-        self._measured: tuple[float, Accuracy] | None = None
-        self._writing = threading.Lock()
-        super().__init__(self._follow, value, limit=limit, step=step, description=description)
-
-    @property
-    def accuracy(self) -> Accuracy | None:
-        """On all images where the slider stands; None until it has been measured."""
-        return self._accuracy_at(getattr(self, self.follows))
-
-    def _changes(self, state: float) -> Changes:
-        raise NotImplementedError
-
-    def _words(self, state: float, accuracy: str, lost: str) -> str:
-        raise NotImplementedError
-
-    def _paint(self, state: float, figure: Figure) -> None:
-        raise NotImplementedError
-
-    def _accuracy_at(self, state: float) -> Accuracy | None:
-        measured = self._measured
-        return measured[1] if measured and measured[0] == state else None
-
-    def _drop_at(self, state: float) -> Drop | None:
-        """Accuracy lost against the network as it came; None until it has been measured."""
-        accuracy = self._accuracy_at(state)
-        return drop(self.dense, accuracy) if accuracy else None
-
-    def _show(self) -> None:
-        """What takes no time, at once; the rest when the worker comes to it."""
-        state = getattr(self, self.follows)
-        self._write(state, "measuring …")
-        self._worker.submit(state)
-
-    def _follow(self, state: float, stale: Callable[[], bool]) -> None:
-        """The worker's task: draw, estimate, measure; leave as soon as the state is an old one."""
-        try:
-            with torch.no_grad():
-                self._draw(state)
-                for accuracy in self._looks(state, stale):
-                    self._report(state, accuracy)
-        except Exception as error:
-            self._write(state, f"not measured: {html.escape(str(error))}")
-            raise
-
-    def _looks(self, state: float, stale: Callable[[], bool]) -> Iterator[Accuracy]:
-        """Accuracy on the first images, then on all of them."""
-        if stale():
-            return
-        hits, seen, looked = [], 0, False
-        for some in self._evaluator.advance(self._changes(state)):
-            if stale():
-                return
-            hits.append(some)
-            seen += len(some)
-            if FIRST_LOOK <= seen < self.dense.n and not looked:
-                yield Accuracy.of(torch.cat(hits))
-                looked = True
-        yield Accuracy.of(torch.cat(hits))
-
-    def _report(self, state: float, accuracy: Accuracy) -> None:
-        if accuracy.n == self.dense.n:
-            self._measured = (state, accuracy)
-        dense = Accuracy.of(self.dense.hits[: accuracy.n])
-        value, details = str(accuracy).split(" ", 1)
-        self._write(state, f"<b>{value}</b> {details}", str(drop(dense, accuracy)))
-
-    def _write(self, state: float, accuracy: str, lost: str = "…") -> None:
-        """The text, unless the slider has moved on: two threads write it."""
-        with self._writing:
-            if state == getattr(self, self.follows):
-                self.text.value = self._words(state, accuracy, lost)
-
-    def _draw(self, state: float) -> None:
-        figure = Figure(figsize=(WIDTH / 100, self.height / 100))
-        self._paint(state, figure)
-        self.picture.value = png(figure)
+from pruning_lab import plots, sensitivity
+from pruning_lab.data import Images
+from pruning_lab.evaluation import Accuracy, Drop
+from pruning_lab.masks import Mask
+from pruning_lab.studio import Failed, LayerMetrics, Measured, Moved, Studio
+from pruning_lab.widgets.drawing import WIDTH, height_for, png
+from pruning_lab.widgets.figures import WeightsFilm
+from pruning_lab.widgets.picture_panel import name_parts
+from pruning_lab.widgets.slider_panel import SliderPanel
+from pruning_lab.widgets.studio_view import StudioView
+from pruning_lab.widgets.tables import alert, layers_table
 
 
-class ThresholdSlider(_Panel):
+class ThresholdSlider(StudioView):
     """One layer's threshold under a slider; histogram, densities and accuracy follow.
 
     `images` is what accuracy is measured on: splits.val, a DataLoader, any re-iterable of (x, y).
-    The panel looks at the network as it is now: it works on a copy, and leaves `model` alone. Set
-    `panel.quality` in a cell, or move the slider; read `threshold`, `density`, `mask` at once, and
-    `accuracy` and `drop` when they have been measured, for which `settle()` waits.
+    The panel works on a copy of the network as it is now. Set `panel.quality` in a cell, or move the
+    slider; read `threshold`, `density`, `mask` at once, and `accuracy` and `drop` when they have
+    been measured, for which `settle()` waits. `panel.studio` does the work, and can do more.
 
     Raises ValueError for the test split: choosing by it would spoil it. KeyError for a layer that
     is not there.
     """
 
-    quality = traitlets.Float(help="threshold / sigma; rounded to a step of the slider")
-    follows, limited_by, css, height = "quality", "max_quality", "threshold", 270
-
-    def __init__(
-        self,
-        model: nn.Module,
-        images: Images,
-        layer: str,
-        *,
-        quality: float = 1.0,
-        max_quality: float = 3.0,
-        step: float = 0.05,
-    ):
-        layers = masks.prunable(model)
-        weight = find(model, layer, layers).weight.detach().clone()
-        self.layer, self._weights = layer, Layer(layer, weight)
-        others = [other.weight for name, other in layers.items() if name != layer]
-        self._others = sum(weight.numel() for weight in others)
-        self._others_kept = sum(int(weight.count_nonzero()) for weight in others)
-        super().__init__(
-            model,
-            images,
-            quality,
-            limit=max_quality,
-            step=step,
-            description="quality",
-        )
-
-    @traitlets.validate("quality")
-    def _rounded(self, proposal) -> float:
-        return self._on_the_grid(proposal["value"])
+    def __init__(self, model: nn.Module, images: Images, layer: str, *, quality: float = 1.0):
+        studio = Studio(model, images)
+        studio.layer(layer)  # raises for an unknown one
+        film = WeightsFilm(studio, (WIDTH, 270), curve=False)
+        super().__init__(studio, [layer], film, "threshold")
+        self.text, self.slider = HTML(), self.rows[layer].slider
+        self.children = [
+            *(self.style_sheet, self.rows[layer].view, self.problem, self.picture),
+            *(self.headline, self.text),
+        ]
+        name_parts("threshold", slider=self.slider, text=self.text)
+        self.quality = quality
+        self.start()
 
     @property
-    def sigma(self) -> float:
-        """Standard deviation of the layer's weights that are not zero."""
-        return self._weights.sigma
+    def row(self) -> LayerMetrics:
+        """The layer's numbers: threshold, sigma, weights, kept, density."""
+        return next(row for row in self.studio.metrics().layers if row.layer == self.layer)
+
+    @property
+    def quality(self) -> float:
+        """threshold / sigma"""
+        return self.row.quality
+
+    @quality.setter
+    def quality(self, quality: float) -> None:
+        self.studio.set({self.layer: quality}, merge=True)
+        self.write()
 
     @property
     def threshold(self) -> float:
-        return self.quality * self.sigma
-
-    @property
-    def kept(self) -> int:
-        """How many of the layer's weights stay."""
-        return self._choice(self.quality).kept
+        return self.row.threshold
 
     @property
     def density(self) -> float:
-        """Of the layer."""
-        return self.kept / max(1, self._weights.size)
+        """Of the layer; the network's is `panel.studio.metrics().density`."""
+        return self.row.density
 
     @property
-    def network_density(self) -> float:
-        return (self.kept + self._others_kept) / max(1, self._weights.size + self._others)
-
-    @property
-    def mask(self) -> masks.Mask:
+    def mask(self) -> Mask:
         """What the slider stands for, ready to apply or to train with."""
-        return masks.prune(self._model, quality={self.layer: self.quality})
+        return self.studio.mask
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """On all images; None until it has been measured."""
+        return _final(self.studio, "accuracy")
 
     @property
     def drop(self) -> Drop | None:
-        """Accuracy lost against the network as it came; None until it has been measured."""
-        return self._drop_at(self.quality)
+        """Accuracy lost compared with the network as it came; None until it has been measured."""
+        return _final(self.studio, "drop")
 
-    def _changes(self, quality: float) -> Changes:
-        return {self.layer: self._weights.cut(self._choice(quality))}
-
-    def _choice(self, quality: float) -> Choice:
-        return self._weights.choose(Setting("quality", quality))
-
-    def _words(self, quality: float, accuracy: str, lost: str) -> str:
-        kept, weights = self.kept, self._weights.size
-        rows = {
-            "threshold": f"<b>{self.threshold:.4f}</b> ({quality:.2f} × σ of {self.sigma:.4f})",
-            f"{html.escape(self.layer)} keeps": f"<b>{kept / weights:.1%}</b> "
-            f"({kept:,} of {weights:,} weights)",
-            "network keeps": f"<b>{self.network_density:.1%}</b> (the other layers as they are)",
-            "accuracy": accuracy,
-            "drop from dense": lost,
-        }
-        return table(rows.items())
-
-    def _paint(self, quality: float, figure: Figure) -> None:
-        ax = figure.add_axes((0.13, 0.19, 0.85, 0.7))  # by hand: laying out costs a drawing
-        title = f"{self.layer}: pruned where |w| < {quality:.2f} × σ"
-        plots.weights(self._weights.weight, threshold=quality * self.sigma, title=title, ax=ax)
-        if quality:
-            ax.legend(loc="upper right", framealpha=1, edgecolor="none")  # over the moving lines
+    def write(self) -> None:
+        super().write()
+        self.text.value = layers_table(self.studio, [self.layer])
 
     def __repr__(self) -> str:
         return (
@@ -237,19 +97,20 @@ class ThresholdSlider(_Panel):
         )
 
 
-class DropSlider(_Panel):
+class DropSlider(SliderPanel):
     """The drop that each layer alone may cost under a slider; the densities of a scan follow.
 
-    `scan` is sensitivity.scan's, of this network. Set `panel.max_drop` (percentage points) in a
-    cell, or move the slider; read `plan` (sensitivity.choose's) and `mask` at once, and what all
-    layers pruned `together` lose on `images` when it has been measured, for which `settle()` waits.
+    `scan` is sensitivity.scan's, of this network, by magnitude. Set `panel.max_drop_per_layer`
+    (percentage points) in a cell, or move the slider; read `plan` (sensitivity.choose's) and `mask`
+    at once, and what all layers pruned `together` lose on `images` when it has been measured, for
+    which `settle()` waits.
 
     Raises ValueError for the test split, by which nothing may be chosen, and for a scan of other
     weights.
     """
 
-    max_drop = traitlets.Float(help="percentage points; rounded to a step of the slider")
-    follows, limited_by, css, height = "max_drop", "limit", "drop", 330
+    max_drop_per_layer = traitlets.Float(help="percentage points; rounded to a step of the slider")
+    number, limited_by, css = "max_drop_per_layer", "limit", "drop"
 
     def __init__(
         self,
@@ -257,91 +118,80 @@ class DropSlider(_Panel):
         model: nn.Module,
         images: Images,
         *,
-        max_drop: float = 0.5,
+        max_drop_per_layer: float = 0.5,
         limit: float = 5.0,
         step: float = 0.1,
-        saliency: Saliency | None = None,
     ):
-        layers = masks.prunable(model)
-        sensitivity.check_same_weights(scan, model)
-        self.scan = scan
-        self.height = max(DropSlider.height, LINE * (len(scan.layers) + OTHERS))
-        self._saliency = saliency
-        self._convolutions = [name for name, layer in layers.items() if layer.weight.ndim > 2]
-        # Raises where the scan is none to choose by, or its saliency is not given.
-        self._plan_at(0.0).mask(model, saliency=saliency)
-        super().__init__(
-            model,
-            images,
-            max_drop,
-            limit=limit,
-            step=step,
-            description="allowed drop, points",
-        )
+        self.scan, self._error = scan, ""
+        self._plan_at(0.0).mask(model)  # raises where the scan is none to choose by
+        self.studio = Studio(model, images, scan=scan)
+        description = "allowed drop per layer, points"
+        super().__init__(max_drop_per_layer, limit=limit, step=step, description=description)
+        for event in (Moved, Measured, Failed):
+            self.studio.on(event, self._follow)
+        self.studio.refresh()
 
-    @traitlets.validate("max_drop")
-    def _rounded(self, proposal) -> float:
-        return self._on_the_grid(proposal["value"])
+    @traitlets.validate("max_drop_per_layer")
+    def _rounded(self, proposal: dict) -> float:
+        return self._on_the_grid(proposal)
 
     @property
     def plan(self) -> sensitivity.Plan:
         """A density for each layer; with the drop of all together as soon as it is measured."""
-        max_drop = self.max_drop
-        return replace(self._plan_at(max_drop), together=self._drop_at(max_drop))
+        return replace(self._plan_at(self.max_drop_per_layer), together=self.together)
 
     @property
-    def mask(self) -> masks.Mask:
+    def mask(self) -> Mask:
         """What the slider stands for, ready to apply or to train with."""
-        return self._mask_at(self.max_drop)
+        return self.studio.mask
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """On all images; None until it has been measured."""
+        return _final(self.studio, "accuracy")
 
     @property
     def together(self) -> Drop | None:
         """What all layers pruned at once lose; None until it has been measured."""
-        return self._drop_at(self.max_drop)
+        return _final(self.studio, "drop")
 
     def _plan_at(self, max_drop: float) -> sensitivity.Plan:
-        return sensitivity.choose(self.scan, max_drop=max_drop, saliency=self._saliency)
+        return sensitivity.choose(self.scan, max_drop_per_layer=max_drop)
 
-    def _mask_at(self, max_drop: float) -> masks.Mask:
-        return self._plan_at(max_drop).mask(self._model, saliency=self._saliency)
+    def _show(self) -> None:
+        densities = self._plan_at(self.max_drop_per_layer).densities
+        self.studio.set(density=densities, merge=True)
+        self._write()
 
-    def _changes(self, max_drop: float) -> Changes:
-        layers, mask = masks.prunable(self._model), self._mask_at(max_drop)
-        return {name: layers[name].weight * mask[name] for name in self.scan.layers}
+    def _follow(self, event: object) -> None:
+        """Called by the studio, in its thread."""
+        self._error = alert(f"not measured: {event.text}") if isinstance(event, Failed) else ""
+        self._write()
+        if isinstance(event, Moved):
+            self.picture.value = self._drawn()
 
-    def _words(self, max_drop: float, accuracy: str, lost: str) -> str:
-        plan = self._plan_at(max_drop)
-        weights = sum(row.weights for row in plan.rows)
-        rows = [("layer", "keeps", "of its weights", "quality", "drop alone, points")]
-        for row in plan.rows:
-            cells = html.escape(row.layer), *_kept(row.density, row.weights)
-            quality = "" if row.quality is None else f"{row.quality:.2f}"
-            rows.append((*cells, quality, f"{100 * row.drop:+.2f}"))
-        total = f"sum {100 * plan.predicted:+.2f}"
-        rows.append(("all", *_kept(plan.density, weights), "", total))
-        measured = [("all layers together", f"<b>{lost}</b>"), ("accuracy", accuracy)]
-        return (
-            f"{table(rows, NUMBER)}{table(measured)}"
-            f'<p style="margin: 0.3em 1em; opacity: 0.65">Drops of single layers do not add: '
-            f"what one layer lost, the next cannot mend.</p>"
-        )
+    def _write(self) -> None:
+        accuracy = self.accuracy
+        measured = "measuring …" if accuracy is None else f"accuracy {accuracy}"
+        self.text.value = f"<pre>{escape(str(self.plan))}\n{measured}</pre>{self._error}"
 
-    def _paint(self, max_drop: float, figure: Figure) -> None:
+    def _drawn(self) -> bytes:
+        plan, height = self.plan, height_for(len(self.scan.layers), 330)
+        figure = Figure(figsize=(WIDTH / 100, height / 100))
         ax = figure.add_axes((0.095, 0.155, 0.565, 0.75))  # the legend stands beside
-        plan = self._plan_at(max_drop)
-        points = "1 point" if max_drop == 1 else f"{max_drop:g} points"
-        title = f"each layer alone may lose {points}: {plan.density:.1%} of all stay"
-        plots.sensitivity(
-            self.scan, max_drop=max_drop, convolutions=self._convolutions, title=title, ax=ax
-        )
+        title = f"{plan.density:.1%} of all weights kept ({plan.asked})"
+        allowed = self.max_drop_per_layer
+        plots.sensitivity(self.scan, max_drop=allowed, title=title, ax=ax)
         chosen = [row for row in plan.rows if row.density > 0]  # nothing left has no place there
-        x = [row.density for row in chosen]
         y = [self.scan.dense.value - row.drop for row in chosen]
-        ax.plot(x, y, "o", color=plots.LIMIT, markersize=5, zorder=5)
+        ax.plot([row.density for row in chosen], y, "o", color=plots.LIMIT, markersize=5, zorder=5)
+        return png(figure)
 
     def __repr__(self) -> str:
-        return f"DropSlider(max_drop={self.max_drop:g}, density={self.plan.density:.4g})"
+        return f"DropSlider(max_drop_per_layer={self.max_drop_per_layer:g}, density={self.plan.density:.4g})"
 
 
-def _kept(density: float, weights: int) -> tuple[str, str]:
-    return f"<b>{density:.1%}</b>", f"{round(density * weights):,} of {weights:,}"
+def _final(studio: Studio, name: str):
+    """The accuracy or the drop, of all images only."""
+    metrics = studio.metrics()
+    return getattr(metrics, name) if metrics.final else None

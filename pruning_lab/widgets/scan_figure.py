@@ -1,4 +1,4 @@
-"""A picture that grows while something is measured."""
+"""A scan's curves, drawn while the scan runs."""
 
 import time
 
@@ -6,14 +6,14 @@ from IPython import display
 from matplotlib.figure import Figure
 
 from pruning_lab import plots, sensitivity
-from pruning_lab.widgets.pictures import LINE, OTHERS, png
+from pruning_lab.widgets.drawing import height_for, png
 
 
 class GrowingScan:
     """Draws a scan in the notebook while it runs: sensitivity.scan(..., notify=GrowingScan()).
 
-    One picture, renewed in its place at most every so many `seconds`. The last one is of the whole
-    scan, and is what a notebook's file keeps; it is no widget, and needs no kernel to be seen.
+    One picture, replaced at most every `seconds`. The last one is of the whole scan, and is what a
+    notebook's file keeps; it is no widget, and needs no kernel to be seen.
     """
 
     def __init__(self, *, title: str = "", seconds: float = 0.5):
@@ -25,7 +25,7 @@ class GrowingScan:
         if progress.images == 0:  # a scan begins
             self._handle = None
             return
-        # Where nobody knows how many images will come, each picture may be the last.
+        # Where the number of images is unknown, each picture may be the last.
         more = progress.total is not None and progress.images < progress.total
         if more and self._handle and time.monotonic() - self._drawn < self.seconds:
             return
@@ -34,7 +34,7 @@ class GrowingScan:
             title = f"{progress.images:,} of {progress.total:,} images"
             if progress.seconds_left is not None:
                 title += f", {progress.seconds_left:.0f} s left"
-        height = max(3.6, LINE / 100 * (len(scan.layers) + OTHERS))
+        height = height_for(len(scan.layers), 360) / 100
         figure = Figure(figsize=(7.6, height), layout="constrained")
         plots.sensitivity(scan, title=title, ax=figure.subplots())
         picture = display.Image(png(figure), width=760)
