@@ -119,20 +119,18 @@ class Evaluator:
                 pass
 
     def advance(self, changes: Changes) -> Iterator[Tensor]:
-        """`commit` part by part: gives the hits of some images, in order, as they are measured.
+        """`commit` part by part: the logits (n, classes) of some images, in order, as they come.
 
         A caller who stops asking before the end leaves the base as it was.
         """
         if not changes:
-            for (answer, _), y in zip(self._batches, self._labels, strict=True):
-                yield right(answer, y).cpu()
+            yield from (answer for answer, _ in self._batches)
             return
         layer, base = self._ready(changes)
-        seen, parts = 0, [[] for _ in self._batches]
+        parts = [[] for _ in self._batches]
         for number, answer, kept in self._resumed(layer, base, len(parts)):
             parts[number].append((answer, kept))
-            yield right(answer, self.labels[seen : seen + len(answer)]).cpu()
-            seen += len(answer)
+            yield answer
         for number, ((_, before), several) in enumerate(zip(self._batches, parts, strict=True)):
             answers, kept = zip(*several, strict=True)
             new = kept[0]
