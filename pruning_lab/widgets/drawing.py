@@ -1,4 +1,4 @@
-"""PNG pictures without pyplot, whose global state threads must not share; films redraw what moves."""
+"""PNG pictures, without pyplot: threads must not share its state. Films redraw only what moves."""
 
 import base64
 import io

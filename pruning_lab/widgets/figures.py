@@ -29,9 +29,14 @@ class WeightsFilm(Film):
 
     def picture(self, layer: str) -> bytes:
         with self._lock:
-            self._layer = layer
-            self._scan = self.studio.scan if self._with_curve else None
-            return self._frame((layer, self.studio.attempt.base, id(self._scan)))
+            self._layer, self._points = layer, []
+            if self._with_curve and (scan := self.studio.scan) is not None:
+                dense = scan.dense.value
+                self._points = [(1.0, dense, dense, dense)]
+                for p in scan.of(layer):
+                    ends = dense - p.drop.high, dense - p.drop.low
+                    self._points.append((max(p.density, 1e-9), p.accuracy.value, *ends))
+            return self._frame((layer, self.studio.attempt.version, self._points))
 
     def _draw(self, figure: Figure) -> list:
         layer = self.studio.layer(self._layer)
@@ -52,7 +57,6 @@ class WeightsFilm(Film):
         left.yaxis.set_major_formatter(EngFormatter(sep=""))
         left.locator_params("x", nbins=6)
         moving = [self._pruned, *self._sides, self._title]
-        self._points = []
         if self._with_curve:
             right = figure.add_axes((0.69, 0.17, 0.30, 0.70))
             self._curve(right)
@@ -73,20 +77,15 @@ class WeightsFilm(Film):
         ax.minorticks_off()
         ax.set_xlabel("this layer keeps", fontsize=_FONT)
         ax.set_title("this layer alone", fontsize=_FONT, loc="left", color=plots.INK)
-        self._points = [] if self._scan is None else self._scan.of(self._layer)
         if not self._points:
             note = "no curve yet:\npress “suggest”"
             ax.text(0.5, 0.5, note, transform=ax.transAxes, ha="center", va="center", color="0.35")
             ax.set_yticks([])
             return
-        dense = self._scan.dense.value
-        self._x = [1.0, *(max(p.density, 1e-9) for p in self._points)]
-        self._y = [dense, *(p.accuracy.value for p in self._points)]
-        low = [dense, *(dense - p.drop.high for p in self._points)]
-        high = [dense, *(dense - p.drop.low for p in self._points)]
-        ax.fill_between(self._x, low, high, color=plots.KEPT, alpha=0.2, linewidth=0)
-        ax.plot(self._x, self._y, "o-", color=plots.KEPT, markersize=3.5)
-        ax.axhline(dense, color=plots.INK, linestyle="--", linewidth=1)
+        x, y, low, high = zip(*self._points, strict=True)
+        ax.fill_between(x, low, high, color=plots.KEPT, alpha=0.2, linewidth=0)
+        ax.plot(x, y, "o-", color=plots.KEPT, markersize=3.5)
+        ax.axhline(y[0], color=plots.INK, linestyle="--", linewidth=1)
         ax.yaxis.set_major_formatter(_percent)
 
     def _move(self) -> None:
@@ -105,15 +104,15 @@ class WeightsFilm(Film):
             self._line.set_xdata([density, density])
             self._line.set_visible(bool(self._points))
             if self._points:
-                x = np.log(self._x)[::-1]
-                self._dot.set_data([density], [np.interp(np.log(density), x, self._y[::-1])])
+                x, y, *_ = np.array(self._points[::-1]).T
+                self._dot.set_data([density], [np.interp(np.log(density), np.log(x), y)])
 
 
 class TrailFilm(Film):
     """Accuracy against what is kept, a mark for each attempt, with its interval.
 
-    Those that no other beats are filled and joined. Attempts that lost most of what the network can
-    do stand at the lower edge, except while the studio is at one of them.
+    Those that no other beats are filled and joined. An attempt that lost most of what the network
+    can do does not stretch the axes, unless it is the current one: it stands at their edge.
     """
 
     words = "accuracy with 95 % interval against the fraction of weights kept, a mark per attempt"
@@ -127,10 +126,11 @@ class TrailFilm(Film):
         with self._lock:
             self._comparison, self._now = self.studio.compare(), self.studio.attempt.number
             self._measured = [a for a in self._comparison if a.accuracy is not None]
-            names = [(a.name, a.density, a.accuracy) for a in self._measured if a.name]
-            return self._frame((self._limits(), names, self.studio.dense))
+            self._limits = self._least, self._low, self._top = self._choose_limits()
+            names = [(a.name, self._place(a)) for a in self._measured if a.name]
+            return self._frame((self._limits, names))
 
-    def _limits(self) -> tuple[float, float, float]:
+    def _choose_limits(self) -> tuple[float, float, float]:
         """(lowest density, lowest and highest accuracy), such that most attempts change none."""
         best = max((a.accuracy.value for a in self._measured), default=1)
         shown = [a for a in self._measured if a.accuracy.value > best / 2 or a.number == self._now]
@@ -147,8 +147,7 @@ class TrailFilm(Film):
     def _draw(self, figure: Figure) -> list:
         ax = figure.add_axes((0.10, 0.17, 0.86, 0.72))
         ax.set_xscale("log")
-        self._least, self._low, top = self._limits()
-        ax.set(xlim=(1.2, self._least), ylim=(self._low, top))
+        ax.set(xlim=(1.2, self._least), ylim=(self._low, self._top))
         ax.xaxis.set_major_locator(FixedLocator(_STEPS if self._least >= 0.005 else _STEPS[::3]))
         ax.xaxis.set_minor_locator(NullLocator())
         for axis in (ax.xaxis, ax.yaxis):
@@ -162,63 +161,49 @@ class TrailFilm(Film):
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.25)
         self._write_names(ax)
+        self._bars = LineCollection([], colors=plots.NOISE, linewidths=1, animated=True)
+        ax.add_collection(self._bars, autolim=False)
         (self._line,) = ax.plot([], [], color=plots.KEPT, linewidth=1, alpha=0.5, animated=True)
-        looks = (
-            (plots.NOISE, {"marker": "o", "markersize": 5, "markerfacecolor": "white"}),
-            (plots.KEPT, {"marker": "o", "markersize": 5}),
-            (plots.LIMIT, {"marker": "D", "markersize": 9}),
-        )
-        self._marks = [_marks(ax, colour, look) for colour, look in looks]
-        return [self._line, *(artist for pair in self._marks for artist in pair)]
+        look = {"linestyle": "", "clip_on": False, "animated": True}
+        self._dots = [
+            *ax.plot([], [], "o", color=plots.NOISE, ms=5, markerfacecolor="white", **look),
+            *ax.plot([], [], "o", color=plots.KEPT, ms=5, **look),
+            *ax.plot([], [], "D", color=plots.LIMIT, ms=9, **look),
+        ]
+        return [self._line, self._bars, *self._dots]
 
     def _move(self) -> None:
         best = self._comparison.pareto
         numbers = {attempt.number for attempt in best}
-        self._line.set_data([a.density for a in best], [a.accuracy.value for a in best])
-        others = [a for a in self._measured if a.number != self._now]
-        groups = (
-            [a for a in others if a.number not in numbers],
-            [a for a in others if a.number in numbers],
-            [a for a in self._measured if a.number == self._now],
-        )
-        for (dots, bars), attempts in zip(self._marks, groups, strict=True):
-            places = [self._place(attempt) for attempt in attempts]
-            dots.set_data([x for x, _ in places], [y for _, y in places])
-            ends = [(a.accuracy.low, a.accuracy.high) for a in attempts]
-            bars.set_segments(
-                [[(x, low), (x, high)] for (x, _), (low, high) in zip(places, ends, strict=True)]
-            )
+        groups = [], [], []
+        for attempt in self._measured:
+            here = attempt.number == self._now
+            groups[2 if here else attempt.number in numbers].append(self._place(attempt))
+        for dots, places in zip(self._dots, groups, strict=True):
+            dots.set_data(np.reshape(places, (-1, 2)).T)
+        line = [(self._place(attempt)[0], attempt.accuracy.value) for attempt in best]
+        self._line.set_data(np.reshape(line, (-1, 2)).T)
+        ends = [(self._place(a)[0], a.accuracy.low, a.accuracy.high) for a in self._measured]
+        self._bars.set_segments([[(x, low), (x, high)] for x, low, high in ends])
 
     def _place(self, attempt: Attempt) -> tuple[float, float]:
         """(density, accuracy), on the edge where it lies outside."""
         return max(attempt.density, self._least), max(attempt.accuracy.value, self._low)
 
     def _write_names(self, ax: Axes) -> None:
-        """Beside each mark, lines higher or lower where the edge or another name is in the way."""
-        frame, line, taken = ax.get_window_extent(), 1.3 * _FONT * ax.figure.dpi / 72, []
+        """Beside each mark; where another name is in the way, higher or lower."""
+        line, taken = 1.3 * _FONT * ax.figure.dpi / 72, []
+        right = ax.get_window_extent().x1
         named = [attempt for attempt in self._measured if attempt.name]
         for attempt in sorted(named, key=self._place, reverse=True):
             x, y = ax.transData.transform(self._place(attempt))
             width = 0.42 * line * len(attempt.name)
-            x = min(x + 0.4 * line, frame.x1 - width)
-            for lines in (0.5, -1.2, 1.6, -2.3, 2.7, -3.4, -4.5, -5.6):
-                bottom = y + lines * line
-                inside = frame.y0 <= bottom <= frame.y1 - line
-                if inside and all(
-                    abs(bottom - other) >= line or x + width < left or right < x
-                    for left, right, other in taken
-                ):
-                    break
-            taken.append((x, x + width, bottom))
-            ax.text(x, bottom, attempt.name, transform=None, fontsize=_FONT - 1)
-
-
-def _marks(ax: Axes, colour: str, look: dict) -> tuple:
-    """(dots, intervals) of attempts that look alike."""
-    bars = LineCollection([], colors=colour, linewidths=1, animated=True)
-    ax.add_collection(bars, autolim=False)
-    (dots,) = ax.plot([], [], color=colour, linestyle="", clip_on=False, animated=True, **look)
-    return dots, bars
+            x = min(x + 0.4 * line, right - width)
+            near = [other for start, end, other in taken if x < end and start < x + width]
+            steps = (y + n * line for n in (0.5, -1.2, 1.6, -2.3, 2.7, -3.4))
+            y = next((p for p in steps if all(abs(p - other) >= line for other in near)), y)
+            taken.append((x, x + width, y))
+            ax.text(x, y, attempt.name, transform=None, fontsize=_FONT - 1)
 
 
 # What an axis of fractions may end at, from all down to next to nothing.

@@ -1,88 +1,64 @@
 """A threshold on a few numbers, to meet the rule by hand before a network follows it."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
-import traitlets
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
-from pruning_lab import criteria, plots
+from pruning_lab import plots
+from pruning_lab.studio import Studio
 from pruning_lab.widgets.drawing import WIDTH, png
-from pruning_lab.widgets.slider_panel import SliderPanel
-from pruning_lab.widgets.tables import table
+from pruning_lab.widgets.sliders import ThresholdSlider
 
 MANY = 24  # numbers, of which one can still read each
 
 
-class NumbersSlider(SliderPanel):
+class NumbersSlider(ThresholdSlider):
     """A few numbers as bars, and a slider for the quality: those below quality x sigma turn grey.
 
-    Set `panel.quality` in a cell, or move the slider; read `kept` (criteria.by_quality's answer),
-    `threshold` and `density`. Raises ValueError unless there are 1 to 24 finite numbers in one row.
+    They are the weights of a layer in a studio. Set `panel.quality` in a cell, or move the slider;
+    read `kept`, `threshold` and `density`; `settle()` waits for the picture. Raises ValueError
+    unless there are 1 to 24 finite numbers in one row.
     """
 
-    quality = traitlets.Float(help="threshold / sigma; rounded to a step of the slider")
-    number, limited_by, css = "quality", "max_quality", "numbers"
-
-    def __init__(
-        self, numbers: Tensor | Sequence[float], *, quality: float = 1.0, max_quality: float = 3.0
-    ):
+    def __init__(self, numbers: Tensor | Sequence[float], *, quality: float = 1.0):
         self.numbers = torch.as_tensor(numbers).detach().float().clone()
-        if self.numbers.ndim != 1 or not 1 <= len(self.numbers) <= MANY:
+        shape, n = tuple(self.numbers.shape), self.numbers.numel()
+        if len(shape) != 1 or not 1 <= n <= MANY:
             raise ValueError(
-                f"expected a row of 1 to {MANY} numbers, got the shape "
-                f"{tuple(self.numbers.shape)}; for a layer there is ThresholdSlider"
+                f"expected a row of 1 to {MANY} numbers, got the shape {shape}; for a layer there "
+                f"is ThresholdSlider"
             )
         if not self.numbers.isfinite().all():
             raise ValueError(f"expected finite numbers, got {self.numbers.tolist()}")
-        self.sigma = criteria.sigma(self.numbers)
-        super().__init__(quality, limit=max_quality, step=0.05, description="quality")
-
-    @traitlets.validate("quality")
-    def _rounded(self, proposal: dict) -> float:
-        return self._on_the_grid(proposal)
-
-    @property
-    def threshold(self) -> float:
-        return self.quality * self.sigma
+        network = nn.Sequential(OrderedDict(numbers=nn.Linear(n, 1, bias=False)))
+        network.numbers.weight = nn.Parameter(self.numbers[None])
+        images = [(torch.zeros(1, n), torch.zeros(1, dtype=torch.int64))]
+        self._open(Studio(network, images), "numbers", quality, "numbers")
+        self.start()
 
     @property
     def kept(self) -> Tensor:
         """bool, one for each number; True stays."""
-        return criteria.by_quality(self.numbers, self.quality)
+        return self.mask["numbers"][0]
 
-    @property
-    def density(self) -> float:
-        return self.kept.float().mean().item()
-
-    def _show(self) -> None:
-        q, kept, n = self.quality, int(self.kept.sum()), len(self.numbers)
-        threshold = f"<b>{self.threshold:.4g}</b> ({q:.2f} × σ of {self.sigma:.4g})"
-        amount = f"<b>{kept} of {n}</b> (density {kept / n:.0%})"
-        self.text.value = table([("threshold", threshold), ("kept", amount)])
-        self.picture.value = self._drawn()
-
-    def _drawn(self) -> bytes:
+    def draw(self) -> bytes:
         figure = Figure(figsize=(WIDTH / 100, 2.3))
         ax = figure.add_axes((0.08, 0.05, 0.9, 0.83))
-        numbers, kept = self.numbers.tolist(), self.kept.tolist()
-        colours = [plots.KEPT if stays else plots.GONE for stays in kept]
+        numbers, row = self.numbers.tolist(), self.row
+        colours = [plots.KEPT if stays else plots.GONE for stays in self.kept]
         bars = ax.bar(range(len(numbers)), numbers, color=colours)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
         ax.bar_label(bars, [f"{number:g}" for number in numbers], padding=3, bbox=box)
-        for side in (-self.threshold, self.threshold):
+        for side in (-row.threshold, row.threshold):
             ax.axhline(side, color=plots.INK, linestyle="--", linewidth=1)
         ax.axhline(0, color=plots.INK, linewidth=0.8)
         reach = 1.2 * max(max(map(abs, numbers)), 1e-12)
         ax.set_ylim(-reach if min(numbers) < 0 else 0, reach)
         ax.set_xticks([])
         ax.spines[["top", "right", "bottom"]].set_visible(False)
-        ax.set_title(f"grey is pruned: |w| < {self.quality:.2f} × σ", loc="left", color=plots.INK)
+        title = f"kept: {row.kept} of {row.weights}; grey is pruned: |w| < {row.quality:.2f} × σ"
+        ax.set_title(f"{title} of {row.sigma:.4g}", loc="left", color=plots.INK)
         return png(figure)
-
-    def __repr__(self) -> str:
-        return (
-            f"NumbersSlider(quality={self.quality:g}, threshold={self.threshold:.4g}, "
-            f"kept={self.kept.tolist()})"
-        )

@@ -1,19 +1,17 @@
 """The threshold studio as a panel: sliders, pictures and buttons over a `studio.Studio`."""
 
 from collections.abc import Callable
-from functools import partial
 from html import escape
 from pathlib import Path
 
 import ipywidgets
-from ipywidgets import HTML, Box, Button, HBox, Layout, VBox
+from ipywidgets import HTML, Box, Button, FloatText, HBox, IntText, Text, ToggleButton, VBox
 
-from pruning_lab.studio import Measured, Moved, Studio
-from pruning_lab.widgets.drawing import data_uri
+from pruning_lab.studio import Measured, Studio
 from pruning_lab.widgets.figures import TrailFilm, WeightsFilm
-from pruning_lab.widgets.losses import class_changes, lost_images, pixel_map, sees_pixels
-from pruning_lab.widgets.studio_view import StudioView, picture_of
-from pruning_lab.widgets.tables import attempts_table, layers_table
+from pruning_lab.widgets.losses import class_changes, image_shape, lost_images, pixel_map
+from pruning_lab.widgets.studio_view import StudioView, picture_box
+from pruning_lab.widgets.tables import attempts_table, made_by, table
 
 MANY = 6  # layers; from here on they are filtered
 _UNSEEN = "position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)"
@@ -23,75 +21,30 @@ class StudioPanel(StudioView):
     """A slider for each layer, and what follows: pictures, numbers, losses, attempts that stay.
 
     Everything the panel does is a call of `panel.studio`, and a cell may do the same: the panel
-    shows what came of it. `settle()` waits until all is measured and drawn, and raises what went
-    wrong. Qualities of a slider go up to 3; the box beside it takes any.
+    shows what came of it. Qualities of a slider go up to 3; the box beside it takes any.
     """
 
     def __init__(self, studio: Studio):
-        super().__init__(studio, studio.layers, WeightsFilm(studio), "studio")
-        self._trail = TrailFilm(studio)
-        self._overwrite: tuple | None = None  # the export that was asked about
-        self.trail = picture_of(self._trail)
-        self.message, self.origin = HTML(), HTML()
-        self.table, self.attempts, self.lost, self.classes, self.pixels = (HTML() for _ in range(5))
-        self.max_drop = _number(ipywidgets.FloatText, 0.5, "points that the network may lose")
-        self.epochs = _number(ipywidgets.IntText, 1, "epochs to retrain")
-        self.label = ipywidgets.Text(placeholder="a name", layout=Layout(width="120px"))
-        self.path = ipywidgets.Text("plan.json", layout=Layout(width="140px"))
-        self.filter = ipywidgets.Text(
-            placeholder="filter layers", continuous_update=True, layout=Layout(width="160px")
-        )
+        self._film, self._trail_film = WeightsFilm(studio), TrailFilm(studio)
+        super().__init__(studio, studio.layers, "studio", self._film.pixels[0])
+        self._overwrite: Path | None = None  # the plan whose export was refused, to be asked again
+        self._pixels_of = image_shape(studio)
+        self.trail = picture_box(self._trail_film.pixels[0])
+        self.layers, self.attempts, self.made, self.message = HTML(), HTML(), HTML(), HTML()
+        self.pixels, self.classes, self.lost = HTML(), HTML(), HTML()
+        tooltip = "points that the whole network may lose"
+        self.max_drop = FloatText(0.5, tooltip=tooltip, layout={"width": "64px"})
+        self.epochs = IntText(1, tooltip="epochs to retrain", layout={"width": "56px"})
+        self.label = Text(placeholder="a name", layout={"width": "120px"})
+        self.path = Text("plan.json", layout={"width": "140px"})
+        self.filter = Text(placeholder="filter layers", layout={"width": "160px"})
         self.filter.observe(self._narrow, "value")
+        kinds = dict.fromkeys("conv" if row.is_conv else "fc" for row in studio.metrics().layers)
+        tooltip = "moving one of these layers moves them all, except locked ones"
+        self.link = {k: ToggleButton(description=f"link all {k}", tooltip=tooltip) for k in kinds}
         self.buttons = self._make_buttons()
-        self.link = self._make_links()
-        self._lay_out()
-        css = {name.replace(" ", "-"): button for name, button in self.buttons.items()}
-        for name in (
-            *("trail", "message", "attempts", "max_drop", "epochs", "label", "path", "filter"),
-            *("lost", "classes", "pixels", "origin"),
-        ):
-            css[name] = getattr(self, name)
-        self.name_parts("studio", layers=self.table, **css)
+        self._arrange()
         self.start()
-
-    # -------------------------------------------------------------------------------- the parts
-
-    def _lay_out(self) -> None:
-        buttons = self.buttons
-        tools = [self.filter] * (len(self.rows) >= MANY) + [*self.link.values()]
-        scrolling = Layout(
-            display="flex", flex_flow="column", max_height="440px", overflow="hidden auto"
-        )
-        controls = [
-            _bar(*tools),
-            Box([row.view for row in self.rows.values()], layout=scrolling),
-            self.origin,
-            _bar(
-                *(buttons["suggest"], self.max_drop, HTML("points"), buttons["retrain"]),
-                *(self.epochs, HTML("epochs"), buttons["stop"]),
-            ),
-            _bar(
-                *(buttons["undo"], buttons["redo"], self.label, buttons["name"], buttons["branch"])
-            ),
-            _bar(self.path, buttons["export"], buttons["test"]),
-            self.message,
-            self.trail,
-        ]
-        # ipywidgets' Image has no alternative text: it stands beside it, for those who listen.
-        words = [f'<span style="{_UNSEEN}">{f.words}</span>' for f in (self._film, self._trail)]
-        losses = HBox(
-            [self.pixels, self.classes, self.lost],
-            layout=Layout(flex_flow="row wrap", width="100%"),
-        )
-        for part in losses.children:
-            part.layout.margin = "0 16px 8px 0"
-        left = VBox(controls, layout=Layout(flex="0 1 450px", min_width="400px"))
-        right = VBox([self.picture, losses], layout=Layout(flex="1 1 380px", min_width="0"))
-        tabs = ipywidgets.Tab([self.table, self.attempts], titles=["Layers", "Attempts"])
-        self.children = [
-            *(self._style, self.headline, self.problem, HBox([left, right]), tabs),
-            HTML("".join(words)),
-        ]
 
     def _make_buttons(self) -> dict[str, Button]:
         studio = self.studio
@@ -120,22 +73,35 @@ class StudioPanel(StudioView):
         }
         buttons = {}
         for name, (tooltip, action) in actions.items():
-            button = Button(description=name, tooltip=tooltip, layout=Layout(width="auto"))
-            button.on_click(partial(self.press, action))
-            buttons[name] = button
+            buttons[name] = button = Button(description=name, tooltip=tooltip)
+            button.add_class(f"studio-{name}").on_click(lambda _, action=action: self.press(action))
         return buttons
 
-    def _make_links(self) -> dict[str, ipywidgets.ToggleButton]:
-        kinds = {row.is_conv for row in self.studio.metrics().layers}
-        return {
-            kind: ipywidgets.ToggleButton(
-                description=f"link all {kind}",
-                tooltip=f"moving one {kind} layer moves them all, except locked ones",
-                layout=Layout(width="auto"),
-            )
-            for kind, is_conv in (("conv", True), ("fc", False))
-            if is_conv in kinds
-        }
+    def _arrange(self) -> None:
+        buttons = self.buttons
+        for button in (*buttons.values(), *self.link.values()):
+            button.layout.width = "auto"
+        scrolling = {"display": "block", "max_height": "440px", "overflow": "hidden auto"}
+        controls = [
+            _bar(*[self.filter] * (len(self.rows) >= MANY), *self.link.values()),
+            Box([*self.rows.values()], layout=scrolling),
+            self.made,
+            _bar(buttons["suggest"], self.max_drop, HTML("points"), buttons["stop"]),
+            _bar(buttons["retrain"], self.epochs, HTML("epochs"), buttons["undo"], buttons["redo"]),
+            _bar(self.label, buttons["name"], buttons["branch"]),
+            _bar(self.path, buttons["export"], buttons["test"]),
+            *(self.message, self.trail),
+        ]
+        # ipywidgets' Image has no alternative text: it stands beside it, for those who listen.
+        words = f"{self._film.words}; {self._trail_film.words}"
+        losses = HBox([self.pixels, self.classes, self.lost], layout={"flex_flow": "row wrap"})
+        for part in losses.children:
+            part.layout.margin = "0 16px 8px 0"
+        left = VBox(controls, layout={"flex": "0 0 480px"})
+        right = VBox([self.picture, losses], layout={"flex": "1 1 380px", "min_width": "0"})
+        tabs = ipywidgets.Tab([self.layers, self.attempts], titles=["Layers", "Attempts"])
+        top = self.style_sheet, self.headline, self.problem, HBox([left, right])
+        self.children = [*top, tabs, HTML(f'<span style="{_UNSEEN}">{words}</span>')]
 
     # ------------------------------------------------------------------------ what a user does
 
@@ -148,42 +114,45 @@ class StudioPanel(StudioView):
 
     def _narrow(self, change: dict) -> None:
         for name, row in self.rows.items():
-            row.view.layout.display = "" if change["new"].strip() in name else "none"
+            row.layout.display = "" if change["new"].strip() in name else "none"
 
     def _export(self) -> None:
-        path = Path(self.path.value)
-        there = [p.name for p in (path, path.with_suffix(".safetensors")) if p.exists()]
-        asked = path, self.studio.attempt
-        if there and self._overwrite != asked:
-            self._overwrite = asked
-            words = escape(" and ".join(there))
-            self.message.value = f"there is {words} already; press export again to overwrite it"
-            return
-        exported = self.studio.export(path)
+        """A file is overwritten only when the button is pressed again for the same plan."""
+        path, again = Path(self.path.value), self._overwrite
+        self._overwrite = None
+        try:
+            done = self.studio.export(path, overwrite=path == again)
+        except FileExistsError as error:
+            self._overwrite = path
+            raise FileExistsError(f"{error}; or press export again to overwrite") from None
         self.message.value = (
-            f"wrote {escape(str(exported.plan))} and {escape(str(exported.network))}; "
-            f"the same mask again: <code>{escape(exported.command)}</code>"
+            f"wrote {escape(str(done.plan))} and {escape(str(done.network))}; "
+            f"the same mask again: <code>{escape(done.command)}</code>"
         )
 
     # ---------------------------------------------------------------------------- what is shown
 
+    def draw(self) -> bytes:
+        first = self.studio.layers[0]
+        if self._pixels_of and self._layer == first:
+            self.pixels.value = pixel_map(self.mask[first], self._pixels_of)
+        return self._film.picture(self._layer)
+
     def follow(self, event: object) -> None:
         super().follow(event)
-        studio = self.studio
-        if isinstance(event, Moved) and (shape := sees_pixels(studio, studio.layers[0])):
-            name = studio.layers[0]
-            self.pixels.value = pixel_map(name, studio.mask[name], shape)
         if isinstance(event, Measured) and event.final:
-            self.write_table()
-            self.trail.value = self._trail.picture()
-            self.attempts.value = attempts_table(studio)
-            self.classes.value = class_changes(studio.metrics().per_class)
-            self.lost.value = lost_images(studio)
+            metrics = self.studio.metrics()
+            self.layers.value = table(metrics.layers.columns, metrics.layers)
+            self.trail.value = self._trail_film.picture()
+            self.attempts.value = attempts_table(self.studio)
+            self.classes.value = class_changes(metrics.per_class)
+            self.lost.value = lost_images(self.studio)
 
     def write(self) -> None:
         with self._lock:
             super().write()
             studio, busy = self.studio, self.studio.busy
+            self.made.value = made_by(studio)
             can = {
                 "retrain": studio.train is not None,
                 "test": studio.has_test,
@@ -194,3 +163,21 @@ class StudioPanel(StudioView):
                 button.disabled = not busy if name == "stop" else busy or not can.get(name, True)
             self.buttons["stop"].button_style = "warning" if busy else ""
             self.buttons["test"].description = f"test (used {studio.tests} times)"
+
+    def _repr_mimebundle_(self, **options) -> dict:
+        bundle = super()._repr_mimebundle_(**options)
+        data = bundle[0] if isinstance(bundle, tuple) else bundle
+        if data and "image/png" in data:
+            picture = (
+                f'<img alt="{self._film.words}" src="data:image/png;base64,{data["image/png"]}">'
+            )
+            shown = self.headline.value, picture, self.layers.value, self.attempts.value
+            data["text/html"] = "".join(shown)
+        return bundle
+
+    def __repr__(self) -> str:
+        return f"StudioPanel({self.studio!r})"
+
+
+def _bar(*parts: ipywidgets.Widget) -> HBox:
+    return HBox(parts, layout={"align_items": "center", "flex_flow": "row wrap"})

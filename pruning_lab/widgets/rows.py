@@ -1,64 +1,45 @@
 """One layer's line in a panel: its name, slider, box for exact values, density, lock, reset."""
 
 import re
-from collections.abc import Callable
 
 import ipywidgets
-from ipywidgets import HTML, Button, HBox, Layout
+from ipywidgets import HTML, Button, FloatSlider, HBox
 
-from pruning_lab.studio import LayerMetrics
-from pruning_lab.studio.layers import LIMIT, STEP
+from pruning_lab.studio import LIMIT, STEP, LayerMetrics
 from pruning_lab.widgets.tables import percent
 
 
-class LayerRow:
-    """Widgets of a layer; what the user does with them is told to the panel's functions.
+class LayerRow(HBox):
+    """Widgets of a layer; what the user does with them is a call of the view they belong to."""
 
-    `moved(quality)` is called for the slider, the box and the reset button, `selected()` for the
-    name, `locked(bool)` for the lock.
-    """
-
-    def __init__(
-        self,
-        row: LayerMetrics,
-        label: str,
-        width: int,
-        moved: Callable[[float], None],
-        selected: Callable[[], None],
-        locked: Callable[[bool], None],
-    ):
-        name, small = row.layer, Layout(width="32px")
-        tooltip = f"show {name}: {row.weights:,} weights"
-        self.name = Button(description=label, tooltip=tooltip, layout=Layout(width=f"{width}px"))
-        self.slider = ipywidgets.FloatSlider(
-            min=0,
-            max=LIMIT,
-            step=STEP,
-            readout=False,
-            tooltip=f"quality of {name}: threshold / sigma",
-            layout=Layout(width="auto", min_width="70px", flex="1 1 138px"),
+    def __init__(self, view, row: LayerMetrics, label: str, width: int):
+        name = row.layer
+        self.name = Button(description=label, tooltip=f"show {name}: {row.weights:,} weights")
+        self.slider = FloatSlider(
+            max=LIMIT, step=STEP, readout=False, tooltip=f"quality of {name}: threshold / sigma"
         )
-        tooltip = f"quality of {name}, exactly"
-        self.box = ipywidgets.FloatText(0, tooltip=tooltip, layout=Layout(width="72px"))
-        self.kept = HTML(layout=Layout(width="56px"))
+        self.box = ipywidgets.FloatText(0, tooltip=f"quality of {name}, exactly")
+        self.kept = HTML()
         self.lock = ipywidgets.ToggleButton(icon="lock", tooltip=f"leave {name} as it is")
         self.reset = Button(icon="undo", tooltip=f"set {name} to 0: prune nothing here")
-        self.lock.layout = self.reset.layout = small
-        self.view = HBox(layout=Layout(align_items="center", flex="0 0 auto"))
-        for word in ("name", "slider", "box", "kept", "lock", "reset"):
-            getattr(self, word).add_class(f"studio-{word}-{re.sub('[^a-zA-Z0-9_-]', '-', name)}")
-            self.view.children += (getattr(self, word),)
-        self._moved = moved
-        self.name.on_click(lambda _: selected())
-        self.slider.observe(self._slid, "value")
-        self.box.observe(lambda change: moved(change["new"]), "value")
-        self.lock.observe(lambda change: locked(change["new"]), "value")
-        self.reset.on_click(lambda _: moved(0.0))
-
-    def _slid(self, change: dict) -> None:
-        """A browser answers a new value with its own last digit of it: the user did not do that."""
-        if on_grid(change["new"]) != on_grid(change["old"]):
-            self._moved(on_grid(change["new"]))
+        parts = {
+            "name": (self.name, f"{width}px"),
+            "slider": (self.slider, "138px"),
+            "box": (self.box, "76px"),
+            "kept": (self.kept, "58px"),
+            "lock": (self.lock, "36px"),
+            "reset": (self.reset, "36px"),
+        }
+        for word, (part, wide) in parts.items():
+            part.layout.width = wide
+            part.add_class(f"studio-{word}-{re.sub('[^a-zA-Z0-9_-]', '-', name)}")
+        layout = {"align_items": "center", "flex": "0 0 auto"}
+        super().__init__([part for part, _ in parts.values()], layout=layout)
+        self.name.on_click(lambda _: view.select(name))
+        self.box.observe(lambda change: view.moved(name, change["new"]), "value")
+        self.lock.observe(lambda change: view.lock(name, change["new"]), "value")
+        self.reset.on_click(lambda _: view.moved(name, 0.0))
+        on_steps(self.slider, lambda quality: view.moved(name, quality))
 
     def show(self, row: LayerMetrics, selected: bool, free: bool) -> None:
         """What follows from the setting."""
@@ -75,13 +56,27 @@ class LayerRow:
         quality = float(f"{row.quality:.4g}") if row.kept else LIMIT
         if row.asked.kind == "quality":
             quality = row.asked.amount
-        place = on_grid(min(quality, LIMIT))
-        if place != on_grid(self.slider.value):  # else it would jump back during a fast drag
+        place = on_grid(min(quality, LIMIT), STEP)
+        if place != on_grid(self.slider.value, STEP):  # else it would jump back during a fast drag
             self.slider.value = place
         self.box.value = quality
         self.lock.value = row.locked
         self.lock.icon = "lock" if row.locked else "unlock"
 
 
-def on_grid(quality: float) -> float:
-    return round(round(quality / STEP) * STEP, 10)
+def on_steps(slider: FloatSlider, moved) -> None:
+    """Call `moved` when the user moves a slider by a step.
+
+    A browser answers a new value with its own last digit of it: the user did not do that.
+    """
+
+    def slid(change: dict) -> None:
+        old, new = (on_grid(change[when], slider.step) for when in ("old", "new"))
+        if new != old:
+            moved(new)
+
+    slider.observe(slid, "value")
+
+
+def on_grid(value: float, step: float) -> float:
+    return round(round(value / step) * step, 10)

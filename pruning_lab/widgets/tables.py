@@ -1,31 +1,40 @@
-"""Numbers as HTML: small tables, the headline, and the panel's colours in a light and a dark theme."""
+"""Numbers as HTML: tables of rows, the headline, and colours for a light and a dark theme."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
-from pruning_lab.studio import ALL, LayerMetrics, Metrics, Studio
+from pruning_lab.studio import Metrics, Studio
 
-STYLE = """<style>
-.studio-panel { --good: #0a6b3b; --wait: #9a5b00; --bad: #a40e26; --gain: #1f6feb; --noise: #6e7781 }
-[data-jp-theme-light="false"] .studio-panel, .theme-dark .studio-panel
-{ --good: #4cc38a; --wait: #e0a34a; --bad: #ff8595; --gain: #6cb0ff; --noise: #9aa4ae }
-.studio-panel img { max-width: 100%; object-fit: contain }
-[data-jp-theme-light="false"] .studio-plot, .theme-dark .studio-plot
-{ filter: invert(0.9) hue-rotate(180deg) }
+DARK = ('[data-jp-theme-light="false"]', ".theme-dark")  # as JupyterLab and Voila say it
+STYLE = f"""<style>
+.studio-panel
+{{ --good: #0a6b3b; --wait: #9a5b00; --bad: #a40e26; --gain: #1a5fd0; --noise: #6e7781 }}
+{", ".join(f"{dark} .studio-panel" for dark in DARK)}
+{{ --good: #4cc38a; --wait: #e0a34a; --bad: #ff8595; --gain: #6cb0ff; --noise: #9aa4ae }}
+.studio-panel .widget-html-content {{ line-height: 1.5 }}
+{", ".join(f"{dark} .studio-plot" for dark in DARK)} {{ filter: invert(0.9) hue-rotate(180deg) }}
 </style>"""
 
 
-def table(rows: Iterable[Sequence[str]], align: str = "") -> str:
-    """HTML rows: a faded name, then its cells; `align` has a letter for each of these, r or l."""
-    sides = {"r": "right", "l": "left"}
-    pad = "padding: 0 1em 0 0"
-    lines = []
-    for name, *cells in rows:
-        line = f'<td style="{pad}; opacity: 0.7">{name}</td>'
-        for side, cell in zip(align or "l" * len(cells), cells, strict=True):
-            line += f'<td style="{pad}; text-align: {sides[side]}">{cell}</td>'
-        lines.append(f"<tr>{line}</tr>")
-    return f'<table style="line-height: 1.6">{"".join(lines)}</table>'
+def table(columns: Mapping[str, Callable], rows: Iterable) -> str:
+    """Rows as HTML: `columns` maps a header to the text of a row's cell, as in `rows.Rows`."""
+    head = "".join(f'<th style="font-weight: 400; opacity: 0.7">{name}</th>' for name in columns)
+    lines = [f'<tr style="text-align: left">{head}</tr>']
+    for row in rows:
+        cells = "".join(f"<td>{escape(cell(row))}</td>" for cell in columns.values())
+        lines.append(f"<tr>{cells}</tr>")
+    style = "line-height: 1.6; white-space: nowrap; border-spacing: 0.8em 0"
+    return f'<table style="{style}">{"".join(lines)}</table>'
+
+
+def attempts_table(studio: Studio) -> str:
+    """The latest on top; an arrow at the current one, a star where no other beats it."""
+    comparison, now = studio.compare(), studio.attempt.number
+    best = {attempt.number for attempt in comparison.pareto}
+    pairs = [(attempt, attempt.number in best) for attempt in reversed(comparison)]
+    here = {"": lambda pair: ("▶ " if pair[0].number == now else "") + ("★" if pair[1] else "")}
+    inside = table({**comparison.columns, **here}, pairs)
+    return f'<div style="max-height: 320px; overflow: auto">{inside}</div>'
 
 
 def percent(density: float) -> str:
@@ -46,56 +55,48 @@ def size(count: float) -> str:
 
 
 def alert(words: str) -> str:
-    return f'<div role="alert" style="color: var(--bad, #a40e26)">▲ {escape(words)}</div>'
+    return f'<div role="alert" style="color: var(--bad)">▲ {escape(words)}</div>'
 
 
 def short_names(names: Sequence[str], most: int = 16) -> dict[str, str]:
     """Names of at most `most` letters, cut in the middle; more where two would look alike."""
     for width in range(most, max(map(len, names)) + 1):
         tail = 2 * width // 3
-        labels = {n: n if len(n) <= width else f"{n[: width - tail - 1]}…{n[-tail:]}" for n in names}
-        if len({*labels.values()}) == len(names):
-            return labels
+        cut = [f"{n[: width - tail - 1]}…{n[-tail:]}" if len(n) > width else n for n in names]
+        if len({*cut}) == len(names):
+            return dict(zip(names, cut, strict=True))
     return {name: name for name in names}
 
 
 def headline(metrics: Metrics, studio: Studio) -> str:
     """What one looks at first, large enough for the last row of a classroom."""
-    accuracy, change = "…", "…"
+    accuracy, change = ("…", ""), ("…", "")
     if metrics.accuracy is not None:
         a = metrics.accuracy
-        accuracy = f"{a.value:.2%} {_small(f'{a.low:.2%} to {a.high:.2%}, {a.n:,} images')}"
-        value, _, interval = str(metrics.drop).partition(" ")
-        change = f"{value} {_small(interval)}"
+        accuracy = f"{a.value:.2%}", f"{a.low:.2%} to {a.high:.2%}, {a.n:,} images"
+        change = tuple(str(metrics.drop).split(" ", 1))
     flops = "…" if metrics.flops is None else f"{size(metrics.flops_kept)}FLOP"
-    cells = (
-        ("accuracy on val", accuracy),
-        ("change of accuracy", change),
-        ("weights kept", f"{percent(metrics.density)} {_small(f'{metrics.kept:,}')}"),
-        ("stored", f"{size(metrics.bytes)}B {_small(f'of {size(4 * metrics.weights)}B')}"),
-        ("per image", flops),
-    )
-    faded = "" if metrics.final else "; opacity: 0.7"
-    parts = "".join(
-        f'<div style="margin-right: 1.3em"><div style="opacity: 0.7">{name}</div>'
-        f'<div style="font-size: 20px; font-weight: 600{faded if "acc" in name else ""}">'
-        f"{value}</div></div>"
-        for name, value in cells
-    )
+    cells = {
+        "accuracy on val": accuracy,
+        "change of accuracy": change,
+        "weights kept": (percent(metrics.density), f"{metrics.kept:,}"),
+        "stored": (f"{size(metrics.bytes)}B", f"of {size(4 * metrics.weights)}B"),
+        "per image": (flops, ""),
+    }
+    parts = ""
+    for name, (value, details) in cells.items():
+        faded = "" if metrics.final or "acc" not in name else "; opacity: 0.7"
+        parts += (
+            f'<div style="margin-right: 1.3em"><div style="opacity: 0.7">{name}</div>'
+            f'<b style="font-size: 20px{faded}">{value}</b> {details}</div>'
+        )
     used = ""
     if studio.tested is not None:
         used = (
             f"<div>test images: {studio.tested}, change {studio.test_drop}; looked at "
             f"{studio.tests} times</div>"
         )
-    return (
-        f'<div style="line-height: 1.5"><div style="display: flex; flex-wrap: wrap">{parts}</div>'
-        f"{_status(metrics)}{used}</div>"
-    )
-
-
-def _small(words: str) -> str:
-    return f'<span style="font-size: 13px; font-weight: 400">{words}</span>'
+    return f'<div style="display: flex; flex-wrap: wrap">{parts}</div>{_status(metrics)}{used}'
 
 
 def _status(metrics: Metrics) -> str:
@@ -103,48 +104,16 @@ def _status(metrics: Metrics) -> str:
     if metrics.status.startswith("failed"):
         return alert(metrics.status)
     done = metrics.final and metrics.status == "ready"
-    colour, sign = ("var(--good, #0a6b3b)", "●") if done else ("var(--wait, #9a5b00)", "◌")
-    words = "up to date" if done else metrics.status
-    return f'<div style="color: {colour}; font-size: 15px">{sign} {escape(words)}</div>'
+    colour, words = ("good", "● up to date") if done else ("wait", f"◌ {metrics.status}")
+    return f'<div style="color: var(--{colour}); font-size: 15px">{escape(words)}</div>'
 
 
-def layers_table(metrics: Metrics, made_by: dict[str, list[str]]) -> str:
-    """A row per layer: what was asked, in earlier weights too, and what that comes to."""
-    rows = [("layer", "asked", "threshold", "kept", "of weights", "bytes", "operations")]
-    for row in metrics.layers:
-        flops = None if row.flops is None else row.flops * row.density
-        cells = escape(row.layer), _asked(row, made_by.get(row.layer, [])), f"{row.threshold:.4g}"
-        rows.append((*cells, *_amounts(row.kept, row.weights, row.bytes, flops)))
-    total = _amounts(metrics.kept, metrics.weights, metrics.bytes, metrics.flops_kept)
-    return table([*rows, ("all", "", "", *total)], "lrrrrr")
-
-
-def _asked(row: LayerMetrics, before: list[str]) -> str:
-    asked = [f"{words}, retrained" for words in before]
-    if row.asked != ALL or not asked:
-        asked.append("all" if row.asked == ALL else str(row.asked))
-    return ", then ".join(asked) + (" (locked)" if row.locked else "")
-
-
-def _amounts(kept: int, weights: int, stored: int, flops: float | None) -> tuple[str, ...]:
-    return (
-        f"<b>{percent(kept / max(weights, 1))}</b>",
-        f"{kept:,} of {weights:,}",
-        f"{size(stored)}B",
-        "…" if flops is None else size(flops),
-    )
-
-
-def attempts_table(studio: Studio) -> str:
-    """The latest on top; a star where no other is as accurate with as few weights."""
-    comparison = studio.compare()
-    best = {attempt.number for attempt in comparison.pareto}
-    rows = [("", "line", "what", "name", "kept", "accuracy", "change")]
-    for a in reversed(comparison):
-        number = f"{'★ ' if a.number in best else ''}{a.number}"
-        number += " ◀" if a.number == studio.attempt.number else ""
-        accuracy = "" if a.accuracy is None else f"{a.accuracy.value:.2%}"
-        change = "" if a.drop is None else str(a.drop)
-        words = (escape(a.line), escape(a.what), escape(a.name))
-        rows.append((number, *words, percent(a.density), accuracy, change))
-    return f'<div style="max-height: 320px; overflow: auto">{table(rows, "lllrrl")}</div>'
+def made_by(studio: Studio) -> str:
+    """What made weights that were retrained: without it, 26 % kept beside a slider at 0 puzzles."""
+    first = next(a for a in studio.attempts if a.version == studio.attempt.version)
+    if first.parent is None:
+        return ""
+    asked = studio.attempts[first.parent - 1].settings.items()
+    settings = ", ".join(f"{layer} {setting}" for layer, setting in asked)
+    words = f"{first.what} ({settings or 'nothing pruned since the retraining before'})"
+    return f"<i>{escape(words)}; sliders prune further from here</i>"
