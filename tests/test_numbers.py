@@ -58,7 +58,7 @@ def test_it_keeps_what_a_calculation_by_hand_keeps(panels):
         assert panel.kept.tolist() == kept
         assert panel.kept.equal(criteria.by_quality(torch.tensor(SIX), panel.quality))
         assert panel.density == pytest.approx(sum(kept) / 6)
-        assert f"{sum(kept)} of 6" in re.sub("<.*?>", "", panel.text.value)
+        assert re.search(rf"<td>6</td><td>{sum(kept)}</td>", panel.text.value)
         seen.add(sum(kept))
     assert seen == {0, 1, 2, 3, 4, 5, 6}
 
@@ -68,8 +68,8 @@ def test_the_slider_and_a_cell_move_the_same_number(panels):
     panel.slider.value = 0.8
     assert (panel.quality, panel.kept.tolist()) == (0.8, kept_by_hand(SIX, 0.8))
     panel.quality = 1.26
-    assert panel.slider.value == panel.quality == 1.25  # on the slider's grid
-    assert panel.threshold == pytest.approx(1.25 * torch.tensor(SIX).std(correction=0).item())
+    assert (panel.quality, panel.slider.value) == (1.26, 1.25)  # on the slider's grid
+    assert panel.threshold == pytest.approx(1.26 * torch.tensor(SIX).std(correction=0).item())
 
 
 def test_bars_turn_grey_as_the_threshold_rises(panels):
@@ -117,7 +117,7 @@ def test_what_is_no_short_row_of_numbers_is_refused(numbers, sentence):
         NumbersSlider(numbers)
 
 
-@pytest.mark.parametrize("quality", [-0.1, 3.5, math.inf, math.nan])
+@pytest.mark.parametrize("quality", [-0.1, math.inf, math.nan])
 def test_an_impossible_quality_is_refused_and_nothing_moves(panels, quality):
     panel = panels(SIX, quality=1.0)
     with pytest.raises(ValueError, match="quality"):

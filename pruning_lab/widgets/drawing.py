@@ -3,10 +3,8 @@
 import base64
 import io
 import threading
-from collections.abc import Iterable
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -40,8 +38,8 @@ def data_uri(pixels: np.ndarray) -> str:
 class Film:
     """A figure of which most stands still: that is drawn once, the other artists blitted onto it.
 
-    A subclass draws (`_draw` returns the artists that move, made with animated=True) and moves them
-    (`_move`); it calls `_frame` while it holds `_lock`.
+    A subclass has `_draw(figure)`, which returns the artists that move (made with animated=True),
+    and `_move()`, which moves them; it calls `_frame` while it holds `_lock`.
     """
 
     words: str  # what it shows, for those who do not see it
@@ -51,18 +49,12 @@ class Film:
     def __init__(self):
         self._lock = threading.Lock()
 
-    def _draw(self, figure: Figure) -> Iterable[Artist]:
-        raise NotImplementedError
-
-    def _move(self) -> None:
-        raise NotImplementedError
-
     def _frame(self, scene: object) -> bytes:
         """A picture; for a scene unlike the last one everything is drawn again."""
         if self._scene != scene:
             figure = Figure(figsize=[side / 100 for side in self.pixels], dpi=_DPI)
             self._canvas = FigureCanvasAgg(figure)
-            self._moving = list(self._draw(figure))
+            self._moving = self._draw(figure)
             _without_formulas(figure)
             self._canvas.draw()
             self._still = self._canvas.copy_from_bbox(figure.bbox)

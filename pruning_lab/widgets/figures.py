@@ -191,19 +191,16 @@ class TrailFilm(Film):
         return max(attempt.density, self._least), max(attempt.accuracy.value, self._low)
 
     def _write_names(self, ax: Axes) -> None:
-        """Beside each mark; where another name is in the way, higher or lower."""
-        line, taken = 1.3 * _FONT * ax.figure.dpi / 72, []
-        right = ax.get_window_extent().x1
-        named = [attempt for attempt in self._measured if attempt.name]
+        """Beside each mark; where another name is in the way, lower."""
+        named, taken = [attempt for attempt in self._measured if attempt.name], []
         for attempt in sorted(named, key=self._place, reverse=True):
-            x, y = ax.transData.transform(self._place(attempt))
-            width = 0.42 * line * len(attempt.name)
-            x = min(x + 0.4 * line, right - width)
-            near = [other for start, end, other in taken if x < end and start < x + width]
-            steps = (y + n * line for n in (0.5, -1.2, 1.6, -2.3, 2.7, -3.4))
-            y = next((p for p in steps if all(abs(p - other) >= line for other in near)), y)
-            taken.append((x, x + width, y))
-            ax.text(x, y, attempt.name, transform=None, fontsize=_FONT - 1)
+            x, y = ax.transAxes.inverted().transform(ax.transData.transform(self._place(attempt)))
+            side, y = ("left", y + 0.06) if x < 0.6 else ("right", y - 0.06)
+            while any(abs(x - other) < 0.3 and abs(y - height) < 0.08 for other, height in taken):
+                y -= 0.02
+            taken.append((x, y))
+            look = {"transform": ax.transAxes, "fontsize": _FONT - 1, "ha": side, "va": "center"}
+            ax.text(x, y, attempt.name, **look)
 
 
 # What an axis of fractions may end at, from all down to next to nothing.
@@ -219,6 +216,4 @@ def _reach(counts: np.ndarray, edges: np.ndarray) -> float:
     inside = np.abs((edges[1:] + edges[:-1]) / 2)
     order = np.argsort(inside)
     held = np.cumsum(counts[order])
-    if not held[-1]:
-        return float(edges[-1])
     return float(inside[order][np.searchsorted(held, 0.999 * held[-1])])

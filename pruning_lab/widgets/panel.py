@@ -1,6 +1,5 @@
 """The threshold studio as a panel: sliders, pictures and buttons over a `studio.Studio`."""
 
-from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
@@ -26,10 +25,10 @@ class StudioPanel(StudioView):
 
     def __init__(self, studio: Studio):
         self._film, self._trail_film = WeightsFilm(studio), TrailFilm(studio)
-        super().__init__(studio, studio.layers, "studio", self._film.pixels[0])
+        super().__init__(studio, studio.layers, "studio", 620, self._film.words)
         self._overwrite: Path | None = None  # the plan whose export was refused, to be asked again
         self._pixels_of = image_shape(studio)
-        self.trail = picture_box(self._trail_film.pixels[0])
+        self.trail = self.pictures[self._trail_film.words] = picture_box(620)
         self.layers, self.attempts, self.made, self.message = HTML(), HTML(), HTML(), HTML()
         self.pixels, self.classes, self.lost = HTML(), HTML(), HTML()
         tooltip = "points that the whole network may lose"
@@ -47,29 +46,17 @@ class StudioPanel(StudioView):
         self.start()
 
     def _make_buttons(self) -> dict[str, Button]:
-        studio = self.studio
-        actions: dict[str, tuple[str, Callable[[], object]]] = {
-            "suggest": (
-                "scan the layers, and choose densities for what the network may lose",
-                lambda: studio.suggest(self.max_drop.value, wait=False),
-            ),
-            "retrain": (
-                "train the remaining weights; pruned ones stay zero",
-                lambda: studio.retrain(self.epochs.value, wait=False),
-            ),
+        studio, later = self.studio, {"wait": False}
+        actions = {
+            "suggest": ("scan, and choose", lambda: studio.suggest(self.max_drop.value, **later)),
+            "retrain": ("pruned stay zero", lambda: studio.retrain(self.epochs.value, **later)),
             "stop": ("end what is running", studio.stop),
             "undo": ("back one attempt", studio.undo),
             "redo": ("forward again", studio.redo),
-            "name": ("give this attempt a name", lambda: studio.rename(self.label.value)),
-            "branch": (
-                "begin another line of attempts here",
-                lambda: studio.branch(self.label.value.strip()),
-            ),
+            "name": ("name this attempt", lambda: studio.rename(self.label.value)),
+            "branch": ("begin a line of attempts", lambda: studio.branch(self.label.value.strip())),
             "export": ("write the plan, and the network it is for", self._export),
-            "test": (
-                "measure on the test images: for the end, not for choosing",
-                lambda: studio.test(wait=False),
-            ),
+            "test": ("at the end, not for choosing", lambda: studio.test(**later)),
         }
         buttons = {}
         for name, (tooltip, action) in actions.items():
@@ -92,16 +79,16 @@ class StudioPanel(StudioView):
             _bar(self.path, buttons["export"], buttons["test"]),
             *(self.message, self.trail),
         ]
-        # ipywidgets' Image has no alternative text: it stands beside it, for those who listen.
-        words = f"{self._film.words}; {self._trail_film.words}"
         losses = HBox([self.pixels, self.classes, self.lost], layout={"flex_flow": "row wrap"})
         for part in losses.children:
             part.layout.margin = "0 16px 8px 0"
         left = VBox(controls, layout={"flex": "0 0 480px"})
         right = VBox([self.picture, losses], layout={"flex": "1 1 380px", "min_width": "0"})
         tabs = ipywidgets.Tab([self.layers, self.attempts], titles=["Layers", "Attempts"])
-        top = self.style_sheet, self.headline, self.problem, HBox([left, right])
-        self.children = [*top, tabs, HTML(f'<span style="{_UNSEEN}">{words}</span>')]
+        # ipywidgets' Image has no alternative text: it stands beside it, for those who listen.
+        words = HTML(f'<span style="{_UNSEEN}">{"; ".join(self.pictures)}</span>')
+        top = self.style_sheet, self.headline, self.problem
+        self.children = [*top, HBox([left, right]), tabs, words]
 
     # ------------------------------------------------------------------------ what a user does
 
@@ -123,8 +110,11 @@ class StudioPanel(StudioView):
         try:
             done = self.studio.export(path, overwrite=path == again)
         except FileExistsError as error:
-            self._overwrite = path
-            raise FileExistsError(f"{error}; or press export again to overwrite") from None
+            if error.errno is None:  # else the system says it, of a folder
+                self._overwrite = path
+                files = str(error).partition(";")[0]
+                raise FileExistsError(f"{files}; press export again to do so") from None
+            raise
         self.message.value = (
             f"wrote {escape(str(done.plan))} and {escape(str(done.network))}; "
             f"the same mask again: <code>{escape(done.command)}</code>"
@@ -134,7 +124,7 @@ class StudioPanel(StudioView):
 
     def draw(self) -> bytes:
         first = self.studio.layers[0]
-        if self._pixels_of and self._layer == first:
+        if self._pixels_of:
             self.pixels.value = pixel_map(self.mask[first], self._pixels_of)
         return self._film.picture(self._layer)
 
@@ -163,17 +153,6 @@ class StudioPanel(StudioView):
                 button.disabled = not busy if name == "stop" else busy or not can.get(name, True)
             self.buttons["stop"].button_style = "warning" if busy else ""
             self.buttons["test"].description = f"test (used {studio.tests} times)"
-
-    def _repr_mimebundle_(self, **options) -> dict:
-        bundle = super()._repr_mimebundle_(**options)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
-        if data and "image/png" in data:
-            picture = (
-                f'<img alt="{self._film.words}" src="data:image/png;base64,{data["image/png"]}">'
-            )
-            shown = self.headline.value, picture, self.layers.value, self.attempts.value
-            data["text/html"] = "".join(shown)
-        return bundle
 
     def __repr__(self) -> str:
         return f"StudioPanel({self.studio!r})"

@@ -35,7 +35,7 @@ class LayerRow(HBox):
             part.add_class(f"studio-{word}-{re.sub('[^a-zA-Z0-9_-]', '-', name)}")
         layout = {"align_items": "center", "flex": "0 0 auto"}
         super().__init__([part for part, _ in parts.values()], layout=layout)
-        self.name.on_click(lambda _: view.select(name))
+        self.name.on_click(lambda _: view.press(lambda: setattr(view, "layer", name)))
         self.box.observe(lambda change: view.moved(name, change["new"]), "value")
         self.lock.observe(lambda change: view.lock(name, change["new"]), "value")
         self.reset.on_click(lambda _: view.moved(name, 0.0))

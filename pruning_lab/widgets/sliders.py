@@ -9,6 +9,7 @@ from torch import nn
 
 from pruning_lab import criteria, plots, sensitivity
 from pruning_lab.data import Images
+from pruning_lab.layers import find, prunable
 from pruning_lab.studio import LayerMetrics, Studio
 from pruning_lab.widgets.drawing import WIDTH, height_for, png
 from pruning_lab.widgets.figures import WeightsFilm
@@ -30,15 +31,15 @@ class ThresholdSlider(StudioView):
     """
 
     def __init__(self, model: nn.Module, images: Images, layer: str, *, quality: float = 1.0):
+        find(model, layer, prunable(model))  # raises for an unknown one
         studio = Studio(model, images)
-        studio.layer(layer)  # raises for an unknown one
         self._film = WeightsFilm(studio, (WIDTH, 270), curve=False)
         self._open(studio, layer, quality, "threshold")
         self.children = [*self.children[:3], self.picture, self.headline, self.text]
         self.start()
 
     def _open(self, studio: Studio, layer: str, quality: float, css: str) -> None:
-        super().__init__(studio, [layer], css, WIDTH)
+        super().__init__(studio, [layer], css, WIDTH, f"{layer} with its threshold")
         row = self.rows[layer]
         self.slider, self.text = row.slider, HTML()
         self.slider.layout.width = "480px"
@@ -110,10 +111,13 @@ class DropSlider(StudioView):
     ):
         self.scan, self._max_drop = scan, 0.0
         self.plan.mask(model)  # raises where the scan is none to choose by
-        super().__init__(Studio(model, images, scan=scan), scan.layers, "drop", WIDTH)
+        if self.plan.saliency != criteria.name_of(criteria.magnitude):
+            raise ValueError(f"this slider needs a scan by magnitude, got {self.plan.saliency!r}")
+        studio, words = Studio(model, images, scan=scan), "the scan's curves, and what is chosen"
+        super().__init__(studio, scan.layers, "drop", WIDTH, words)
         self.text = HTML()
         self.slider = FloatSlider(max=limit, step=0.1, layout={"width": "480px"})
-        on_steps(self.slider, lambda value: setattr(self, "max_drop_per_layer", value))
+        on_steps(self.slider, lambda drop: self.press(lambda: self._choose(drop)))
         line = HBox([HTML("allowed drop per layer, points"), self.slider])
         top = self.style_sheet, line, self.problem, self.picture
         self.children = [*top, self.headline, self.text]
@@ -127,11 +131,15 @@ class DropSlider(StudioView):
 
     @max_drop_per_layer.setter
     def max_drop_per_layer(self, max_drop_per_layer: float) -> None:
-        criteria.check_amount("max_drop_per_layer", max_drop_per_layer)
-        self._max_drop = max_drop_per_layer
-        self.studio.set(density=self.plan.densities, merge=True)
-        self.slider.value = on_grid(max_drop_per_layer, self.slider.step)
+        self._choose(max_drop_per_layer)
         self.write()
+
+    def _choose(self, max_drop: float) -> None:
+        plan = sensitivity.choose(self.scan, max_drop=max_drop)  # raises for an impossible one
+        self._max_drop = max_drop
+        self.studio.set(density=plan.densities, merge=True)
+        with self.silent():
+            self.slider.value = on_grid(min(max_drop, self.slider.max), self.slider.step)
 
     @property
     def plan(self) -> sensitivity.Plan:

@@ -17,13 +17,13 @@ from pruning_lab.widgets.tables import STYLE, alert, headline, short_names
 class StudioView(VBox):
     """Some layers of a studio. What a user moves is a call of `studio`; a cell may call it too.
 
-    A subclass arranges the parts as `children`, calls `start`, and gives the picture in `draw`.
-    `settle()` waits until all is measured and drawn, and raises what went wrong.
+    A subclass arranges the parts as `children`, calls `start`, and has `draw() -> bytes`, a PNG.
     """
 
     studio: Studio | None = None  # a refused panel, which is closed too, never got one
 
-    def __init__(self, studio: Studio, layers: Iterable[str], css: str, width: int):
+    def __init__(self, studio: Studio, layers: Iterable[str], css: str, width: int, words: str):
+        """`width` is the picture's, in pixels; `words` say what it shows."""
         self._lock = threading.RLock()  # of what is shown: two threads write it
         self._shown: dict[str, tuple[Setting, bool]] = {}  # what each layer's row is set to
         self._quiet: int | None = None  # the thread whose own changes are not a user's
@@ -32,8 +32,9 @@ class StudioView(VBox):
         wide = max(76, 22 + 8 * max(len(labels[name]) for name in layers))
         self.rows = {r.layer: LayerRow(self, r, labels[r.layer], wide) for r in rows}
         self._layer = next(iter(layers))
-        self.headline, self.problem, self.style_sheet = HTML(), HTML(), HTML(STYLE)
+        self.style_sheet, self.headline, self.problem = HTML(STYLE), HTML(), HTML()
         self.picture = picture_box(width)
+        self.pictures = {words: self.picture}
         super().__init__()
         self.studio = studio
         self.add_class("studio-panel").add_class(f"{css}-panel")
@@ -47,9 +48,6 @@ class StudioView(VBox):
         for event in (Moved, Measured, Progress, Failed):
             self.studio.on(event, self.follow)
         self.studio.refresh()
-
-    def draw(self) -> bytes:
-        raise NotImplementedError
 
     # ------------------------------------------------------------------------------ for a cell
 
@@ -89,8 +87,8 @@ class StudioView(VBox):
         """End the studio's thread, and take the panel off the page."""
         if self.studio is not None:
             self.studio.close()
-        for widget in (*vars(self).values(), *getattr(self, "rows", {}).values(), *self.children):
-            if isinstance(widget, Widget):
+            parts = *vars(self).values(), *self.rows.values(), *self.children, self.layout
+            for widget in (part for part in parts if isinstance(part, Widget)):
                 _close(widget)
         super().close()
 
@@ -98,24 +96,24 @@ class StudioView(VBox):
 
     def moved(self, layer: str, quality: float) -> None:
         """A slider or a box was moved: by it alone, or by all that it is linked with."""
-        if self._quiet != threading.get_ident():
+
+        def move():
             self._layer = layer
-            amounts = dict.fromkeys(self.linked(layer), quality)
-            self.press(lambda: self.studio.set(amounts, merge=True))
+            self.studio.set(dict.fromkeys(self.linked(layer), quality), merge=True)
+
+        self.press(move)
 
     def linked(self, layer: str) -> list[str]:
         """The layers that move together with this one."""
         return [layer]
 
-    def select(self, layer: str) -> None:
-        self.press(lambda: setattr(self, "layer", layer))
-
     def lock(self, layer: str, locked: bool) -> None:
-        if self._quiet != threading.get_ident():
-            self.press(lambda: (self.studio.lock if locked else self.studio.unlock)(layer))
+        self.press(lambda: (self.studio.lock if locked else self.studio.unlock)(layer))
 
     def press(self, action: Callable[[], object]) -> None:
-        """Do it and show it; what goes wrong appears in the panel."""
+        """Do what the user asked for, and show it; what goes wrong appears in the panel."""
+        if self._quiet == threading.get_ident():
+            return
         with self._lock:  # the numbers come first: drawing, in the studio's thread, takes longer
             self.problem.value = ""
             try:
@@ -136,7 +134,7 @@ class StudioView(VBox):
 
     def write(self) -> None:
         """The numbers, always the latest: at once after a move, and again as they are measured."""
-        with self._lock, self._silent():
+        with self._lock, self.silent():
             metrics, free = self.studio.metrics(), not self.studio.busy
             self.headline.value = headline(metrics, self.studio)
             for row in metrics.layers:
@@ -147,7 +145,7 @@ class StudioView(VBox):
                     self._shown[row.layer] = setting
 
     @contextmanager
-    def _silent(self) -> Iterator[None]:
+    def silent(self) -> Iterator[None]:
         """Values that are put into sliders inside were not put there by a user."""
         before, self._quiet = self._quiet, threading.get_ident()
         try:
@@ -156,12 +154,17 @@ class StudioView(VBox):
             self._quiet = before
 
     def _repr_mimebundle_(self, **options) -> dict:
-        """With the picture and the numbers as they are now, for pages that show no widgets."""
+        """With the pictures and the numbers as they are now, for pages that show no widgets."""
         bundle = super()._repr_mimebundle_(**options)
         data = bundle[0] if isinstance(bundle, tuple) else bundle
         if data and self.picture.value:
+            data["text/plain"] = f"{self!r}\n\n{self.mask.receipt}"
             data["image/png"] = base64.b64encode(self.picture.value).decode()
-            data["text/plain"] = f"{self!r}\n\n{self.studio.mask.receipt}"
+            page = [part.value for part in vars(self).values() if isinstance(part, HTML)]
+            for words, picture in self.pictures.items():
+                shot = f"data:image/png;base64,{base64.b64encode(picture.value).decode()}"
+                page.append(f'<p><img alt="{words}" style="max-width: 620px" src="{shot}"></p>')
+            data["text/html"] = "".join(page)
         return bundle
 
 

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
+from matplotlib.ticker import EngFormatter
+
 from pruning_lab.studio import Metrics, Studio
 
+size = EngFormatter(places=1)  # with a unit's prefix: 1.4 M
 DARK = ('[data-jp-theme-light="false"]', ".theme-dark")  # as JupyterLab and Voila say it
 STYLE = f"""<style>
 .studio-panel
@@ -44,14 +47,6 @@ def percent(density: float) -> str:
 def points(drop: float) -> str:
     """The change of accuracy, in percentage points, that a drop is."""
     return f"{-100 * drop + 0.0:+.2f}"  # no -0.00
-
-
-def size(count: float) -> str:
-    """Three digits and a unit's prefix: 61M weights, 1.45G operations."""
-    power = 0
-    while count >= 999.5 and power < 4:
-        count, power = count / 1000, power + 1
-    return f"{count:.3g} {' kMGT'[power].strip()}"
 
 
 def alert(words: str) -> str:
@@ -109,11 +104,9 @@ def _status(metrics: Metrics) -> str:
 
 
 def made_by(studio: Studio) -> str:
-    """What made weights that were retrained: without it, 26 % kept beside a slider at 0 puzzles."""
+    """What made retrained weights: sliders at 0 beside a density of 26 % would puzzle."""
     first = next(a for a in studio.attempts if a.version == studio.attempt.version)
-    if first.parent is None:
-        return ""
-    asked = studio.attempts[first.parent - 1].settings.items()
+    asked = studio.attempts[first.parent - 1].settings.items() if first.parent else ()
     settings = ", ".join(f"{layer} {setting}" for layer, setting in asked)
-    words = f"{first.what} ({settings or 'nothing pruned since the retraining before'})"
-    return f"<i>{escape(words)}; sliders prune further from here</i>"
+    words = escape(f"{first.what}{f' ({settings})' if settings else ''}")
+    return f"<i>{words}; sliders prune further from here</i>" if first.parent else ""
