@@ -148,12 +148,11 @@ class Version:
         return copy.deepcopy(self._model, memo).eval()
 
     def prepare(self, stale: Callable[[], bool]) -> bool:
-        """Count ahead what makes a slider quick; returns whether it was left undone."""
+        """Count ahead what makes a slider quick; returns whether all is done."""
         for layer in self.layers.values():
-            if stale():
-                return True
-            layer.prepare()
-        return False
+            if not stale():
+                layer.prepare()
+        return not stale()
 
     def changes(self, settings: Settings, before: Settings) -> Changes:
         """The pruned weights of the layers whose settings are others than before."""

@@ -24,7 +24,7 @@ REST_SECONDS = 0.06  # without a step, after which a drag that was too fast coun
 
 @dataclass(frozen=True)
 class Moved:
-    """The studio stands elsewhere, or knows more of where it stands."""
+    """Another attempt is the current one, or more is known of its layers."""
 
 
 @dataclass(frozen=True)
@@ -54,70 +54,12 @@ class Failed:
 Event = Moved | Measured | Progress | Failed
 
 
-class LatestOnlyWorker:
-    """A thread that works on the latest request only; it ends when there is nothing to do.
-
-    `work(request, stale)` should return when stale() is true; nothing needs to be cancelled or
-    timed. stale(0.1) waits so many seconds for a later request, and is true as soon as one comes.
-    """
-
-    def __init__(self, work: Callable[[object, Callable[..., bool]], None]):
-        self._work, self._changed, self.closed = work, threading.Condition(), False
-        self._latest, self._request = 0, None  # requests are numbered
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-
-    def submit(self, request: object) -> None:
-        with self._changed:
-            self._latest, self._request = self._latest + 1, request
-            self._changed.notify_all()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="latest-only", daemon=True)
-                self._thread.start()
-
-    def settle(self, timeout: float | None = None) -> None:
-        """Wait until the latest request is done; raises what went wrong in it."""
-        with self._changed:
-            if self._thread is threading.current_thread():
-                raise RuntimeError("a listener cannot wait for the thread that it is called in")
-            if not self._changed.wait_for(lambda: self._thread is None, timeout):
-                raise TimeoutError(f"still busy after {timeout:g} s; wait longer, or stop() it")
-            if self._error is not None:
-                raise self._error
-
-    def close(self) -> None:
-        """End the thread; what it was working on stays undone."""
-        with self._changed:
-            self.closed = True
-            self._changed.notify_all()
-            thread = self._thread
-        if thread not in (None, threading.current_thread()):
-            thread.join()
-
-    def _run(self) -> None:
-        number = 0
-        while True:
-            with self._changed:
-                if self.closed or number == self._latest:
-                    self._thread = None
-                    self._changed.notify_all()
-                    return
-                number, request, self._error = self._latest, self._request, None
-            try:
-                self._work(request, partial(self._is_stale, number))
-            except BaseException as error:  # settle() raises it, in the thread that asks
-                self._error = error
-
-    def _is_stale(self, number: int, seconds: float = 0) -> bool:
-        with self._changed:
-            return self._changed.wait_for(lambda: self.closed or number != self._latest, seconds)
-
-
 class Measurer:
     """Measures pruned networks on the same images and tells by events; does long tasks too.
 
-    `first` is the version that drops are measured from. `record(attempt, change)` gets what was
-    measured on all images, before listeners do.
+    The thread works on the latest request only, and ends when there is nothing to do: a measurement
+    asks between two batches whether it is stale. `first` is the version that drops are measured
+    from; `record(attempt, change)` gets what was measured on all images, before listeners do.
     """
 
     def __init__(
@@ -125,30 +67,25 @@ class Measurer:
         first: Version,
         images: Images,
         record: Callable[[Attempt, Change], None],
-        *,
         budget: int,
         recalibrate: Images | None,
     ):
-        self.lock = threading.RLock()
+        self.lock = threading.Condition()  # with an RLock
         self.listeners: list[tuple[type, Callable[[Event], None]]] = []
         self.status, self.busy = "ready", ""  # busy: the task that nothing may disturb
         self.dense: Tensor | None = None  # answers of the network as it came
         self.flops: dict[str, int] = {}
-        self._worker = LatestOnlyWorker(self._work)
         self._first, self._record = first, record
-        read = partial(StudioImages, check=self._check_open)
-        self._evaluator_of = lambda network: Evaluator(
-            network,
-            read(images),
-            budget=budget,
-            recalibrate=None if recalibrate is None else read(recalibrate),
-        )
-        self._request: tuple[Version, Attempt] | None = None
-        self._halted = False
-        self._hurried = False  # the last measurement was cut short by a later request
+        self._images, self._budget, self._recalibrate = images, budget, recalibrate
+        self._open: tuple[Version | None, Evaluator | None, Settings] = None, None, {}
         self._answers: dict[tuple, Tensor] = {}  # attempt.key -> to all images
         self._estimate: tuple[tuple | None, Tensor | None] = None, None  # to the first images
-        self._open: tuple[Version | None, Evaluator | None, Settings] = None, None, {}
+        self._request: tuple[Version, Attempt] | None = None
+        self._number, self._task = 0, None  # of the latest request
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._hurried = False  # the last measurement was cut short by a later request
+        self._halted = self._closed = False
 
     @property
     def chance(self) -> float:
@@ -169,19 +106,19 @@ class Measurer:
             self._request = version, attempt
             if not self.busy:
                 self.status = "measuring"
-                self._worker.submit(self._measure)
+                self._submit(None)
 
     def start(self, busy: str, task: Callable[[], None]) -> None:
-        """Do a task in the thread; meanwhile nothing is measured."""
+        """Do a task in the thread, then measure; raises RuntimeError as `free` does."""
         with self.free():
             self.busy, self._halted, self.status = busy, False, f"{busy} …"
-            self._worker.submit(partial(self._long, task))
+            self._submit(task)
 
     @contextmanager
     def free(self) -> Iterator[None]:
         """The lock; raises RuntimeError while a task runs, and after `close`."""
         with self.lock:
-            if self._worker.closed:
+            if self._closed:
                 raise RuntimeError("this studio is closed; make a new one, or load a saved one")
             if self.busy:
                 raise RuntimeError(f"the studio is {self.busy}; stop() it, or wait with settle()")
@@ -196,17 +133,30 @@ class Measurer:
             raise Stopped
 
     def settle(self, timeout: float | None = None) -> None:
+        """Wait until the latest request is done; raises what went wrong in it."""
         try:
-            self._worker.settle(timeout)
+            with self.lock:
+                if self._thread is threading.current_thread():
+                    raise RuntimeError("a listener cannot wait for the thread that it is called in")
+                if not self.lock.wait_for(lambda: self._thread is None, timeout):
+                    raise TimeoutError(f"still busy after {timeout:g} s; wait longer, or stop() it")
+                if self._error is not None:
+                    raise self._error
         except KeyboardInterrupt:
             if self.busy:
                 self.stop()
-                self._worker.settle()
+                self.settle()
             raise
 
     def close(self) -> None:
+        """End the thread; what it was working on stays undone."""
         self.stop()
-        self._worker.close()
+        with self.lock:
+            self._closed = True
+            self.lock.notify_all()
+            thread = self._thread
+        if thread not in (None, threading.current_thread()):
+            thread.join()
 
     def say(self, text: str) -> None:
         self.status = text
@@ -217,14 +167,39 @@ class Measurer:
             if isinstance(event, kind):
                 listener(event)
 
-    def _tell_measured(self, attempt: Attempt, change: Change, final: bool) -> None:
-        self._tell(Measured(attempt.number, change.accuracy, change.drop, final))
+    def _submit(self, task: Callable[[], None] | None) -> None:
+        self._number, self._task = self._number + 1, task
+        self.lock.notify_all()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="studio", daemon=True)
+            self._thread.start()
 
     # ------------------------------------------------------------------------ in the thread
 
-    def _work(self, task: Callable, stale: Callable[..., bool]) -> None:
+    def _run(self) -> None:
+        number = 0
+        while True:
+            with self.lock:
+                if self._closed or number == self._number:
+                    self._thread = None
+                    self.lock.notify_all()
+                    return
+                number, task, self._error = self._number, self._task, None
+            try:
+                self._work(task, partial(self._is_stale, number))
+            except BaseException as error:  # settle() raises it, in the thread that asks
+                self._error = error
+
+    def _is_stale(self, number: int, seconds: float = 0) -> bool:
+        """Whether there is a later request; waits so many seconds for one."""
+        with self.lock:
+            return self.lock.wait_for(lambda: self._closed or number != self._number, seconds)
+
+    def _work(self, task: Callable[[], None] | None, stale: Callable[..., bool]) -> None:
         try:
-            task(stale)
+            if task is not None:
+                self._do(task)
+            self._measure(*self._request, stale)
         except Stopped:  # it was closed
             pass
         except BaseException as error:
@@ -232,7 +207,7 @@ class Measurer:
             self._tell(Failed(str(error)))
             raise
 
-    def _long(self, task: Callable, stale: Callable[..., bool]) -> None:
+    def _do(self, task: Callable[[], None]) -> None:
         try:
             self.say(f"{self.busy} …")
             task()
@@ -240,12 +215,10 @@ class Measurer:
             pass
         finally:
             self.busy = ""
-        self._measure(stale)
 
-    def _measure(self, stale: Callable[..., bool]) -> None:
-        version, attempt = self._request
+    def _measure(self, version: Version, attempt: Attempt, stale: Callable[..., bool]) -> None:
         self._tell(Moved())
-        if version.prepare(stale):
+        if not version.prepare(stale):
             return
         if self.dense is None:
             evaluator = self._opened(self._first)
@@ -257,11 +230,10 @@ class Measurer:
         if attempt.key not in self._answers:
             self._refine(version, attempt, stale)
         if attempt.key in self._answers:
-            change = self.change(attempt)
-            self._record(attempt, change)
+            self._record(attempt, self.change(attempt))
             if not stale():
                 self.status = "ready"
-                self._tell_measured(attempt, change, True)
+                self._tell_measured(attempt, final=True)
 
     def _refine(self, version: Version, attempt: Attempt, stale: Callable[..., bool]) -> None:
         """Estimate on the first images, then on more and more, until it is known of all."""
@@ -271,17 +243,15 @@ class Measurer:
         # take the time that its pictures need.
         if self._hurried and stale(REST_SECONDS):
             return
-        self._hurried = True
-        looked, seen, parts = 0.0, 0, []
-        changes = version.changes(attempt.settings, self._open[2])
-        for logits in evaluator.advance(changes):
+        self._hurried, looked, seen, parts = True, 0.0, 0, []
+        for logits in evaluator.advance(version.changes(attempt.settings, self._open[2])):
             if stale():
                 return
             parts.append(answers_of(logits, evaluator.labels[seen : seen + len(logits)]))
             seen += len(logits)
             if time.perf_counter() - looked > LOOK_SECONDS:
                 looked, self._estimate = time.perf_counter(), (attempt.key, torch.cat(parts))
-                self._tell_measured(attempt, self.change(attempt), False)
+                self._tell_measured(attempt, final=False)
         self._hurried, self._open = False, (version, evaluator, attempt.settings)
         self._answers[attempt.key] = torch.cat(parts)
 
@@ -290,13 +260,22 @@ class Measurer:
         if self._open[0] is not version:
             self.say("preparing the images …")
             self._open = None, None, {}  # frees memory
-            evaluator = self._evaluator_of(version.network())
+            images, training = (
+                None if given is None else StudioImages(given, self._check_open)
+                for given in (self._images, self._recalibrate)
+            )
+            options = {"budget": self._budget, "recalibrate": training}
+            evaluator = Evaluator(version.network(), images, **options)
             labels = evaluator.labels.cpu().double()
             if self.dense is not None and not torch.equal(labels, self.dense[:, 0]):
                 raise ValueError("the images come in another order each time; give them in one")
             self._open = version, evaluator, {}
         return self._open[1]
 
+    def _tell_measured(self, attempt: Attempt, final: bool) -> None:
+        change = self.change(attempt)
+        self._tell(Measured(attempt.number, change.accuracy, change.drop, final))
+
     def _check_open(self) -> None:
-        if self._worker.closed:
+        if self._closed:
             raise Stopped

@@ -115,6 +115,7 @@ class Change:
     def drop(self) -> Drop:
         return drop(Accuracy.of(hits(self.before)), self.accuracy)
 
+    @property
     def per_class(self) -> Classes:
         rows, labels = [], self.before[:, 0]
         for label in labels.unique().tolist():
@@ -123,6 +124,7 @@ class Change:
             rows.append(ClassChange(int(label), pair[0].n, *pair, drop(*pair)))
         return Classes(rows)
 
+    @property
     def flips(self) -> Flips:
         """Lost images first, both kinds in the order of the images."""
         lost = hits(self.before) & ~hits(self.after)
@@ -191,4 +193,4 @@ class Metrics(Rows[LayerMetrics]):
     @property
     def per_class(self) -> Classes:
         """The accuracy of each label before and after; no rows until there is an estimate."""
-        return Classes() if self.change is None else self.change.per_class()
+        return Classes() if self.change is None else self.change.per_class

@@ -11,7 +11,6 @@ from torch import nn
 from pruning_lab import data, models, sensitivity
 from pruning_lab.data import Images
 from pruning_lab.evaluation import Accuracy, Drop, recalibrate
-from pruning_lab.files import sha256
 from pruning_lab.layers import device_of, prunable
 from pruning_lab.masks import Amount, Mask
 from pruning_lab.sensitivity import Scan
@@ -31,12 +30,8 @@ class Studio:
     >>> studio.undo().attempt.what
     'as it came'
 
-    `splits` are data.load's; a single split or any re-iterable of (x, y) serves for measuring, but
-    then nothing can be retrained. Accuracy is of val, on as many of its images (whole batches, from
-    the first on) as `budget` bytes of activations hold (268 MB, on a GPU 4.3 GB). The studio works
-    on its own copy of the model; weights that are zero already count as gone.
-
-    `set` returns at once, and a thread measures the latest attempt; `settle` waits for it, and
+    It works on its own copy of the model, made here; weights that are zero count as gone. `set`
+    returns at once, and a thread measures the latest attempt on val; `settle` waits for it, and
     raises what went wrong there. Every `set` is an attempt, which stays, and can be undone.
     """
 
@@ -50,10 +45,12 @@ class Studio:
         budget: int | None = None,
         recalibrate: Images | None = None,
     ):
-        """`scan` is one of this network, to draw and to suggest by; `about` goes into its files.
+        """`splits` are data.load's; to measure, one split or any re-iterable of (x, y) serves too.
 
-        With `recalibrate`, training images, BatchNorm layers get their statistics from these in
-        every network that is measured or handed out, the dense one that it is compared with too.
+        `scan` is one of these weights, to draw and to suggest by; `about` goes into the files.
+        `budget`: bytes of activations, for as many images of val (268 MB, on a GPU 4.3 GB). With
+        `recalibrate`, training images, BatchNorm layers get their statistics from these in every
+        network that is measured or handed out, the dense one too.
 
         Raises ValueError for the test split, which is not for choosing, for a model with nothing to
         prune, and for a scan of another network or of other weights.
@@ -72,17 +69,12 @@ class Studio:
         self.tests = 0  # how often the test split was used, and what came of it the last time
         self.tested: Accuracy | None = None
         self.test_drop: Drop | None = None
-        self.history = History(tuple(first.layers))
+        self.layers, self.history = list(first.layers), History(tuple(first.layers))
         budget = budget or (2**28 if device_of(own).type == "cpu" else 2**32)
-        options = {"budget": budget, "recalibrate": recalibrate}
-        self._measurer = Measurer(first, self.val, self._record, **options)
+        self._measurer = Measurer(first, self.val, self._record, budget, recalibrate)
         self.refresh()
 
     # ---------------------------------------------------------------------------- what it knows
-
-    @property
-    def layers(self) -> list[str]:
-        return list(self.history.layers)
 
     @property
     def attempt(self) -> Attempt:
@@ -122,7 +114,7 @@ class Studio:
 
     @property
     def dense(self) -> Accuracy | None:
-        """Of the network as it came, on the `n` images of val that are measured on."""
+        """Of the network as it came; None until it has been measured."""
         answers = self._measurer.dense
         return None if answers is None else Change(answers, answers).accuracy
 
@@ -160,7 +152,7 @@ class Studio:
     def flipped(self) -> Flips:
         """The images that pruning lost or won, of those measured so far; lost ones first."""
         change = self._measurer.change(self.attempt)
-        return Flips() if change is None else change.flips()
+        return Flips() if change is None else change.flips
 
     def pictures(self, indices: Iterable[int]) -> list[np.ndarray]:
         """Images of val for display, uint8 (H, W, 3) or (H, W)."""
@@ -175,10 +167,8 @@ class Studio:
         return model
 
     def fingerprint(self) -> str:
-        """SHA-256 of weights and mask: two states with the same one are the same network."""
-        with self._measurer.lock:
-            weights = models.fingerprint(self._version.network())
-            return sha256(f"{weights} {self.mask.fingerprint()}".encode())
+        """SHA-256 of `network()`: two attempts with the same one are the same network."""
+        return models.fingerprint(self.network())
 
     def compare(self) -> Comparison:
         """All attempts side by side; `.pareto` are those that no other beats."""
@@ -191,9 +181,8 @@ class Studio:
     ) -> "Studio":
         """Ask layers for a quality or a density: `set({"fc1": 1.2})`, `set(density=0.08)`.
 
-        A number goes to every layer that is not locked, a dict to those it names; others stay as
-        they are. With `merge` the step replaces the one before it, if that moved the same layers
-        and was never measured: a drag is one attempt.
+        A number goes to every layer that is not locked, a dict to those it names. With `merge` the
+        step replaces the one before it, if that moved the same layers and was never measured.
 
         Raises KeyError for an unknown layer, ValueError for an impossible amount or a locked layer,
         RuntimeError while the studio is busy.
@@ -201,7 +190,7 @@ class Studio:
         return self._move(lambda history: history.set(quality, density=density, merge=merge))
 
     def undo(self) -> "Studio":
-        """Back to where this attempt came from; `redo` goes forth again. Attempts stay."""
+        """Back to the attempt that this one was made from; nothing is lost, `redo` returns."""
         return self._move(History.undo)
 
     def redo(self) -> "Studio":
@@ -231,9 +220,9 @@ class Studio:
         return self._move(lambda history: history, anytime=True)
 
     def on(self, kind: type[Event], listener: Callable[[Event], None]) -> Callable[[], None]:
-        """Have `listener` called with each event of this type, in the studio's thread.
+        """Have `listener` called with Moved, Measured, Progress or Failed, in the studio's thread.
 
-        Events are Moved, Measured, Progress and Failed. Returns a function that ends it.
+        Returns a function that removes it.
         """
         entry = kind, listener
         self._measurer.listeners.append(entry)
@@ -261,9 +250,8 @@ class Studio:
             pruned = self.network(), self.mask
             weights, what = tasks.retrain(*pruned, self.train, config, on_epoch, self._measurer)
             if weights is not None:
-                with self._measurer.lock:
-                    self._versions.append(Version(self._versions[0].network(), weights))
-                    self._move(lambda history: history.retrained(what), anytime=True)
+                self._versions.append(Version(self._versions[0].network(), weights))
+                self._move(lambda history: history.retrained(what), anytime=True)
 
         return self._start("retraining", task, wait)
 
@@ -321,15 +309,16 @@ class Studio:
 
     def save(self, path: str | Path) -> Path:
         """Write everything into one safetensors file, from which `load` resumes."""
-        with self._measurer.lock:
-            about: files.About = {
-                "about": None if self.about is None else dict(self.about),
-                "images": data.fingerprint_of(self.val),
-                "recalibrated": self._recalibrate is not None,
-                "tests": self.tests,
-                "history": self.history,
-            }
-            return files.save(path, about, [version.weights for version in self._versions])
+        history = self.history  # which has no attempt without its version
+        about: files.About = {
+            "about": None if self.about is None else dict(self.about),
+            "images": data.fingerprint_of(self.val),
+            "recalibrated": self._recalibrate is not None,
+            "tests": self.tests,
+            "history": history,
+        }
+        versions = self._versions[: 1 + max(attempt.version for attempt in history.attempts)]
+        return files.save(path, about, [version.weights for version in versions])
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module, splits, **options) -> "Studio":
@@ -337,7 +326,8 @@ class Studio:
 
         Raises ValueError where the file is of another network or of other images.
         """
-        given = data.fingerprint_of(getattr(splits, "val", splits)), "recalibrate" in options
+        recalibrated = options.get("recalibrate") is not None
+        given = data.fingerprint_of(getattr(splits, "val", splits)), recalibrated
         about, model, weights = files.load(path, model, *given)
         studio = cls(model, splits, about=about["about"], **options)
         with studio._measurer.lock:
