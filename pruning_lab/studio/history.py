@@ -1,4 +1,4 @@
-"""The studio's history as a value: attempts, where it stands, and pure transitions between them."""
+"""The studio's history as a frozen value: attempts, and pure transitions between them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -8,10 +8,10 @@ from typing import ClassVar
 from pruning_lab import criteria
 from pruning_lab.evaluation import Accuracy, Drop
 from pruning_lab.layers import unknown_layer
+from pruning_lab.masks import Amount
 from pruning_lab.rows import Rows
 from pruning_lab.sensitivity import wrong_measurement
 
-Amount = float | Mapping[str, float]
 KINDS = ("quality", "density")
 
 
@@ -53,6 +53,10 @@ class Attempt:
 
     def __post_init__(self):
         object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
+        if self.accuracy and (wrong := wrong_measurement(self.accuracy, self.drop)):
+            raise ValueError(f"attempt {self.number} has the {wrong}")
+        if not 0 <= self.density <= 1 or self.bytes < 0:
+            raise ValueError(f"attempt {self.number} has the density {self.density:g}")
 
     @property
     def key(self) -> tuple:
@@ -64,7 +68,7 @@ class Comparison(Rows[Attempt]):
     """Attempts side by side. `chance` is the accuracy of always naming the commonest label."""
 
     chance: float = 0.0
-    columns: ClassVar = {  # of pairs: an attempt, and whether it is a Pareto point
+    columns: ClassVar = {  # of pairs: an attempt, and whether no other beats it
         "": lambda pair: "*" if pair[1] else "",
         "attempt": lambda pair: str(pair[0].number),
         "line": lambda pair: pair[0].line,
@@ -72,18 +76,18 @@ class Comparison(Rows[Attempt]):
         "what": lambda pair: pair[0].what,
         "density": lambda pair: f"{pair[0].density:.2%}",
         "bytes": lambda pair: f"{pair[0].bytes:,}",
-        "accuracy": lambda pair: f"{pair[0].accuracy.value:.2%}" if pair[0].accuracy else "-",
-        "change": lambda pair: str(pair[0].drop or "-"),
+        "accuracy": lambda pair: f"{pair[0].accuracy.value:.2%}" if pair[0].accuracy else "",
+        "change": lambda pair: str(pair[0].drop or ""),
     }
 
     @property
     def pareto(self) -> "Comparison":
         """The attempts that no other beats: as accurate on fewer weights, or better.
 
-        An attempt whose accuracy is not above chance, by its interval, is none of them.
+        One whose accuracy is not above chance, by its interval, is none of them.
         """
-        best = []
         above = [a for a in self if a.accuracy is not None and a.accuracy.low > self.chance]
+        best = []
         for attempt in sorted(above, key=lambda a: (a.density, -a.accuracy.value, a.number)):
             if not best or attempt.accuracy.value > best[-1].accuracy.value:
                 best.append(attempt)
@@ -97,7 +101,7 @@ class Comparison(Rows[Attempt]):
 
 @dataclass(frozen=True)
 class History:
-    """All attempts, and which is the current one. Every method returns another history.
+    """All attempts, and which is the current one; every transition returns another history.
 
     >>> history = History(("fc1", "fc2")).set({"fc1": 1.4})
     >>> history.attempt.what, history.undo().attempt.what
@@ -111,6 +115,27 @@ class History:
     locks: tuple[str, ...] = ()
     drag: frozenset[str] = field(default=frozenset(), repr=False, compare=False)  # its layers
 
+    def __post_init__(self):
+        """Raises ValueError unless transitions can have led here; a file may hold anything."""
+        attempts, numbers = self.attempts, range(1, len(self.attempts) + 1)
+        parents, versions = [a.parent for a in attempts], [a.version for a in attempts]
+        if not (
+            self.now in numbers
+            and [a.number for a in attempts] == [*numbers]
+            and parents[0] is None
+            and all(1 <= (parent or 0) < n for n, parent in enumerate(parents[1:], start=2))
+            and versions[0] == 0
+            and {*versions} == {*range(max(versions) + 1)}
+            and len(self.children) == len(attempts)
+            and all(not c or (c in numbers and parents[c - 1] == n) for n, c in self._redos())
+        ):
+            raise ValueError("its attempts do not come from one another in order")
+        if unknown := {*self.locks}.union(*(a.settings for a in attempts)) - {*self.layers}:
+            raise ValueError(unknown_layer(min(unknown), dict.fromkeys(self.layers)))
+
+    def _redos(self) -> enumerate:
+        return enumerate(self.children, start=1)
+
     @property
     def attempt(self) -> Attempt:
         return self.attempts[self.now - 1]
@@ -118,10 +143,6 @@ class History:
     @property
     def lines(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(attempt.line for attempt in self.attempts))
-
-    @property
-    def can_redo(self) -> bool:
-        return self.children[self.now - 1] > 0
 
     @property
     def made(self) -> str:
@@ -134,28 +155,24 @@ class History:
         """A step by amounts: a number for every layer that is not locked, or a dict."""
         asked: dict[str, Setting] = {}
         for kind, amount in (("quality", quality), ("density", density)):
-            if amount is None:
-                continue
-            if not isinstance(amount, Mapping):
-                Setting(kind, amount)  # raises for an impossible one
+            if amount is not None and not isinstance(amount, Mapping):
+                Setting(kind, amount)  # raises for an impossible one, if all layers are locked too
                 amount = {name: amount for name in self.layers if name not in self.locks}
-            if twice := asked.keys() & amount.keys():
-                raise ValueError(
-                    f"layer {min(twice)!r} was asked for twice; give it one quality or one density"
-                )
-            asked |= {name: Setting(kind, value) for name, value in amount.items()}
+            new = {name: Setting(kind, value) for name, value in (amount or {}).items()}
+            if twice := asked.keys() & new.keys():
+                raise ValueError(f"layer {min(twice)!r} was asked for a quality and for a density")
+            asked |= new
         return self.step(asked, merge=merge) if asked else self
 
     def step(
         self, asked: Mapping[str, Setting], what: str | None = None, *, merge: bool = False
     ) -> "History":
-        """Another attempt, with these settings on top of the current ones.
+        """Another attempt: these settings on top of the current ones.
 
-        With `merge` it replaces the current attempt, if that one is a merged step of the same
-        layers and was neither measured nor named: a drag is one attempt.
+        With `merge` it replaces the current one, if that is a merged step of the same layers and
+        was neither measured nor named: a drag is one attempt.
         """
-        for name in asked:
-            self.check_layer(name)
+        for name in self.known(*asked):
             if name in self.locks:
                 raise ValueError(f"layer {name!r} is locked; unlock it first")
         settings = {n: s for n, s in {**self.attempt.settings, **asked}.items() if s != ALL}
@@ -163,11 +180,11 @@ class History:
         if merge and self.drag == asked.keys() and not (self.attempt.accuracy or self.attempt.name):
             return self.update(settings=settings, what=what)
         stepped = self._add(what, settings=settings, accuracy=None, drop=None)
-        return replace(stepped, drag=frozenset(asked) if merge else frozenset())
+        return replace(stepped, drag=frozenset(asked)) if merge else stepped
 
     def retrained(self, what: str) -> "History":
         """Another attempt, with the next version of the weights."""
-        version = max(attempt.version for attempt in self.attempts) + 1
+        version = 1 + max(attempt.version for attempt in self.attempts)
         return self._add(what, version=version, settings={}, accuracy=None, drop=None)
 
     def branch(self, name: str = "") -> "History":
@@ -183,30 +200,25 @@ class History:
         return self.go(self.attempt.parent)
 
     def redo(self) -> "History":
-        if not self.can_redo:
+        if not self.children[self.now - 1]:
             raise ValueError("there is nothing to redo")
         return self.go(self.children[self.now - 1])
 
     def go(self, number: int) -> "History":
         """Make any attempt the current one; `redo` will come this way again."""
-        self._check_number(number)
-        children = list(self.children)
-        if (parent := self.attempts[number - 1].parent) is not None:
-            children[parent - 1] = number
-        return replace(self, now=number, children=tuple(children), drag=frozenset())
+        parent, children = self._numbered(number).parent, self.children
+        if parent is not None:
+            children = (*children[: parent - 1], number, *children[parent:])
+        return replace(self, now=number, children=children, drag=frozenset())
 
     def rename(self, name: str, number: int | None = None) -> "History":
         return self.update(number, name=str(name))
 
     def lock(self, *layers: str) -> "History":
-        for name in layers:
-            self.check_layer(name)
-        return replace(self, locks=tuple(sorted({*self.locks, *layers})))
+        return replace(self, locks=tuple(sorted({*self.locks, *self.known(*layers)})))
 
     def unlock(self, *layers: str) -> "History":
-        for name in layers:
-            self.check_layer(name)
-        return replace(self, locks=tuple(name for name in self.locks if name not in layers))
+        return replace(self, locks=tuple(sorted({*self.locks} - {*self.known(*layers)})))
 
     def measured(self, key: tuple, accuracy: Accuracy, drop: Drop) -> "History":
         """With what was measured of a network, in all attempts that are this network."""
@@ -216,61 +228,34 @@ class History:
 
     def update(self, number: int | None = None, **changes) -> "History":
         """With other fields in one attempt, the current one unless `number` names another."""
-        number = self.now if number is None else number
-        self._check_number(number)
-        attempts = list(self.attempts)
-        attempts[number - 1] = replace(attempts[number - 1], **changes)
-        return replace(self, attempts=tuple(attempts))
+        new = replace(self._numbered(self.now if number is None else number), **changes)
+        attempts = (*self.attempts[: new.number - 1], new, *self.attempts[new.number :])
+        return replace(self, attempts=attempts)
 
     def _add(self, what: str, **changes) -> "History":
-        number = len(self.attempts) + 1
-        attempt = replace(
-            self.attempt, number=number, parent=self.now, what=what, name="", **changes
-        )
-        children = (*self.children, 0)
-        return replace(self, attempts=(*self.attempts, attempt), children=children).go(number)
+        number, own = len(self.attempts) + 1, {"parent": self.now, "what": what, "name": ""}
+        attempts = (*self.attempts, replace(self.attempt, number=number, **own, **changes))
+        return replace(self, attempts=attempts, children=(*self.children, 0)).go(number)
 
-    def check_layer(self, name: str) -> None:
-        if name not in self.layers:
-            raise KeyError(unknown_layer(name, dict.fromkeys(self.layers)))
+    def known(self, *layers: str) -> tuple[str, ...]:
+        """These names; raises KeyError for an unknown one."""
+        for name in layers:
+            if name not in self.layers:
+                raise KeyError(unknown_layer(name, dict.fromkeys(self.layers)))
+        return layers
 
-    def _check_number(self, number: int) -> None:
+    def _numbered(self, number: int) -> Attempt:
         if not 1 <= number <= len(self.attempts):
             raise ValueError(f"attempts go from 1 to {len(self.attempts)}, got {number}")
-
-    def check(self) -> None:
-        """Raise ValueError or KeyError unless transitions can have led here (as after a load)."""
-        attempts, (first, *others) = self.attempts, self.attempts or (None,)
-        if [a.number for a in attempts] != [*range(1, len(attempts) + 1)] or not attempts:
-            raise ValueError("its attempts are not in order")
-        self._check_number(self.now)
-        if first.parent is not None or not all(1 <= (a.parent or 0) < a.number for a in others):
-            raise ValueError("its attempts do not come from one another")
-        versions = {a.version for a in attempts}
-        if first.version != 0 or versions != {*range(max(versions) + 1)}:
-            raise ValueError("its weights are not in order")
-        parents = {a.number: a.parent for a in others}
-        if len(self.children) != len(attempts) or not all(
-            child == 0 or parents.get(child) == place
-            for place, child in enumerate(self.children, start=1)
-        ):
-            raise ValueError("its children are not those of its attempts")
-        for name in {*self.locks}.union(*(a.settings for a in attempts)):
-            self.check_layer(name)
-        for a in attempts:
-            if a.accuracy and (wrong := wrong_measurement(a.accuracy, a.drop)):
-                raise ValueError(f"attempt {a.number} has the {wrong}")
-            if not 0 <= a.density <= 1 or a.bytes < 0:
-                raise ValueError(f"attempt {a.number} has the density {a.density:g}")
+        return self.attempts[number - 1]
 
 
 def _summary(settings: Mapping[str, Setting], layers: tuple[str, ...]) -> str:
     """In a few words: "fc1: quality 1.2", "all layers: density 0.1"."""
-    first = next(iter(settings.values()), None)
+    first, words = next(iter(settings.values())), [f"{n}: {s}" for n, s in settings.items()]
     if len(settings) > 1 and {*settings.values()} == {first}:
         if settings.keys() == {*layers}:
             return f"all layers: {first}"
         if len(settings) > 3:
             return f"{len(settings)} layers: {first}"
-    words = [f"{layer}: {setting}" for layer, setting in settings.items()]
     return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")

@@ -1,6 +1,7 @@
-"""Images as the studio reads them: until it is stopped, and with random numbers of its own."""
+"""Images as the studio's thread reads them: until it is stopped, with random numbers of its own."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -17,10 +18,10 @@ class Stopped(Exception):  # noqa: N818 - it is no error
 
 
 class OwnRandom(TorchDispatchMode):
-    """Inside, what torch draws comes from other generators than everyone's.
+    """Inside, what torch draws in this thread comes from generators of this object.
 
-    torch's default generator belongs to all threads: a DataLoader or a dropout layer in one thread
-    would change what another draws. A dispatch mode is of one thread alone.
+    torch's default generator belongs to all threads: a DataLoader or a dropout layer in one would
+    change what another draws.
     """
 
     def __init__(self, seed: int = 0):
@@ -29,17 +30,18 @@ class OwnRandom(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        random = torch.Tag.nondeterministic_seeded in function.tags
-        if random and kwargs.get("generator") is None:
-            tensors = (arg for arg in args if isinstance(arg, torch.Tensor))
-            device = getattr(next(tensors, None), "device", kwargs.get("device") or "cpu")
-            kwargs = {**kwargs, "generator": self._generator(torch.device(device))}
-            if function is torch.ops.aten.native_dropout.default:  # a GPU's, which takes none
-                x, rate, _ = args
-                kept = torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - rate, **kwargs)
-                return x * kept / (1 - rate), kept
-            function = function.overloadpacket  # of rand and the like, only an overload takes one
-        return function(*args, **kwargs)
+        is_random = torch.Tag.nondeterministic_seeded in function.tags
+        if not is_random or kwargs.get("generator") is not None:
+            return function(*args, **kwargs)
+        tensors = (arg for arg in args if isinstance(arg, torch.Tensor))
+        device = getattr(next(tensors, None), "device", kwargs.get("device") or "cpu")
+        generator = self._generator(torch.device(device))
+        if function is torch.ops.aten.native_dropout.default:  # on a GPU; it takes no generator
+            x, rate, _ = args
+            kept = torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - rate, generator=generator)
+            return x * kept / (1 - rate), kept
+        # The packet finds the overload that takes a generator: torch.rand has one of its own.
+        return function.overloadpacket(*args, **{**kwargs, "generator": generator})
 
     def _generator(self, device: torch.device) -> torch.Generator:
         if device not in self._generators:
@@ -47,15 +49,15 @@ class OwnRandom(TorchDispatchMode):
         return self._generators[device]
 
     def each(self, items: Iterable[T]) -> Iterator[T]:
-        """The items, each made inside; what the caller does with it is outside."""
+        """The items; each is made inside, and used by the caller outside."""
         with self:
             iterator = iter(items)
+        end = object()
         while True:
             with self:
-                try:
-                    item = next(iterator)
-                except StopIteration:
-                    return
+                item = next(iterator, end)
+            if item is end:
+                return
             yield item
 
 
@@ -71,7 +73,7 @@ class StudioImages:
         return getattr(self._images, name)
 
     def __len__(self) -> int:
-        return len(self._images)  # TypeError where they have none
+        return len(self._images)
 
     def __bool__(self) -> bool:
         return True
@@ -86,27 +88,20 @@ class StudioImages:
 
 
 def pictures(images: Images, indices: Iterable[int]) -> list[np.ndarray]:
-    """uint8 (H, W) or (H, W, 3) of images by their place; those of no split are scaled to 0 ... 255.
-
-    Raises IndexError for a place where there is no image.
-    """
+    """uint8 (H, W) or (H, W, 3), by place; pixels of no split are scaled to 0 ... 255."""
     indices = [int(index) for index in indices]
     if hasattr(images, "pictures"):
         return images.pictures(indices)
-    found, start = {}, 0
-    for x, _ in StudioImages(images):
-        for index in {*indices} & {*range(start, start + len(x))}:
-            found[index] = _scaled(x[index - start])
-        start += len(x)
-        if start > max(indices, default=0):
-            break
+    each = (x for batch, _ in StudioImages(images) for x in batch)
+    first = enumerate(islice(each, 1 + max(indices, default=-1)))
+    found = {index: _scaled(x) for index, x in first if index in indices}
     if missing := {*indices} - found.keys():
-        raise IndexError(f"images go from 0 to {start - 1}, got {min(missing)}")
+        raise IndexError(f"there is no image {min(missing)}; images are counted from 0")
     return [found[index] for index in indices]
 
 
 def _scaled(x: torch.Tensor) -> np.ndarray:
-    """(C, H, W) of any range -> uint8; other than three channels become their mean."""
+    """(C, H, W) -> uint8; other than three channels become their mean."""
     x = x.detach().float().cpu()
     x = x.permute(1, 2, 0) if len(x) == 3 else x.mean(0)
     low, high = x.aminmax()

@@ -1,19 +1,27 @@
-"""One layer's weights: how many of them stay at a threshold, which, and their histogram."""
+"""The weights that a studio prunes: how many stay at a threshold, which, and their histogram."""
 
+import copy
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pruning_lab import criteria
-from pruning_lab.evaluation import Thresholded
+from pruning_lab.evaluation import Changes, Thresholded
+from pruning_lab.layers import not_covered, prunable
+from pruning_lab.masks import Mask, Receipt, ReceiptRow
+from pruning_lab.sensitivity import Scan
 from pruning_lab.studio.history import ALL, Setting
+from pruning_lab.studio.metrics import LayerMetrics
 
 LIMIT, STEP = 3.0, 0.05  # of a slider: qualities on this grid are counted ahead
 _CHUNK = 2**18  # weights at a time: what a core's cache holds
 _BINS = 120  # of a histogram, as wide as the largest weights
+
+Settings = Mapping[str, Setting]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +30,7 @@ class Choice:
 
     kept: int
     threshold: float  # |w| >= threshold stays, and no zero
-    chosen: Tensor | None = None  # what stays, where a threshold does not say it (ties, nothing)
+    chosen: Tensor | None = None  # what stays, where no threshold says it: ties, nothing
 
 
 class Layer:
@@ -33,8 +41,7 @@ class Layer:
 
     def __init__(self, name: str, weight: Tensor):
         self.name, self.weight = name, _dense(weight.detach())
-        self.size = weight.numel()
-        self.is_conv = weight.dim() > 2
+        self.size, self.is_conv = weight.numel(), weight.dim() > 2
         self.alive = int(self.weight.count_nonzero())
         self.sigma = criteria.sigma_of(name, self.weight)
         self._counts: dict[float, int] = {}
@@ -74,20 +81,29 @@ class Layer:
             return self.weight * choice.chosen
         return Thresholded(self.weight, choice.threshold)
 
+    def row(self, setting: Setting, locked: bool, flops: int | None) -> LayerMetrics:
+        choice = self.choose(setting)
+        quality = choice.threshold / self.sigma if self.sigma else 0.0
+        numbers = choice.threshold, quality, self.sigma, self.size, choice.kept
+        return LayerMetrics(self.name, setting, *numbers, flops, locked, self.is_conv)
+
     def prepare(self) -> None:
-        """Count ahead for every quality on the grid of a slider, and for the histogram."""
-        _ = self.histogram
+        """Count ahead, once, for every quality on the grid of a slider and for the histogram."""
+        if "histogram" in vars(self):
+            return
         steps = range(1, round(LIMIT / STEP) + 1)
         thresholds = [round(step * STEP, 10) * self.sigma for step in steps]
         cuts = torch.tensor([*thresholds, float("inf")], dtype=self.weight.dtype)
         counts = self._histogram(_numpy(cuts), torch.abs)
         at_least = counts[::-1].cumsum()[::-1]
         self._counts |= zip(thresholds, at_least.tolist(), strict=True)
+        _ = self.histogram
 
     @cached_property
     def histogram(self) -> tuple[np.ndarray, np.ndarray]:
         """(counts, edges) of the weights that are not zero, as matplotlib's `stairs` takes them."""
-        edge = max(float(self.weight.abs().max()) if self.size else 0.0, 1e-12)
+        ends = self.weight.aminmax() if self.size else (0.0, 0.0)
+        edge = max(1e-12, *(abs(float(end)) for end in ends))
         edges = np.linspace(-edge, edge, _BINS + 1)
         edges[_BINS // 2] = 0.0
         counts = self._histogram(edges)
@@ -102,13 +118,66 @@ class Layer:
             self._counts[threshold] = count
         return self._counts[threshold]
 
-    def _histogram(self, edges: np.ndarray, of=torch.clone) -> np.ndarray:
+    def _histogram(self, edges: np.ndarray, of: Callable = torch.clone) -> np.ndarray:
         return sum(np.histogram(_numpy(of(part)), edges)[0] for part in self._parts())
 
     def _parts(self) -> tuple[Tensor, ...]:
         """All weights in the order in which they lie in memory, as views."""
         weight = self.weight
         return weight.as_strided((self.size,), (1,), weight.storage_offset()).split(_CHUNK)
+
+
+class Version:
+    """One set of weights of a network: as it came, or as a retraining left it. Never changed."""
+
+    def __init__(self, model: nn.Module, weights: Mapping[str, Tensor]):
+        state = model.state_dict(keep_vars=True)
+        self.weights = {name: weights[name].detach().to(t.device) for name, t in state.items()}
+        self.scan: Scan | None = None
+        self._model = model
+        layers = prunable(self.network())
+        self.layers = {name: Layer(name, layer.weight) for name, layer in layers.items()}
+
+    def network(self) -> nn.Module:
+        """The network before pruning, with these tensors and no copies of them."""
+        memo = {}
+        for name, tensor in self._model.state_dict(keep_vars=True).items():
+            own = self.weights[name]
+            is_parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(own, tensor.requires_grad) if is_parameter else own
+        return copy.deepcopy(self._model, memo).eval()
+
+    def prepare(self, stale: Callable[[], bool]) -> bool:
+        """Count ahead what makes a slider quick; returns whether all is done."""
+        for layer in self.layers.values():
+            if not stale():
+                layer.prepare()
+        return not stale()
+
+    def changes(self, settings: Settings, before: Settings) -> Changes:
+        """The pruned weights of the layers whose settings are others than before."""
+        asked = {name: settings.get(name, ALL) for name in self.layers}
+        changed = {n: setting for n, setting in asked.items() if setting != before.get(n, ALL)}
+        return {n: self.layers[n].cut(self.layers[n].choose(s)) for n, s in changed.items()}
+
+    def rows(
+        self, settings: Settings, locks: Collection[str] = (), flops: Mapping[str, int] = {}
+    ) -> list[LayerMetrics]:
+        return [
+            layer.row(settings.get(name, ALL), name in locks, flops.get(name))
+            for name, layer in self.layers.items()
+        ]
+
+    def mask(self, settings: Settings) -> Mask:
+        """What stays, with its receipt."""
+        kept, receipt = {}, []
+        for row in self.rows(settings):
+            layer, is_asked = self.layers[row.layer], row.layer in settings
+            kept[row.layer] = layer.kept(layer.choose(row.asked))
+            asked, cut = (str(row.asked), row.threshold) if is_asked else ("-", None)
+            numbers = cut if row.kept else None, row.sigma, row.weights, row.kept, row.density
+            receipt.append(ReceiptRow(row.layer, asked, *numbers))
+        return Mask(kept, Receipt(receipt, not_covered=not_covered(self._model)))
 
 
 def _numpy(values: Tensor) -> np.ndarray:

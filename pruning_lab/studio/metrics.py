@@ -1,6 +1,6 @@
 """What the studio reports: rows by layer, by class, and by image whose answer changed."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
@@ -42,38 +42,9 @@ class LayerMetrics:
         return min(-(-self.kept * (32 + index) // 8), 4 * self.weights)
 
 
-class Layers(Rows[LayerMetrics]):
-    columns: ClassVar = {
-        "layer": lambda row: row.layer,
-        "asked": lambda row: str(row.asked) if row.asked.amount else "-",
-        "threshold": lambda row: f"{row.threshold:.4g}",
-        "weights": lambda row: f"{row.weights:,}",
-        "kept": lambda row: f"{row.kept:,}",
-        "density": lambda row: f"{row.density:.1%}",
-        "bytes": lambda row: f"{row.bytes:,}",
-        "locked": lambda row: "locked" if row.locked else "",
-    }
-
-    @property
-    def weights(self) -> int:
-        return sum(row.weights for row in self)
-
-    @property
-    def kept(self) -> int:
-        return sum(row.kept for row in self)
-
-    @property
-    def density(self) -> float:
-        return self.kept / max(self.weights, 1)
-
-    @property
-    def bytes(self) -> int:
-        return sum(row.bytes for row in self)
-
-
 @dataclass(frozen=True)
 class ClassChange:
-    """The images of one label, before pruning and after."""
+    """The images of one label, answered by the network as it came and by the pruned one."""
 
     label: int
     n: int
@@ -94,18 +65,15 @@ class Classes(Rows[ClassChange]):
 
 @dataclass(frozen=True)
 class Flip:
-    """An image that one of two networks answers rightly and the other does not.
-
-    A margin is the label's logit less the largest other: positive where the answer is right.
-    """
+    """An image that one of the two networks answers rightly, and the other does not."""
 
     index: int  # of the image, in its split
     label: int
     before: int  # the class that the network as it came names
     after: int
-    margin_before: float
+    margin_before: float  # the label's logit less the largest other: above 0 where it is right
     margin_after: float
-    lost: bool  # right before and wrong after
+    lost: bool  # right before, wrong after
 
 
 class Flips(Rows[Flip]):
@@ -120,123 +88,109 @@ class Flips(Rows[Flip]):
     }
 
 
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """What a network answered to the first n images, without its logits."""
+def answers_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """(n, 3) of logits (n, classes): the label, the class named, the label's margin."""
+    place = labels.clamp(0, logits.shape[1] - 1).unsqueeze(1)  # a label may be no class
+    others = logits.scatter(1, place, -torch.inf).amax(1)
+    margins = logits.gather(1, place).squeeze(1) - others
+    return torch.stack([labels.double(), logits.argmax(1).double(), margins.double()], 1).cpu()
 
-    labels: Tensor  # int64 (n,)
-    named: Tensor  # int64 (n,): the class with the largest logit
-    margins: Tensor  # float32 (n,): the label's logit less the largest other
 
-    @classmethod
-    def of(cls, logits: Tensor, labels: Tensor) -> "Answers":
-        """Logits (n, classes), labels (n,); a label that is no class has no margin of its own."""
-        place = labels.clamp(0, logits.shape[1] - 1).unsqueeze(1)
-        others = logits.scatter(1, place, -torch.inf).amax(1)
-        margins = logits.gather(1, place).squeeze(1) - others
-        return cls(labels.cpu(), logits.argmax(1).cpu(), margins.float().cpu())
-
-    @classmethod
-    def joined(cls, parts: list["Answers"]) -> "Answers":
-        names = ("labels", "named", "margins")
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
-
-    def first(self, n: int) -> "Answers":
-        return Answers(self.labels[:n], self.named[:n], self.margins[:n])
-
-    @property
-    def hits(self) -> Tensor:
-        return self.named == self.labels
-
-    @cached_property
-    def accuracy(self) -> Accuracy:
-        return Accuracy.of(self.hits)
+def hits(answers: Tensor) -> Tensor:
+    return answers[:, 0] == answers[:, 1]
 
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """The answers of two networks to the same images."""
+    """What two networks answered to the same images: two tensors (n, 3) of `answers_of`."""
 
-    before: Answers
-    after: Answers
+    before: Tensor
+    after: Tensor
+
+    @cached_property
+    def accuracy(self) -> Accuracy:
+        return Accuracy.of(hits(self.after))
 
     @cached_property
     def drop(self) -> Drop:
-        return drop(self.before.accuracy, self.after.accuracy)
+        return drop(Accuracy.of(hits(self.before)), self.accuracy)
 
+    @property
     def per_class(self) -> Classes:
-        rows, (before, after) = [], (self.before.hits, self.after.hits)
-        for label in self.before.labels.unique().tolist():
-            own = self.before.labels == label
-            pair = Accuracy.of(before[own]), Accuracy.of(after[own])
-            rows.append(ClassChange(label, int(own.sum()), *pair, drop(*pair)))
+        rows, labels = [], self.before[:, 0]
+        for label in labels.unique().tolist():
+            own = labels == label
+            pair = [Accuracy.of(hits(answers[own])) for answers in (self.before, self.after)]
+            rows.append(ClassChange(int(label), pair[0].n, *pair, drop(*pair)))
         return Classes(rows)
 
+    @property
     def flips(self) -> Flips:
-        """Lost images first, both in the order of the images."""
-        rows, (before, after) = [], (self.before, self.after)
-        for lost in (before.hits & ~after.hits, ~before.hits & after.hits):
-            for index in lost.nonzero().squeeze(1).tolist():
-                rows.append(
-                    Flip(
-                        index,
-                        int(before.labels[index]),
-                        int(before.named[index]),
-                        int(after.named[index]),
-                        float(before.margins[index]),
-                        float(after.margins[index]),
-                        bool(before.hits[index]),
-                    )
-                )
+        """Lost images first, both kinds in the order of the images."""
+        lost = hits(self.before) & ~hits(self.after)
+        won = hits(self.after) & ~hits(self.before)
+        rows = []
+        for index in [*lost.nonzero().flatten().tolist(), *won.nonzero().flatten().tolist()]:
+            label, named, margin = self.before[index].tolist()
+            _, now, margin_now = self.after[index].tolist()
+            classes = int(label), int(named), int(now)
+            rows.append(Flip(index, *classes, margin, margin_now, bool(lost[index])))
         return Flips(rows)
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """Of the current attempt. `accuracy` and `drop` are None until there is an estimate.
-
-    `final` says that they are of all the images and nothing is left to do.
-    """
+class Metrics(Rows[LayerMetrics]):
+    """The current attempt: a row for each layer, and what is known of the whole network."""
 
     attempt: int
     made: str  # what made its weights: "as it came", "retrained 2 epochs from 26 % kept"
-    layers: Layers
-    accuracy: Accuracy | None
-    drop: Drop | None  # against the network as it came, on the same images
-    final: bool
-    status: str  # "ready", "measuring", "preparing ...", "retraining ...", "failed: ..."
-    change: Change | None = field(default=None, repr=False, compare=False)
+    accuracy: Accuracy | None  # None until there is an estimate
+    drop: Drop | None  # from the network as it came, on the same images
+    final: bool  # these two are of all the images
+    status: str  # "ready", "measuring", "preparing …", "retraining …", "failed: …"
+    change: Change | None
+    columns: ClassVar = {
+        "layer": lambda row: row.layer,
+        "asked": lambda row: str(row.asked) if row.asked.amount else "-",
+        "threshold": lambda row: f"{row.threshold:.4g}",
+        "weights": lambda row: f"{row.weights:,}",
+        "kept": lambda row: f"{row.kept:,}",
+        "density": lambda row: f"{row.density:.1%}",
+        "bytes": lambda row: f"{row.bytes:,}",
+        "locked": lambda row: "locked" if row.locked else "",
+    }
+
+    @property
+    def layers(self) -> "Metrics":
+        return self
 
     @property
     def weights(self) -> int:
-        return self.layers.weights
+        return sum(row.weights for row in self)
 
     @property
     def kept(self) -> int:
-        return self.layers.kept
+        return sum(row.kept for row in self)
 
     @property
     def density(self) -> float:
-        return self.layers.density
+        return self.kept / max(self.weights, 1)
 
     @property
     def bytes(self) -> int:
-        return self.layers.bytes
+        return sum(row.bytes for row in self)
 
     @property
     def flops(self) -> int | None:
-        """Of the dense network, per image."""
-        flops = [row.flops for row in self.layers]
+        """Of the dense network, per image; None until it has been counted."""
+        flops = [row.flops for row in self]
         return None if None in flops else sum(flops)
 
     @property
     def flops_kept(self) -> float | None:
         """What remains when zero weights are skipped, and no zero activations."""
-        if self.flops is None:
-            return None
-        return sum(row.flops * row.density for row in self.layers)
+        return None if self.flops is None else sum(row.flops * row.density for row in self)
 
-    @cached_property
+    @property
     def per_class(self) -> Classes:
-        """Accuracy of each label before and after; no rows until it has been measured."""
-        return Classes() if self.change is None else self.change.per_class()
+        """The accuracy of each label before and after; no rows until there is an estimate."""
+        return Classes() if self.change is None else self.change.per_class

@@ -9,19 +9,16 @@ import numpy as np
 from torch import nn
 
 from pruning_lab import data, models, sensitivity
-from pruning_lab import files as common_files
 from pruning_lab.data import Images
 from pruning_lab.evaluation import Accuracy, Drop, recalibrate
 from pruning_lab.layers import device_of, prunable
-from pruning_lab.masks import Mask
+from pruning_lab.masks import Amount, Mask
 from pruning_lab.sensitivity import Scan
 from pruning_lab.studio import files, images, tasks
-from pruning_lab.studio.files import Exported
-from pruning_lab.studio.history import ALL, Amount, Attempt, Comparison, History, Setting
-from pruning_lab.studio.layers import Layer
+from pruning_lab.studio.history import ALL, Attempt, Comparison, History, Setting
+from pruning_lab.studio.layers import Layer, Version
 from pruning_lab.studio.measurer import Event, Measurer
 from pruning_lab.studio.metrics import Change, Flips, Metrics
-from pruning_lab.studio.versions import Version
 from pruning_lab.training import Epoch, TrainConfig
 
 
@@ -33,16 +30,9 @@ class Studio:
     >>> studio.undo().attempt.what
     'as it came'
 
-    `splits` are data.load's; a single split or any re-iterable of (x, y) serves for measuring, but
-    then nothing can be retrained. Accuracy is of val, on as many of its images (whole batches, from
-    the first on) as `budget` bytes of activations hold (268 MB, on a GPU 4.3 GB). The studio works
-    on a copy of the model, made here; weights that are zero already count as gone.
-
-    `set` returns at once, and a thread measures the latest attempt; `settle` waits for it, and
+    It works on its own copy of the model, made here; weights that are zero count as gone. `set`
+    returns at once, and a thread measures the latest attempt on val; `settle` waits for it, and
     raises what went wrong there. Every `set` is an attempt, which stays, and can be undone.
-
-    Raises ValueError for the test split alone (choosing by it would spoil it), for a model with
-    nothing to prune, and for a scan of another network or of other weights.
     """
 
     def __init__(
@@ -55,10 +45,15 @@ class Studio:
         budget: int | None = None,
         recalibrate: Images | None = None,
     ):
-        """`scan` is one of this network, to draw and to suggest by; `about` goes into its files.
+        """`splits` are data.load's; to measure, one split or any re-iterable of (x, y) serves too.
 
-        With `recalibrate`, training images, BatchNorm layers get their statistics from these in
-        every network that is measured or handed out, the dense one that it is compared with too.
+        `scan` is one of these weights, to draw and to suggest by; `about` goes into the files.
+        `budget`: bytes of activations, for as many images of val (268 MB, on a GPU 4.3 GB). With
+        `recalibrate`, training images, BatchNorm layers get their statistics from these in every
+        network that is measured or handed out, the dense one too.
+
+        Raises ValueError for the test split, which is not for choosing, for a model with nothing to
+        prune, and for a scan of another network or of other weights.
         """
         self.val = data.for_choosing(getattr(splits, "val", splits), "the studio")
         self.train: Images | None = getattr(splits, "train", None)
@@ -67,23 +62,19 @@ class Studio:
             raise ValueError("this model has no layer to prune, so there is nothing to set")
         if scan is not None:
             sensitivity.check_same_weights(scan, model)
-        self.model, self.about, self._recalibrate = copy.deepcopy(model), about, recalibrate
-        first = Version(self.model, self.model.state_dict(keep_vars=True))
-        first.scan = scan
-        self._versions = [first]
-        self.tests = 0  # how often the test split was used
-        self._tested: tuple[Accuracy, Drop] | None = None  # the last time
-        self.history = History(tuple(first.layers))
-        budget = budget or (2**28 if device_of(model).type == "cpu" else 2**32)
-        options = {"budget": budget, "recalibrate": recalibrate}
-        self._measurer = Measurer(first, self.val, self._record, **options)
-        self._move(lambda history: history)
+        self.about, self._recalibrate = about, recalibrate
+        own = copy.deepcopy(model)
+        first = Version(own, own.state_dict(keep_vars=True))
+        first.scan, self._versions = scan, [first]
+        self.tests = 0  # how often the test split was used, and what came of it the last time
+        self.tested: Accuracy | None = None
+        self.test_drop: Drop | None = None
+        self.layers, self.history = list(first.layers), History(tuple(first.layers))
+        budget = budget or (2**28 if device_of(own).type == "cpu" else 2**32)
+        self._measurer = Measurer(first, self.val, self._record, budget, recalibrate)
+        self.refresh()
 
-    # ------------------------------------------------------------------------------- what it is
-
-    @property
-    def layers(self) -> list[str]:
-        return list(self.history.layers)
+    # ---------------------------------------------------------------------------- what it knows
 
     @property
     def attempt(self) -> Attempt:
@@ -100,7 +91,7 @@ class Studio:
 
     @property
     def can_redo(self) -> bool:
-        return self.history.can_redo
+        return self.history.children[self.history.now - 1] > 0
 
     @property
     def status(self) -> str:
@@ -122,52 +113,10 @@ class Studio:
         return self._test_images is not None
 
     @property
-    def tested(self) -> Accuracy | None:
-        """The latest accuracy on the test split; `test_drop` is from the network as it came."""
-        return self._tested and self._tested[0]
-
-    @property
-    def test_drop(self) -> Drop | None:
-        return self._tested and self._tested[1]
-
-    @property
     def dense(self) -> Accuracy | None:
         """Of the network as it came; None until it has been measured."""
-        return self._measurer.dense and self._measurer.dense.accuracy
-
-    @property
-    def n(self) -> int | None:
-        """How many images of val are measured on; None until that is known."""
-        return self.dense and self.dense.n
-
-    def layer(self, name: str) -> Layer:
-        """A layer's weights: its sigma and histogram. Raises KeyError for an unknown one."""
-        self.history.check_layer(name)
-        return self._version.layers[name]
-
-    def setting(self, layer: str) -> Setting:
-        self.history.check_layer(layer)
-        return self.attempt.settings.get(layer, ALL)
-
-    def metrics(self) -> Metrics:
-        """Densities, bytes and FLOPs of the current attempt; accuracy as far as it is known."""
-        with self._measurer.lock:
-            attempt, change = self.attempt, self._measurer.change(self.attempt)
-            accuracy, lost, final = attempt.accuracy, attempt.drop, attempt.accuracy is not None
-            if not final and change is not None:
-                accuracy, lost = change.after.accuracy, change.drop
-            rows = self._version.rows(attempt.settings, self.history.locks, self._measurer.flops)
-            made, status = self.history.made, self._measurer.status
-            return Metrics(attempt.number, made, rows, accuracy, lost, final, status, change)
-
-    def flipped(self) -> Flips:
-        """The images that pruning lost or won, of those measured so far; lost ones first."""
-        change = self._measurer.change(self.attempt)
-        return Flips() if change is None else change.flips()
-
-    def pictures(self, indices: Iterable[int]) -> list[np.ndarray]:
-        """Images of val for display, uint8 (H, W, 3) or (H, W)."""
-        return images.pictures(self.val, indices)
+        answers = self._measurer.dense
+        return None if answers is None else Change(answers, answers).accuracy
 
     @property
     def mask(self) -> Mask:
@@ -175,22 +124,51 @@ class Studio:
         with self._measurer.lock:
             return self._version.mask(self.attempt.settings)
 
+    def layer(self, name: str) -> Layer:
+        """A layer's weights: its sigma and histogram. Raises KeyError for an unknown one."""
+        self.history.known(name)
+        return self._version.layers[name]
+
+    def setting(self, layer: str) -> Setting:
+        self.history.known(layer)
+        return self.attempt.settings.get(layer, ALL)
+
+    def metrics(self) -> Metrics:
+        """Densities, bytes and FLOPs of the current attempt; accuracy as far as it is known."""
+        with self._measurer.lock:
+            attempt, change = self.attempt, self._measurer.change(self.attempt)
+            known = attempt if attempt.accuracy or change is None else change
+            return Metrics(
+                self._version.rows(attempt.settings, self.locked, self._measurer.flops),
+                attempt=attempt.number,
+                made=self.history.made,
+                accuracy=known.accuracy,
+                drop=known.drop,
+                final=attempt.accuracy is not None,
+                status=self.status,
+                change=change,
+            )
+
+    def flipped(self) -> Flips:
+        """The images that pruning lost or won, of those measured so far; lost ones first."""
+        change = self._measurer.change(self.attempt)
+        return Flips() if change is None else change.flips
+
+    def pictures(self, indices: Iterable[int]) -> list[np.ndarray]:
+        """Images of val for display, uint8 (H, W, 3) or (H, W)."""
+        return images.pictures(self.val, indices)
+
     def network(self) -> nn.Module:
         """A copy of the network as it is pruned now, zeros in place."""
         with self._measurer.lock:
-            model = copy.deepcopy(self._version.network())
-            self.mask.apply_(model)
+            model = self.mask.apply_(copy.deepcopy(self._version.network()))
         if self._recalibrate is not None:
             recalibrate(model, self._recalibrate)
-        for own, given in zip(model.parameters(), self.model.parameters(), strict=True):
-            own.requires_grad_(given.requires_grad)
         return model
 
     def fingerprint(self) -> str:
-        """SHA-256 of weights and mask: two states with the same one are the same network."""
-        with self._measurer.lock:
-            weights = models.fingerprint(self._version.network())
-            return common_files.sha256(f"{weights} {self.mask.fingerprint()}".encode())
+        """SHA-256 of `network()`: two attempts with the same one are the same network."""
+        return models.fingerprint(self.network())
 
     def compare(self) -> Comparison:
         """All attempts side by side; `.pareto` are those that no other beats."""
@@ -203,9 +181,8 @@ class Studio:
     ) -> "Studio":
         """Ask layers for a quality or a density: `set({"fc1": 1.2})`, `set(density=0.08)`.
 
-        A number goes to every layer that is not locked, a dict to those it names, and other layers
-        stay as they are. With `merge` the step replaces the one before it, if that moved the same
-        layers and was never measured: a drag is one attempt.
+        A number goes to every layer that is not locked, a dict to those it names. With `merge` the
+        step replaces the one before it, if that moved the same layers and was never measured.
 
         Raises KeyError for an unknown layer, ValueError for an impossible amount or a locked layer,
         RuntimeError while the studio is busy.
@@ -213,7 +190,7 @@ class Studio:
         return self._move(lambda history: history.set(quality, density=density, merge=merge))
 
     def undo(self) -> "Studio":
-        """Back to where this attempt came from; `redo` goes forth again. Attempts stay."""
+        """Back to the attempt that this one was made from; nothing is lost, `redo` returns."""
         return self._move(History.undo)
 
     def redo(self) -> "Studio":
@@ -238,6 +215,19 @@ class Studio:
     def unlock(self, *layers: str) -> "Studio":
         return self._move(lambda history: history.unlock(*layers), anytime=True)
 
+    def refresh(self) -> "Studio":
+        """Have listeners told again where the studio stands."""
+        return self._move(lambda history: history, anytime=True)
+
+    def on(self, kind: type[Event], listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Have `listener` called with Moved, Measured, Progress or Failed, in the studio's thread.
+
+        Returns a function that removes it.
+        """
+        entry = kind, listener
+        self._measurer.listeners.append(entry)
+        return partial(self._measurer.listeners.remove, entry)
+
     # ------------------------------------------------------------------------------- long tasks
 
     def retrain(
@@ -255,7 +245,15 @@ class Studio:
         if self.train is None:
             raise ValueError("there are no images to retrain on; open the studio with data.load's")
         config = config or TrainConfig(epochs=epochs, lr=0.02)
-        return self._start("retraining", partial(self._retrain, config, on_epoch), wait)
+
+        def task() -> None:
+            pruned = self.network(), self.mask
+            weights, what = tasks.retrain(*pruned, self.train, config, on_epoch, self._measurer)
+            if weights is not None:
+                self._versions.append(Version(self._versions[0].network(), weights))
+                self._move(lambda history: history.retrained(what), anytime=True)
+
+        return self._start("retraining", task, wait)
 
     def suggest(
         self, max_drop: float | None = None, *, density: float | None = None, wait: bool = True
@@ -263,19 +261,34 @@ class Studio:
         """Set all layers that are not locked to what sensitivity.choose says of a scan of them.
 
         `max_drop` is what the whole network may lose, in percentage points (0.5 where nothing is
-        asked for); `density` that of the whole network. The scan is made once for each version.
+        asked for); `density` is that of the whole network.
         """
-        if max_drop is None and density is None:
-            max_drop = 0.5
+        max_drop = 0.5 if max_drop is None and density is None else max_drop
         choice = {"max_drop": max_drop, "density": density}
         sensitivity.check_choice(**choice)
-        return self._start("scanning", partial(self._suggest, choice), wait)
+
+        def task() -> None:
+            given = self._version, self.val, self._recalibrate
+            plan = tasks.suggest(*given, choice, self._measurer)
+            free = {n: d for n, d in plan.densities.items() if n not in self.locked}
+            asked = {name: Setting("density", density) for name, density in free.items()}
+            what = f"suggested for {plan.asked}"
+            self._move(lambda history: history.step(asked, what), anytime=True)
+
+        return self._start("scanning", task, wait)
 
     def test(self, *, wait: bool = True) -> Accuracy | None:
         """Accuracy on the test split: for the end, not for choosing. `tests` counts its uses."""
         if self._test_images is None:
             raise ValueError("there are no test images; open the studio with data.load's splits")
-        self._start("testing", self._test, wait)
+
+        def task() -> None:
+            self.tests += 1
+            networks = self.network(), copy.deepcopy(self._versions[0].network())
+            given = self._test_images, self._recalibrate, self._measurer
+            self.tested, self.test_drop = tasks.test(*networks, *given)
+
+        self._start("testing", task, wait)
         return self.tested if wait else None
 
     def stop(self) -> "Studio":
@@ -292,32 +305,20 @@ class Studio:
         """End the thread; what it was working on stays undone."""
         self._measurer.close()
 
-    def refresh(self) -> None:
-        """Have listeners told again where the studio stands."""
-        self._move(lambda history: history, anytime=True)
-
-    def on(self, kind: type[Event], listener: Callable[[Event], None]) -> Callable[[], None]:
-        """Have `listener` called with every event of this type, in the studio's thread.
-
-        Events are Moved, Measured, Progress and Failed; returns a function that ends it.
-        """
-        entry = kind, listener
-        self._measurer.listeners.append(entry)
-        return partial(self._measurer.listeners.remove, entry)
-
     # ------------------------------------------------------------------------------------ files
 
     def save(self, path: str | Path) -> Path:
         """Write everything into one safetensors file, from which `load` resumes."""
-        with self._measurer.lock:
-            about: files.About = {
-                "about": None if self.about is None else dict(self.about),
-                "images": data.fingerprint_of(self.val),
-                "recalibrated": self._recalibrate is not None,
-                "tests": self.tests,
-                "history": self.history,
-            }
-            return files.save(path, about, [version.weights for version in self._versions])
+        history = self.history  # which has no attempt without its version
+        about: files.About = {
+            "about": None if self.about is None else dict(self.about),
+            "images": data.fingerprint_of(self.val),
+            "recalibrated": self._recalibrate is not None,
+            "tests": self.tests,
+            "history": history,
+        }
+        versions = self._versions[: 1 + max(attempt.version for attempt in history.attempts)]
+        return files.save(path, about, [version.weights for version in versions])
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module, splits, **options) -> "Studio":
@@ -325,41 +326,28 @@ class Studio:
 
         Raises ValueError where the file is of another network or of other images.
         """
-        about, model, weights = files.load(path, model)
+        recalibrated = options.get("recalibrate") is not None
+        given = data.fingerprint_of(getattr(splits, "val", splits)), recalibrated
+        about, model, weights = files.load(path, model, *given)
         studio = cls(model, splits, about=about["about"], **options)
-        wrong = None
-        if about["images"] not in (None, data.fingerprint_of(studio.val)):
-            wrong = "on other images; open it with the same data"
-        elif about["recalibrated"] != (studio._recalibrate is not None):
-            how = "with" if about["recalibrated"] else "without"
-            wrong = f"{how} recalibrate=; open it alike"
-        if wrong:
-            studio.close()
-            raise ValueError(f"{path} was measured {wrong}")
-        device = device_of(model)
         with studio._measurer.lock:
-            for tensors in weights[1:]:
-                on_device = {name: t.to(device) for name, t in tensors.items()}
-                studio._versions.append(Version(studio.model, on_device))
-            studio.tests, now = about["tests"], about["history"].now
-            return studio._move(lambda _: about["history"].go(now))
+            studio._versions += [Version(model, tensors) for tensors in weights[1:]]
+            studio.tests = about["tests"]
+            return studio._move(lambda _: about["history"])
 
-    def export(self, path: str | Path, *, overwrite: bool = False) -> Exported:
+    def export(self, path: str | Path, *, overwrite: bool = False) -> files.Exported:
         """Write the plan (JSON) and beside it the network it is for, before pruning.
 
         `pruning-lab prune NETWORK --plan PLAN` makes the same mask of them. Raises FileExistsError
-        where a file would be overwritten.
+        where a file would be overwritten, unless `overwrite=True`.
         """
         with self._measurer.lock:
-            network, rows = self._version.network(), self.metrics().layers
-            return files.export(path, network, self.attempt, rows, self.mask, self.about, overwrite)
+            return files.export(path, self._version, self.attempt, self.about, overwrite)
 
     def __repr__(self) -> str:
-        metrics = self.metrics()
-        return (
-            f"Studio(attempt {metrics.attempt} of {len(self.attempts)}, "
-            f"{metrics.density:.1%} of {metrics.weights:,} weights, {metrics.accuracy})"
-        )
+        found, many = self.metrics(), len(self.attempts)
+        network = f"{found.density:.1%} of {found.weights:,} weights"
+        return f"Studio(attempt {found.attempt} of {many}, {network}, {found.accuracy})"
 
     # ----------------------------------------------------------------------------------- inside
 
@@ -371,56 +359,16 @@ class Studio:
         """Make a transition, and have where it leads measured."""
         with self._measurer.lock if anytime else self._measurer.free():
             history = step(self.history)
-            settings, version = history.attempt.settings, self._versions[history.attempt.version]
-            rows = version.rows(settings, (), {})
+            version = self._versions[history.attempt.version]
+            rows = Metrics(version.rows(history.attempt.settings))
             self.history = history.update(density=rows.density, bytes=rows.bytes)
             self._measurer.request(version, self.attempt)
         return self
 
     def _record(self, attempt: Attempt, change: Change) -> None:
         with self._measurer.lock:
-            self.history = self.history.measured(attempt.key, change.after.accuracy, change.drop)
+            self.history = self.history.measured(attempt.key, change.accuracy, change.drop)
 
     def _start(self, busy: str, task: Callable[[], None], wait: bool) -> "Studio":
         self._measurer.start(busy, task)
         return self.settle() if wait else self
-
-    def _retrain(self, config: TrainConfig, on_epoch: Callable[[Epoch], None]) -> None:
-        mask, measurer = self.mask, self._measurer
-        weights, epochs = tasks.retrain(
-            self.network(), mask, self.train, config, on_epoch, measurer.say, measurer.check
-        )
-        if weights is None:
-            return
-        stopped = epochs < config.epochs
-        count = f"{epochs} of {config.epochs}" if stopped else str(epochs)
-        plural = "" if count == "1" else "s"
-        what = f"retrained {count} epoch{plural} from {_percent(mask.density)} kept"
-        with measurer.lock:
-            self._versions.append(Version(self.model, weights))
-            what += ", stopped" if stopped else ""
-            self._move(lambda history: history.retrained(what), anytime=True)
-
-    def _suggest(self, choice: dict) -> None:
-        measurer = self._measurer
-        plan = tasks.suggest(
-            self._version, self.val, self._recalibrate, choice, measurer.say, measurer.check
-        )
-        asked = {
-            name: Setting("density", density)
-            for name, density in plan.densities.items()
-            if name not in self.locked
-        }
-        what = f"suggested for {plan.asked}"
-        self._move(lambda history: history.step(asked, what), anytime=True)
-
-    def _test(self) -> None:
-        self.tests += 1
-        dense = self._versions[0].network()
-        self._tested = tasks.test(
-            self.network(), dense, self._test_images, self._recalibrate, self._measurer.check
-        )
-
-
-def _percent(density: float) -> str:
-    return f"{100 * density:.0f} %" if density >= 0.0995 else f"{100 * density:.2g} %"
