@@ -23,9 +23,10 @@ from toys import CLASSES
 
 from pruning_lab import data, models, plots
 from pruning_lab.cli import main as pruning_lab
+from pruning_lab.evaluation import Accuracy
 from pruning_lab.masks import Mask, prunable
-from pruning_lab.studio import ALL, Moved, Setting, Studio
-from pruning_lab.widgets import StudioPanel, figures
+from pruning_lab.studio import ALL, Attempt, Comparison, Moved, Setting, Studio
+from pruning_lab.widgets import StudioPanel, figures, tables
 
 
 @pytest.fixture
@@ -430,7 +431,7 @@ def test_stop_ends_a_retraining_at_its_last_whole_epoch(panel):
     assert "the studio is retraining; stop() it" in text(panel.problem)
     press(panel, "stop").settle(60)
     assert re.match(
-        r"retrained \d+ of 1000 epochs from .* kept, stopped", panel.studio.attempt.what
+        r"retrained \d+ epochs? from .* kept, stopped before 1000", panel.studio.attempt.what
     )
     assert not panel.rows["fc1"].slider.disabled
     assert panel.rows["fc1"].slider.value == 0
@@ -559,6 +560,181 @@ def test_the_trail_goes_on_as_if_it_were_drawn_anew(panel, monkeypatch):
         assert film.picture() == figures.TrailFilm(studio).picture()
         assert film.picture() not in shown
         shown.add(film.picture())
+
+
+# --- what was lost ------------------------------------------------------------------------------
+
+
+def test_lost_images_are_those_of_a_network_cut_by_hand(panel, toy, split):
+    drag(panel, "fc1", 1.5)
+    check(panel, toy, split)
+    cut = copy.deepcopy(toy).eval()
+    with torch.no_grad():
+        cut.fc1.weight.mul_(cut.fc1.weight.abs() >= 1.5 * cut.fc1.weight.std(correction=0))
+        before, after = (torch.cat([m(x).argmax(1) for x, _ in split]) for m in (toy.eval(), cut))
+    right, still = before == split.labels, after == split.labels
+    lost = (right & ~still).nonzero().flatten().tolist()
+    assert lost
+    captions = [f"{before[n]}, now {after[n]}" for n in lost[:12]]
+    assert re.findall(r"<br>(\d, now \d)", panel.lost.value) == captions
+    won = int((~right & still).sum())
+    assert f"{len(lost)} images lost , {won} won" in text(panel.lost)
+    shots = re.findall('data:image/png;base64,([^"]+)', panel.lost.value)
+    for place, shot in zip(lost, shots, strict=True):
+        shown = np.array(Image.open(io.BytesIO(base64.b64decode(shot))).convert("L")).astype(float)
+        own = split.images[place, 0].numpy().astype(float)
+        assert np.corrcoef(shown.ravel(), own.ravel())[0, 1] > 0.999
+
+
+def test_a_bar_for_each_class_hangs_down_where_accuracy_was_lost(panel, toy, split):
+    drag(panel, "fc1", 3.0)
+    check(panel, toy, split)
+    rows = panel.studio.metrics().per_class
+    assert len({row.drop.value > 0 for row in rows}) == 2  # some lose, some win
+    axis = float(re.search('<line [^>]*y1="([^"]+)"', panel.classes.value)[1])
+    bars = re.findall(r"class (\d+): ([^,]*), .*?y=\"([\d.]+)\"", panel.classes.value)
+    assert [(int(label), change) for label, change, _ in bars] == [
+        (row.label, str(row.drop)) for row in rows
+    ]
+    for row, (_, _, top) in zip(rows, bars, strict=True):
+        assert (float(top) < axis) == (row.drop.value < 0)
+
+
+def test_the_losses_stay_as_they_are_while_a_slider_moves(panel, toy, split):
+    shown = []
+    for part in (panel.lost, panel.classes, panel.trail, panel.attempts):
+        part.observe(lambda change: shown.append(change["owner"]), "value")
+    panel.studio.on(Moved, lambda event: shown.append(event))
+    drag(panel, "fc1", 1.5)
+    check(panel, toy, split)
+    moves = [place for place, entry in enumerate(shown) if isinstance(entry, Moved)]
+    assert panel.lost in shown
+    assert moves == [*range(len(moves))]  # all of them first
+
+
+def test_pixels_that_the_first_layer_still_sees_are_drawn(panel_of):
+    torch.manual_seed(0)
+    network = models.lenet_300_100()
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(256, (20, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    val = data.Split("val", images, torch.arange(20) % 10, mean=127.5, std=74.0, batch_size=10)
+    panel = panel_of(network, val)
+    assert "784 of 784" in text(panel.pixels)
+    drag(panel, "fc2", 1.0)
+    type_in(panel, "fc1", 3.6)
+    panel.settle(60)
+    weight = network.fc1.weight.detach()
+    counts = (weight.abs() >= 3.6 * weight.std(correction=0)).sum(0).reshape(28, 28).numpy()
+    assert counts.max() == 0 or 0 < (counts > 0).sum() < 784
+    assert f"{(counts > 0).sum()} of 784 pixels seen" in text(panel.pixels)
+    type_in(panel, "fc1", 1.7)
+    panel.settle(60)
+    counts = (weight.abs() >= 1.7 * weight.std(correction=0)).sum(0).reshape(28, 28).numpy()
+    shot = re.search('base64,([^"]+)', panel.pixels.value)[1]
+    shown = np.array(Image.open(io.BytesIO(base64.b64decode(shot))))[..., 0].astype(float)
+    assert np.corrcoef(shown.ravel(), counts.ravel())[0, 1] < -0.999
+
+
+def test_a_network_that_begins_with_a_convolution_has_no_picture_of_pixels(panel):
+    assert panel.pixels.value == ""
+
+
+# --- what puzzled -------------------------------------------------------------------------------
+
+
+def test_a_retrained_network_says_what_made_it(panel):
+    assert panel.made.value == ""
+    panel.studio.set({"fc1": 1.2, "conv1": 0.3})
+    press(panel.settle(60), "retrain").settle(60)
+    assert panel.rows["fc1"].slider.value == 0
+    for part in ("retrained 1 epoch", "% kept", "fc1 quality 1.2", "conv1 quality 0.3"):
+        assert part in text(panel.made)
+    press(panel, "retrain").settle(60)
+    assert "retrained 1 epoch" in text(panel.made)
+    panel.studio.go(2).settle()
+    assert panel.made.value == ""
+
+
+def test_names_too_long_are_cut_in_the_middle_and_never_to_a_twins(panel_of, resnet):
+    model, images = resnet
+    panel = panel_of(model, images)
+    labels = {name: row.name.description for name, row in panel.rows.items()}
+    assert labels["fc"] == "fc"
+    assert len({*labels.values()}) == 21
+    for name, label in labels.items():
+        start, mark, end = label.partition("…")
+        assert (label == name) or (mark and name.startswith(start) and name.endswith(end))
+        assert name in panel.rows[name].name.tooltip
+    twins = [f"features.{'x' * 30}.{n}.{'y' * 30}.conv" for n in (1, 2)]
+    assert len({*tables.short_names(twins).values()}) == 2
+
+
+def test_a_bad_attempt_stretches_the_axes_only_while_it_is_the_current_one():
+    def attempt(number, density, right):
+        return Attempt(number, None, 0, "", density=density, accuracy=Accuracy.counted(right, 1000))
+
+    good = [attempt(1, 1.0, 990), attempt(2, 0.5, 985)]
+    bad = attempt(3, 0.001, 100)
+    least, low, top = figures.trail_limits(good, 2)
+    assert low >= 0.95
+    assert figures.trail_limits([*good, bad], 3)[1] <= 0.1
+    assert figures.trail_limits([*good, bad], 2) == (least, low, top)
+    assert Comparison([*good, bad], chance=0.1).pareto == tuple(good[::-1])
+
+
+def test_a_negative_number_is_refused_with_a_sentence(panel, toy, split):
+    type_in(panel, "fc1", -4)
+    assert "quality must be a finite number >= 0, got -4" in text(panel.problem)
+    assert (panel.rows["fc1"].box.value, panel.rows["fc1"].slider.value) == (0, 0)
+    type_in(panel, "fc1", 0.5)
+    assert panel.problem.value == ""
+    check(panel, toy, split)
+    panel.max_drop.set_state({"value": -4})
+    press(panel, "suggest")
+    assert "got -4" in text(panel.problem)
+    panel.epochs.set_state({"value": -4})
+    press(panel, "retrain")
+    assert "epochs" in text(panel.problem)
+    assert "-4" in text(panel.problem)
+    assert panel.settle(60).studio.attempt.number == 2
+
+
+def test_export_asks_before_it_overwrites(panel, tmp_path):
+    panel.path.value = str(tmp_path / "plan.json")
+    press(panel, "export")
+    written = (tmp_path / "plan.json").read_bytes()
+    assert "wrote" in text(panel.message)
+    drag(panel, "fc1", 1.0)
+    panel.settle(60)
+    press(panel, "export")
+    assert "would be overwritten; press export again to do so" in text(panel.problem)
+    assert (tmp_path / "plan.json").read_bytes() == written
+    press(panel, "export")
+    assert panel.problem.value == ""
+    assert (tmp_path / "plan.json").read_bytes() != written
+    press(panel, "export")  # that was one answer, not one for good
+    assert "would be overwritten" in text(panel.problem)
+
+
+@pytest.mark.parametrize("name", ["$x^{$", "<b>bold</b>", r"\frac $ _ & %", "a" * 200])
+def test_names_are_text_everywhere(panel_of, splits, toy, name):
+    toy.add_module(name, nn.Linear(CLASSES, CLASSES))
+    panel = panel_of(toy, splits)
+    panel.layer = name
+    press(panel, "suggest").settle(60)  # the curve has a name too
+    panel.label.value = name
+    press(panel, "name").settle(60)
+    assert panel.studio.attempt.name == name
+    check_words(panel)
+    assert html.escape(name) in panel.attempts.value
+    assert "<b>bold" not in panel.attempts.value + panel.layers.value + panel.made.value
+    press(panel, "retrain").settle(60)
+    assert "<b>bold" not in panel.made.value
+
+
+def test_a_loss_is_shown_negative(panel, toy, split):
+    assert tables.points(0.0123) == "-1.23"
+    assert (tables.points(0.0), tables.points(-0.5)) == ("+0.00", "+50.00")
 
 
 # --- pages without widgets, and what listens ---------------------------------------------------

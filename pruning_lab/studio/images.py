@@ -102,7 +102,7 @@ def pictures(images: Images, indices: Iterable[int]) -> list[np.ndarray]:
 
 def _scaled(x: torch.Tensor) -> np.ndarray:
     """(C, H, W) -> uint8; other than three channels become their mean."""
-    x = x.detach().float().cpu()
+    x = torch.atleast_3d(x.detach().float().cpu())  # what is no image becomes a strip
     x = x.permute(1, 2, 0) if len(x) == 3 else x.mean(0)
     low, high = x.aminmax()
     return ((x - low) / (high - low).clamp_min(1e-12) * 255).round().byte().numpy()

@@ -1,6 +1,7 @@
 """The studio's two moving figures: a layer's weights and curve, and the trail of attempts."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -89,7 +90,7 @@ class WeightsFilm(Film):
         ax.yaxis.set_major_formatter(_percent)
 
     def _move(self) -> None:
-        row = next(r for r in self.studio.metrics().layers if r.layer == self._layer)
+        row = next(r for r in self.studio.metrics() if r.layer == self._layer)
         threshold = min(row.threshold, 1e30)
         ax = self._pruned.axes
         shade = Rectangle((-threshold, 0), 2 * threshold, ax.get_ylim()[1], transform=ax.transData)
@@ -126,23 +127,10 @@ class TrailFilm(Film):
         with self._lock:
             self._comparison, self._now = self.studio.compare(), self.studio.attempt.number
             self._measured = [a for a in self._comparison if a.accuracy is not None]
-            self._limits = self._least, self._low, self._top = self._choose_limits()
+            limits = trail_limits(self._measured, self._now)
+            self._least, self._low, self._top = limits
             names = [(a.name, self._place(a)) for a in self._measured if a.name]
-            return self._frame((self._limits, names))
-
-    def _choose_limits(self) -> tuple[float, float, float]:
-        """(lowest density, lowest and highest accuracy), such that most attempts change none."""
-        best = max((a.accuracy.value for a in self._measured), default=1)
-        shown = [a for a in self._measured if a.accuracy.value > best / 2 or a.number == self._now]
-        seen = [a.accuracy for a in shown] + [self.studio.dense] * bool(self.studio.dense)
-        low, high = min((a.low for a in seen), default=0), max((a.high for a in seen), default=1)
-        for span in reversed(_STEPS):
-            top = math.ceil(high / span * 5) * span / 5
-            if top - span <= low:
-                break
-        sparsest = min((a.density for a in shown), default=1)
-        least = next((x for x in _STEPS if x <= min(0.1, 0.7 * sparsest)), _STEPS[-1])
-        return least, top - span, top
+            return self._frame((limits, names))
 
     def _draw(self, figure: Figure) -> list:
         ax = figure.add_axes((0.10, 0.17, 0.86, 0.72))
@@ -205,6 +193,24 @@ class TrailFilm(Film):
 
 # What an axis of fractions may end at, from all down to next to nothing.
 _STEPS = [round(m * 10.0**-n, 6) for n in range(5) for m in (1, 0.5, 0.2)]
+
+
+def trail_limits(measured: Sequence[Attempt], now: int) -> tuple[float, float, float]:
+    """(lowest density, lowest and highest accuracy) of the axes: few attempts change them.
+
+    An attempt with less than half of the best accuracy counts only while it is the current one.
+    """
+    best = max((attempt.accuracy.value for attempt in measured), default=1)
+    shown = [a for a in measured if a.accuracy.value > best / 2 or a.number == now]
+    low = min((attempt.accuracy.low for attempt in shown), default=0)
+    high = max((attempt.accuracy.high for attempt in shown), default=1)
+    for span in reversed(_STEPS):
+        top = math.ceil(high / span * 5) * span / 5
+        if top - span <= low:
+            break
+    sparsest = min((attempt.density for attempt in shown), default=1)
+    least = next((x for x in _STEPS if x <= min(0.1, 0.7 * sparsest)), _STEPS[-1])
+    return least, top - span, top
 
 
 def _percent(fraction: float, _: int) -> str:

@@ -38,7 +38,7 @@ class StudioPanel(StudioView):
         self.path = Text("plan.json", layout={"width": "140px"})
         self.filter = Text(placeholder="filter layers", layout={"width": "160px"})
         self.filter.observe(self._narrow, "value")
-        kinds = dict.fromkeys("conv" if row.is_conv else "fc" for row in studio.metrics().layers)
+        kinds = dict.fromkeys("conv" if row.is_conv else "fc" for row in studio.metrics())
         tooltip = "moving one of these layers moves them all, except locked ones"
         self.link = {k: ToggleButton(description=f"link all {k}", tooltip=tooltip) for k in kinds}
         self.buttons = self._make_buttons()
@@ -93,7 +93,7 @@ class StudioPanel(StudioView):
     # ------------------------------------------------------------------------ what a user does
 
     def linked(self, layer: str) -> list[str]:
-        rows = {row.layer: row for row in self.studio.metrics().layers}
+        rows = {row.layer: row for row in self.studio.metrics()}
         is_conv = rows[layer].is_conv
         if not self.link["conv" if is_conv else "fc"].value:
             return [layer]
@@ -132,7 +132,7 @@ class StudioPanel(StudioView):
         super().follow(event)
         if isinstance(event, Measured) and event.final:
             metrics = self.studio.metrics()
-            self.layers.value = table(metrics.layers.columns, metrics.layers)
+            self.layers.value = table(metrics.columns, metrics)
             self.trail.value = self._trail_film.picture()
             self.attempts.value = attempts_table(self.studio)
             self.classes.value = class_changes(metrics.per_class)

@@ -54,7 +54,7 @@ class ThresholdSlider(StudioView):
     @property
     def row(self) -> LayerMetrics:
         """The layer's numbers: what was asked, threshold, sigma, weights, kept, density."""
-        return next(row for row in self.studio.metrics().layers if row.layer == self.layer)
+        return next(row for row in self.studio.metrics() if row.layer == self.layer)
 
     @property
     def quality(self) -> float:
@@ -78,8 +78,7 @@ class ThresholdSlider(StudioView):
 
     def write(self) -> None:
         super().write()
-        rows = self.studio.metrics().layers
-        self.text.value = table(rows.columns, [self.row])
+        self.text.value = table(self.studio.metrics().columns, [self.row])
 
     def __repr__(self) -> str:
         return (

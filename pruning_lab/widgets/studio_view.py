@@ -28,7 +28,7 @@ class StudioView(VBox):
         self._shown: dict[str, tuple[Setting, bool]] = {}  # what each layer's row is set to
         self._quiet: int | None = None  # the thread whose own changes are not a user's
         self._css = css
-        labels, rows = short_names(studio.layers), studio.metrics().layers
+        labels, rows = short_names(studio.layers), studio.metrics()
         wide = max(76, 22 + 8 * max(len(labels[name]) for name in layers))
         self.rows = {r.layer: LayerRow(self, r, labels[r.layer], wide) for r in rows}
         self._layer = next(iter(layers))
@@ -137,7 +137,7 @@ class StudioView(VBox):
         with self._lock, self.silent():
             metrics, free = self.studio.metrics(), not self.studio.busy
             self.headline.value = headline(metrics, self.studio)
-            for row in metrics.layers:
+            for row in metrics:
                 line, setting = self.rows[row.layer], (row.asked, row.locked)
                 line.show(row, row.layer == self._layer, free)
                 if self._shown.get(row.layer) != setting:
