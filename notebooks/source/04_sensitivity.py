@@ -238,7 +238,7 @@ pd.DataFrame(rows).T
 # all four are pruned together?
 
 # %%
-panel = DropSlider(scan, model, splits.val, max_drop=0.5).settle()
+panel = DropSlider(scan, model, splits.val, max_drop_per_layer=0.5).settle()
 panel
 
 # %% [markdown]
@@ -247,13 +247,13 @@ panel
 # next cell can read all of it, or move the slider:
 
 # %%
-panel.max_drop = 0.2
+panel.max_drop_per_layer = 0.2
 panel.settle()
 print(panel.plan)
 
 # %% tags=["nbval-check-output"]
 plan = panel.plan
-print("allowed:", panel.max_drop, "points for each of", len(plan.rows), "layers")
+print("allowed:", panel.max_drop_per_layer, "points for each of", len(plan.rows), "layers")
 worse = plan.together.value > plan.predicted
 print("on MNIST, together they lose more than the sum:", worse or splits.name != "mnist")
 

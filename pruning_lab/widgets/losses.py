@@ -40,7 +40,7 @@ def class_changes(rows: Iterable[ClassChange]) -> str:
     rows.sort(key=lambda row: row.label)
     least = min([-0.001, *(-row.drop.high for row in rows)])
     most = max([0.001, *(-row.drop.low for row in rows)])
-    left, top, high, wide = 50, 8, 84, 26
+    left, top, high, wide = 56, 8, 84, 26
 
     def y(change: float) -> float:
         return round(top + high * (most - change) / (most - least), 1)

@@ -72,6 +72,11 @@ class ThresholdSlider(StudioView):
         return self.row.threshold
 
     @property
+    def kept(self) -> int:
+        """How many of the layer's weights stay."""
+        return self.row.kept
+
+    @property
     def density(self) -> float:
         """Of the layer; that of the network is `mask.density`."""
         return self.row.density

@@ -26,8 +26,9 @@ OPEN = """from pruning_lab import data, models, studio, widgets
 s = studio.Studio(models.lenet_5(trained="mnist"), data.load("digits"))
 panel = widgets.StudioPanel(s).settle()"""
 
-# What the studio's own calls say, in the page, after whatever a hand did.
+# What the studio's own calls say, in the page, after whatever the user did.
 WATCH = """import json, ipywidgets
+from pruning_lab.studio import Measured
 
 def facts(s):
     m, a = s.metrics(), s.metrics().accuracy
@@ -36,14 +37,14 @@ def facts(s):
         "accuracy": f"{a.value:.2%} {a.low:.2%} to {a.high:.2%}, {a.n:,} images",
         "drop": str(m.drop),
         "kept": f"{m.density:.1%} {m.kept:,}",
-        "layers": {row.layer: [row.quality, f"{row.density:.1%}"] for row in m.layers},
+        "layers": {row.layer: [row.quality, f"{row.density:.1%}"] for row in m},
         "mask": s.mask.fingerprint(),
     })
 
 def watched(panel):
     s, shown = panel.studio, ipywidgets.HTML()
     shown.add_class("facts")
-    s.listen(lambda event: event == "done" and shown.set_trait("value", facts(s)))
+    s.on(Measured, lambda event: event.final and shown.set_trait("value", facts(s)))
     s.refresh()
     return ipywidgets.VBox([panel, shown])
 """
@@ -76,7 +77,7 @@ class Hand:
     def check(self, facts: dict) -> None:
         """The panel says what the studio says."""
         headline = " ".join(self.page.locator(".studio-headline").inner_text().split())
-        assert f"accuracy on val {facts['accuracy']} drop {facts['drop']}" in headline
+        assert f"accuracy on val {facts['accuracy']} change of accuracy {facts['drop']}" in headline
         assert f"weights kept {facts['kept']}" in headline
         for layer, (quality, kept) in facts["layers"].items():
             assert self.page.locator(f".studio-kept-{layer}").inner_text() == kept
@@ -143,7 +144,7 @@ def use(hand: Hand, work) -> dict:
     assert hand.page.locator("button.studio-undo").is_disabled()
     hand.shoot("4-retraining")
     hand.press("stop")
-    retrained = hand.until(r"retrained \d+ epochs? of 500, stopped")
+    retrained = hand.until(r"retrained \d+ epochs? from \d+ % kept, stopped before 500")
     assert retrained["mask"] == suggested["mask"]
     hand.shoot("5-retrained")
 
