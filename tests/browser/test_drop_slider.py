@@ -23,7 +23,7 @@ def test_an_arrow_key_moves_the_allowed_drop_and_all_that_follows(run_all, page,
     handle.focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_function(
-        "before => document.querySelector('.drop-text').innerText != before", arg=before
+        "before => document.querySelector('.drop-headline').innerText != before", arg=before
     )
     after = settled(MEASURED)
     assert readout.inner_text() == "0.30"
@@ -36,7 +36,7 @@ def test_an_arrow_key_moves_the_allowed_drop_and_all_that_follows(run_all, page,
         "() => document.querySelector('.drop-slider .widget-readout').innerText == '2.30'"
     )
     page.wait_for_function(
-        "after => document.querySelector('.drop-text').innerText != after", arg=after
+        "after => document.querySelector('.drop-headline').innerText != after", arg=after
     )
     last = settled(MEASURED)
     panel.screenshot(path=tmp_path / "panel-after.png")
