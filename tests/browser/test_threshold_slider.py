@@ -7,7 +7,8 @@ def test_an_arrow_key_moves_the_threshold_and_all_that_follows(run_all, page, tm
     def measured(quality):
         return rf"up to date[^]*quality {quality:g}\s"
 
-    settled = run_all("02_prune_once", "threshold", measured(2.0), part="panel")  # where a cell has put it
+    # where a cell has put it
+    settled = run_all("02_prune_once", "threshold", measured(2.0), part="panel")
     before = settled(measured(2.0))
     panel, picture = page.locator(".threshold-panel"), page.locator(".threshold-picture")
     panel.scroll_into_view_if_needed()
