@@ -339,7 +339,7 @@ def test_pipes_sockets_and_devices_are_never_read(here):
 PEAK = """
 import contextlib, io, sys
 from pruning_lab import cli
-import pruning_lab.cli.commands
+import pruning_lab.cli.prune
 
 def peak():  # of this program; getrusage's is that of the process that started it, too
     (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))

@@ -1,0 +1,154 @@
+"""`pruning-lab run`: the whole experiment, from a new network to the paper's tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pruning_lab as lab
+from pruning_lab.cli import common, outputs
+from pruning_lab.cli.train import Shape, prepare
+
+_CHOICE = ("compression", "density", "max_drop", "method", "evaluations")
+
+
+def run(
+    *,
+    model: Literal["lenet-300-100", "lenet-5", "alexnet", "vgg-16"] | None = None,
+    shape: Shape = Shape(),
+    bf16: bool = False,
+    compression: Annotated[float | None, common.number(1.0, 1e6)] = None,
+    density: Annotated[float | None, common.FRACTION] = None,
+    max_drop: Annotated[float | None, common.POINTS] = None,
+    method: Literal["single", "joint"] | None = None,
+    evaluations: common.Evaluations = None,
+    out: str | None = None,
+    resume: bool = False,
+    images: common.Images = common.Images(),
+    seed: Annotated[int | None, common.number(0, 10**12)] = None,
+    output: common.Output = common.Output(),
+) -> None:
+    """Train, scan, prune and retrain a network, and report beside the paper.
+
+    example:
+      pruning-lab run --model lenet-5 --data mnist --out runs/first
+
+    Args:
+        model: Which network (default: lenet-300-100).
+        bf16: Autocast to bfloat16 (always for photos on a GPU).
+        compression: Parameters, before / after (default: the paper's).
+        density: Fraction of all weights to keep, by the network's own scan.
+        max_drop: Percentage points that may be lost before retraining, by its own scan.
+        method: How --density or --max-drop chooses (default: joint).
+        out: Folder for the files (default: runs/MODEL).
+        resume: Continue the unfinished run in --out (default: the latest in runs/).
+        seed: Random seed (default: 0).
+    """
+    if lab.processes.world() > 1 and not out:
+        raise ValueError("several processes write into one folder; name it with --out")
+    choice = dict(zip(_CHOICE, (compression, density, max_drop, method, evaluations), strict=True))
+    choice = {name: value for name, value in choice.items() if value is not None}
+    folder = Path(out) if out else _folder(model or common.RECIPES[0], resume)
+    outputs.check_place(folder / "run.json", "--out")
+    config = lab.experiments.load_config(folder) if (folder / "config.json").exists() else None
+    if config:
+        if not resume:
+            raise FileExistsError(
+                f"{folder} holds a run already; resume it with --resume, or name another --out"
+            )
+        typed = {**vars(shape), "size": images.size, "model": model, "data": images.data}
+        _check_same(folder, config, {**typed, "seed": seed, "bf16": bf16 or None}, choice)
+    lab.processes.wait()  # until all have looked into the folder
+    if (folder / "run.json").exists():
+        output.say(f"{folder} is finished already")
+        result = lab.experiments.Run.load(folder)
+    else:
+        if resume and not config:
+            output.say(f"nothing to resume in {folder}, so it starts from the beginning")
+        seed = config["seed"] if config else seed or 0
+        about = config["recipe"].about if config else shape.about(model or "lenet-300-100", images)
+        data = {"data": config["data"]} if config else {}
+        _, about, splits = prepare({**about, **data}, seed, images, output)
+        recipe = config["recipe"] if config else _recipe(about, splits, choice, bf16)
+        output.say(
+            f"{recipe.network}, seed {seed}, {common.counted(recipe.epochs, 'epoch')} in all"
+            f"{_search(recipe.choose)}; files go to {folder}"
+        )
+        with output.bar(recipe.epochs, "epochs") as bar:
+
+            def notify(note: lab.experiments.Note) -> None:
+                if note.epoch:
+                    bar.set_description(f"{note.phase}, loss {note.epoch.loss:.3f}", refresh=False)
+                    bar.update()
+                if note.text:
+                    output.say(f"  {note.phase:8} {note.text}")
+
+            result = lab.experiments.run(recipe, splits, seed=seed, folder=folder, notify=notify)
+    page = folder / "report.html"
+    if lab.processes.rank() == 0:
+        lab.files.write(page, lab.reports.html(result))
+    files = f"The plots are in {page}, the network in {folder / 'model.safetensors'}"
+    output.show(result.record, f"\n{lab.reports.text(result.record)}\n\n{files}")
+
+
+def _recipe(about: dict, splits, choice: dict, bf16: bool) -> lab.experiments.Recipe:
+    """What was asked for; photos on a GPU always train in bfloat16, which it is made for."""
+    shape = {name: value for name, value in about.items() if name not in ("network", "data")}
+    recipe = _asked(about["network"], splits.name, shape, choice)
+    on_gpu = splits.val.device.type == "cuda" and about["network"] in common.PHOTO_NETWORKS
+    return recipe.in_bf16() if bf16 or on_gpu else recipe
+
+
+def _asked(network: str, data: str, shape: dict, choice: dict) -> lab.experiments.Recipe:
+    kinds = choice.keys() & {"compression", "density", "max_drop"}
+    if len(kinds) > 1:
+        raise ValueError("give one of --compression, --density and --max-drop")
+    chosen = kinds & {"density", "max_drop"}
+    if "method" in choice and not chosen:
+        raise ValueError("--method goes with --density or --max-drop")
+    if "evaluations" in choice and not (chosen and choice.get("method") != "single"):
+        raise ValueError("--evaluations goes with --density or --max-drop, by the joint method")
+    if "compression" in kinds:
+        return lab.experiments.compressed_recipe(network, choice["compression"], data, shape)
+    if chosen:
+        return lab.experiments.chosen_recipe(network, {"method": "joint", **choice}, data, shape)
+    return lab.experiments.paper_recipe(network, data, shape)
+
+
+def _search(choose: dict | None) -> str:
+    """What the search of a recipe takes, in words."""
+    if not choose or choose.get("method") != "joint":
+        return ""
+    return f" and a search of at most {choose.get('evaluations', 1000):,} evaluations"
+
+
+def _check_same(folder: Path, config: dict, typed: dict, choice: dict) -> None:
+    """Raise ValueError where something else is typed than the run was started with."""
+    recipe = config["recipe"]
+    before = {**lab.models.settings(recipe.about), "model": recipe.network, "seed": config["seed"]}
+    before |= {"data": config["data"], "bf16": recipe.dense.bf16}
+    typed = {name: value for name, value in typed.items() if value not in (None, "auto")}
+    if choice:
+        asked = _asked(recipe.network, config["data"], recipe.shape, choice)
+        if (asked.rounds, asked.choose) != (recipe.rounds, recipe.choose):
+            typed |= choice
+            before |= dict.fromkeys(choice, recipe.choose or f"{len(recipe.rounds)} fixed rounds")
+    for name, value in typed.items():
+        if value != before.get(name):
+            raise ValueError(
+                f"{folder} was started with --{name.replace('_', '-')} {before.get(name)}, not "
+                f"{value}; resume with the same options, or with none"
+            )
+
+
+def _folder(network: str, resume: bool) -> Path:
+    """The latest unfinished run to resume, else runs/NETWORK, or runs/NETWORK-2, ... if taken."""
+    started = [path.parent for path in Path("runs").glob("*/config.json")]
+    unfinished = [path for path in started if not (path / "run.json").exists()]
+    if resume and unfinished:
+        return max(unfinished, key=lambda path: (path / "config.json").stat().st_mtime)
+    folder, number = Path("runs") / network, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{network}-{number}"
+    return folder
