@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Annotated, Literal
+from typing import Annotated
 
 import pruning_lab as lab
 from pruning_lab.cli import common
@@ -17,7 +17,7 @@ def choose(
     max_drop: Annotated[float | None, common.POINTS] = None,
     max_drop_per_layer: Annotated[float | None, common.POINTS] = None,
     density: Annotated[float | None, common.FRACTION] = None,
-    method: Literal["single", "joint"] | None = None,
+    method: common.Method = None,
     evaluations: common.Evaluations = None,
     out: Annotated[str, common.File("plan"), common.FILE] = "plan.json",
     recalibrate: common.Recalibrate = None,
@@ -66,7 +66,7 @@ def choose(
 
         def notify(done: int, most: int) -> None:
             if done == 0:
-                output.say(f"a search of at most {most:,} evaluations on 2,000 images each")
+                output.say(f"a search of at most {most:,} evaluations, each on 2,000 images")
             bar.update(done - bar.n)
 
         plan = _choose(scanned, asked, notify=notify, **options)

@@ -64,7 +64,9 @@ NetworkFile = Annotated[InputFile, _FILE]
 TrainedFile = Annotated[str, File("network", checkpoint=True), FILE]
 Layers = Annotated[list[str] | None, MANY, Parameter(metavar="LAYER")]
 Saliency = Literal["magnitude", "random"]
-Seed = Annotated[int, number(0, 10**12), Parameter(help="Random seed.")]
+SEED = number(0, 10**12)
+Seed = Annotated[int, SEED, Parameter(help="Random seed.")]
+Method = Literal["single", "joint"] | None
 _EVALUATIONS = "Most evaluations of a search, on 2,000 images each (default: 1000)."
 Evaluations = Annotated[int | None, COUNT, Parameter(help=_EVALUATIONS)]
 _RECALIBRATE = "Set BatchNorm statistics after every cut from N training images (1000 are enough)."

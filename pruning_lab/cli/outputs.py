@@ -20,59 +20,52 @@ def check(command: Callable, values: Mapping) -> None:
     """
     options = {name: (value, mark) for name, value, mark in _options(command, values)}
     named = [entry for name, option in options.items() for entry in _files(name, *option)]
-    seen: list[tuple[str, Path]] = []
-    for word, path, kind in named:
-        if not kind:
-            continue
-        for name, other in seen:
-            if _same(path, other):
-                raise ValueError(f"{word} {path} is written by {name} too; name two files")
-        for _, other, written in named:
-            if not written and _same(path, other):
+    written = [entry for entry in named if entry[2]]
+    for place, (word, path, kind) in enumerate(written):
+        check_place(word, path)
+        for other, path_, _ in written[:place]:
+            if _same(path, path_):
+                raise ValueError(f"{word} {path} is written by {other} too; name two files")
+        for _, path_, kind_ in named:
+            if not kind_ and _same(path, path_):
                 raise ValueError(
-                    f"{word} {path} would replace {other}, which this command reads; name another "
+                    f"{word} {path} would replace {path_}, which this command reads; name another "
                     f"file"
                 )
-        resume, out = options.get("resume", (False,))[0], Path(options["out"][0])
-        replace = options["force"][0] or (resume and not out.exists()) or kind == "checkpoint"
+        resumes = options.get("resume", [False])[0] and not Path(options["out"][0]).exists()
+        replace = options["force"][0] or resumes or kind == "checkpoint"
         check_file(word, path, kind, replace=replace)
-        seen.append((word, path))
 
 
 def check_file(word: str, path: Path, kind: str, *, replace: bool) -> None:
     """Raise OSError or ValueError where no such file can be written, or one is to stay."""
-    check_place(path, word)
-    if not path.exists():
-        return
-    if (there := kind_of(path)) != kind:
+    check_place(word, path)
+    there = kind_of(path) if path.exists() else kind
+    if there != kind:
         what = "of another kind" if there == "other" else f"a {there}"
         raise FileExistsError(
             f"{word} {path} is there, and {what}, which is never replaced by a {kind}; name "
             f"another file"
         )
-    if not replace:
+    if path.exists() and not replace:
         raise FileExistsError(
             f"{word} {path} is there already; add --force to replace it, or name another file"
         )
 
 
-def check_place(path: Path, word: str) -> None:
+def check_place(word: str, path: Path) -> None:
     """Raise OSError or ValueError where no file can be written under this name."""
     try:
-        if path.is_dir():
-            raise IsADirectoryError(f"{word} {path} is a folder; name a file in it")
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{word} {path} is a pipe or a device; name a regular file")
         os.stat(path)  # raises for a name too long, a file in place of a folder, a loop of links
+        if not path.is_file():
+            what = "is a folder; name a file in it"
+            other = "is a pipe or a device; name a regular file"
+            raise ValueError(f"{word} {path} {what if path.is_dir() else other}")
     except FileNotFoundError:
         pass
     except OSError as error:
-        if error.errno is None:  # it is ours
-            raise
         raise OSError(f"{word} {path}: {error.strerror}; give it another name") from None
     parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir():
-        raise NotADirectoryError(f"{word} {path}: {parent} is a file; name a file in a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise PermissionError(
             f"{word} {path}: you may not write to {parent}; name a place where you may"
@@ -82,25 +75,20 @@ def check_place(path: Path, word: str) -> None:
 def kind_of(path: Path) -> str:
     """What a file of this library holds, "network", "mask", "plan", ...; "other" for any other."""
     try:
-        return _format(lab.files.load_about(path)) or "network"
+        about, default = lab.files.load_about(path), "network"
     except (ValueError, OSError):  # no safetensors file
-        pass
-    try:
-        text = lab.files.read_text(path)
-        if text.startswith("layer,asked,density,quality,threshold,"):
-            return "scan"
-        if text.startswith("<!doctype html>") and "name='generator' content='pruning_lab'" in text:
-            return "page"
-        about = lab.files.parse_json(text, path)
-        return "notebook" if "nbformat" in about else _format(about) or "other"
-    except (ValueError, OSError, TypeError):
-        return "other"
-
-
-def _format(about: object) -> str | None:
+        try:
+            text = lab.files.read_text(path)
+            if text.startswith("layer,asked,density,quality,threshold,"):
+                return "scan"
+            if text.startswith("<!doctype html>") and "content='pruning_lab'" in text:
+                return "page"
+            about, default = lab.files.parse_json(text, path), "other"
+        except (ValueError, OSError):
+            return "other"
     form = about.get("format") if isinstance(about, dict) else None
     words = form.split() if isinstance(form, str) else []
-    return words[1] if len(words) == 3 and words[0] == "pruning_lab" else None
+    return words[1] if len(words) == 3 and words[0] == "pruning_lab" else default
 
 
 def _options(where: Callable, values: Mapping) -> Iterator[tuple[str, object, File | None]]:
@@ -114,7 +102,7 @@ def _options(where: Callable, values: Mapping) -> Iterator[tuple[str, object, Fi
 
 def _files(name: str, value: str | None, mark: File | None) -> Iterator[tuple[str, Path, str]]:
     """The option as typed, the path, and the kind that is written ("" where it is read)."""
-    if value is None or mark is None or (not value and not mark.writes):
+    if value is None or mark is None:
         return
     word, path, kind = f"--{name.replace('_', '-')}", Path(value), mark.writes or ""
     yield word, path, kind

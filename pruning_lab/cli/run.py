@@ -9,8 +9,6 @@ import pruning_lab as lab
 from pruning_lab.cli import common, outputs
 from pruning_lab.cli.train import Shape, prepare
 
-_CHOICE = ("compression", "density", "max_drop", "method", "evaluations")
-
 
 def run(
     *,
@@ -20,12 +18,12 @@ def run(
     compression: Annotated[float | None, common.number(1.0, 1e6)] = None,
     density: Annotated[float | None, common.FRACTION] = None,
     max_drop: Annotated[float | None, common.POINTS] = None,
-    method: Literal["single", "joint"] | None = None,
+    method: common.Method = None,
     evaluations: common.Evaluations = None,
     out: str | None = None,
     resume: bool = False,
     images: common.Images = common.Images(),
-    seed: Annotated[int | None, common.number(0, 10**12)] = None,
+    seed: Annotated[int | None, common.SEED] = None,
     output: common.Output = common.Output(),
 ) -> None:
     """Train, scan, prune and retrain a network, and report beside the paper.
@@ -39,23 +37,24 @@ def run(
         compression: Parameters, before / after (default: the paper's).
         density: Fraction of all weights to keep, by the network's own scan.
         max_drop: Percentage points that may be lost before retraining, by its own scan.
-        method: How --density or --max-drop chooses (default: joint).
+        method: How --density chooses (default: joint).
         out: Folder for the files (default: runs/MODEL).
         resume: Continue the unfinished run in --out (default: the latest in runs/).
         seed: Random seed (default: 0).
     """
     if lab.processes.world() > 1 and not out:
         raise ValueError("several processes write into one folder; name it with --out")
-    choice = dict(zip(_CHOICE, (compression, density, max_drop, method, evaluations), strict=True))
-    choice = {name: value for name, value in choice.items() if value is not None}
     folder = Path(out) if out else _folder(model or common.RECIPES[0], resume)
-    outputs.check_place(folder / "run.json", "--out")
+    outputs.check_place("--out", folder / "run.json")
+    choice = {"compression": compression, "density": density, "max_drop": max_drop}
+    choice |= {"method": method, "evaluations": evaluations}
+    choice = {name: value for name, value in choice.items() if value is not None}
     config = lab.experiments.load_config(folder) if (folder / "config.json").exists() else None
+    if config and not resume:
+        raise FileExistsError(
+            f"{folder} holds a run already; resume it with --resume, or name another --out"
+        )
     if config:
-        if not resume:
-            raise FileExistsError(
-                f"{folder} holds a run already; resume it with --resume, or name another --out"
-            )
         typed = {**vars(shape), "size": images.size, "model": model, "data": images.data}
         _check_same(folder, config, {**typed, "seed": seed, "bf16": bf16 or None}, choice)
     lab.processes.wait()  # until all have looked into the folder
@@ -65,15 +64,22 @@ def run(
     else:
         if resume and not config:
             output.say(f"nothing to resume in {folder}, so it starts from the beginning")
-        seed = config["seed"] if config else seed or 0
-        about = config["recipe"].about if config else shape.about(model or "lenet-300-100", images)
-        data = {"data": config["data"]} if config else {}
-        _, about, splits = prepare({**about, **data}, seed, images, output)
-        recipe = config["recipe"] if config else _recipe(about, splits, choice, bf16)
-        output.say(
-            f"{recipe.network}, seed {seed}, {common.counted(recipe.epochs, 'epoch')} in all"
-            f"{_search(recipe.choose)}; files go to {folder}"
-        )
+        if config:
+            recipe, seed = config["recipe"], config["seed"]
+            about = {**recipe.about, "data": config["data"]}
+            _, _, splits = prepare(about, seed, images, output)
+        else:
+            about, seed = shape.about(model or common.RECIPES[0], images), seed or 0
+            _, about, splits = prepare(about, seed, images, output)
+            recipe = _recipe(about, splits.name, choice)
+            photos_on_gpu = splits.val.device.type == "cuda" and "size" in about
+            recipe = recipe.in_bf16() if bf16 or photos_on_gpu else recipe
+        search = ""
+        if recipe.choose and recipe.choose.get("method") != "single":
+            most = recipe.choose.get("evaluations", 1000)
+            search = f" and a search of at most {most:,} evaluations"
+        epochs = f"{common.counted(recipe.epochs, 'epoch')} in all{search}"
+        output.say(f"{recipe.network}, seed {seed}, {epochs}; files go to {folder}")
         with output.bar(recipe.epochs, "epochs") as bar:
 
             def notify(note: lab.experiments.Note) -> None:
@@ -91,21 +97,18 @@ def run(
     output.show(result.record, f"\n{lab.reports.text(result.record)}\n\n{files}")
 
 
-def _recipe(about: dict, splits, choice: dict, bf16: bool) -> lab.experiments.Recipe:
-    """What was asked for; photos on a GPU always train in bfloat16, which it is made for."""
-    shape = {name: value for name, value in about.items() if name not in ("network", "data")}
-    recipe = _asked(about["network"], splits.name, shape, choice)
-    on_gpu = splits.val.device.type == "cuda" and about["network"] in common.PHOTO_NETWORKS
-    return recipe.in_bf16() if bf16 or on_gpu else recipe
-
-
-def _asked(network: str, data: str, shape: dict, choice: dict) -> lab.experiments.Recipe:
+def _recipe(about: dict, data: str, choice: dict) -> lab.experiments.Recipe:
+    """The recipe that was asked for."""
+    network, shape = (
+        about["network"],
+        {k: v for k, v in about.items() if k not in ("network", "data")},
+    )
     kinds = choice.keys() & {"compression", "density", "max_drop"}
     if len(kinds) > 1:
         raise ValueError("give one of --compression, --density and --max-drop")
+    if "method" in choice and "density" not in kinds:
+        raise ValueError("--method goes with --density")
     chosen = kinds & {"density", "max_drop"}
-    if "method" in choice and not chosen:
-        raise ValueError("--method goes with --density or --max-drop")
     if "evaluations" in choice and not (chosen and choice.get("method") != "single"):
         raise ValueError("--evaluations goes with --density or --max-drop, by the joint method")
     if "compression" in kinds:
@@ -115,26 +118,17 @@ def _asked(network: str, data: str, shape: dict, choice: dict) -> lab.experiment
     return lab.experiments.paper_recipe(network, data, shape)
 
 
-def _search(choose: dict | None) -> str:
-    """What the search of a recipe takes, in words."""
-    if not choose or choose.get("method") != "joint":
-        return ""
-    return f" and a search of at most {choose.get('evaluations', 1000):,} evaluations"
-
-
 def _check_same(folder: Path, config: dict, typed: dict, choice: dict) -> None:
     """Raise ValueError where something else is typed than the run was started with."""
     recipe = config["recipe"]
     before = {**lab.models.settings(recipe.about), "model": recipe.network, "seed": config["seed"]}
     before |= {"data": config["data"], "bf16": recipe.dense.bf16}
-    typed = {name: value for name, value in typed.items() if value not in (None, "auto")}
-    if choice:
-        asked = _asked(recipe.network, config["data"], recipe.shape, choice)
-        if (asked.rounds, asked.choose) != (recipe.rounds, recipe.choose):
-            typed |= choice
-            before |= dict.fromkeys(choice, recipe.choose or f"{len(recipe.rounds)} fixed rounds")
+    asked = _recipe(recipe.about, config["data"], choice) if choice else recipe
+    if (asked.rounds, asked.choose) != (recipe.rounds, recipe.choose):
+        typed = {**typed, **choice}
+        before |= dict.fromkeys(choice, recipe.choose or f"{len(recipe.rounds)} fixed rounds")
     for name, value in typed.items():
-        if value != before.get(name):
+        if value not in (None, "auto", before.get(name)):
             raise ValueError(
                 f"{folder} was started with --{name.replace('_', '-')} {before.get(name)}, not "
                 f"{value}; resume with the same options, or with none"
