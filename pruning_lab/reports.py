@@ -172,7 +172,8 @@ def _test(record: dict) -> str:
     data = record["data"]
     theirs = _images_of_the_paper(record)
     note = "" if data["name"] == theirs else f"; the paper's are of {theirs}"
-    return f"errors on {data['images']['test']:,} test images of {data['name']}, used once{note}"
+    once = ", used once" if "seed" in record else ""  # by a run; a report may be made again
+    return f"errors on {data['images']['test']:,} test images of {data['name']}{once}{note}"
 
 
 def _about(record: dict) -> str:

@@ -264,7 +264,7 @@ def test_the_same_seed_trains_the_same_network_and_another_does_not(tmp_path, mo
             ("choose", "scan.csv", "--max-drop", "0.5"),
             "name the network's file: pruning-lab",
         ),
-        (("choose", "scan.csv", "--max-drop", "0.5", "--method", "joint"), "goes with --density"),
+        (("choose", "scan.csv", "--density", "0.5", "--method", "joint"), "name the network's"),
         (("report", "runs/nothing"), "no file or folder runs/nothing; check the path"),
     ],
 )
@@ -874,6 +874,71 @@ def test_images_that_do_not_fit_a_built_in_network_are_refused_before_training(o
     assert not Path("runs").exists()
     assert here("train", "--model", "lenet-5", "--data", "folder:photos", "--epochs", "1") == 2
     assert "its first layer is conv1 = Conv2d(1, 20" in capsys.readouterr().err
+
+
+# --- what a network's file says of its data ----------------------------------------------------
+
+
+def test_the_data_that_a_network_was_trained_on_is_its_default(
+    by_hand, mnist_root, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRUNING_LAB_DATA", str(mnist_root))  # which auto would take
+    words = ("scan", f"{by_hand}/dense.safetensors", "--densities", "0.5", "--out")
+    assert here(*words, "unasked.csv", "--verbose") == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("digits: ")
+    assert said.err == ""
+    assert "3 points on 144 images (graph, 1 worker)" in said.out
+    scan = sensitivity.Scan.load("unasked.csv")
+    assert scan.about["images_sha256"] == data.load("digits").val.fingerprint()
+    assert here(*words, "mnist.csv", "--data", "mnist") == 0
+    note = "NOTE: this network was trained on digits, not on mnist\n"
+    assert capsys.readouterr().err == note
+    files_ = (f"{by_hand}/pruned.safetensors", "--dense", f"{by_hand}/dense.safetensors")
+    assert here("report", *files_) == 0
+    said = capsys.readouterr().out
+    assert "paper, mnist" in said
+    assert "this run, digits" in said
+    assert "used once" not in said
+
+
+def test_a_line_for_each_epoch_and_no_plural_of_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert here("train", "--data", "digits", "--epochs", "1") == 0
+    _, settings, epoch, accuracy, wrote = capsys.readouterr().out.splitlines()
+    assert settings == "1 epoch, learning rate 0.03, batches of 128 images"
+    assert re.match(r"epoch +1/1 .*loss \d\.\d{3}.* \d+\.\d\d%", epoch)
+    assert accuracy.startswith("accuracy on val: ")
+    assert wrote == "wrote dense.safetensors"
+    assert here("train", "--data", "digits", "--epochs", "1") == 2
+    assert "dense.safetensors is there already; add --force" in capsys.readouterr().err
+
+
+# --- the course --------------------------------------------------------------------------------
+
+
+def test_the_course_is_copied_and_what_is_there_stays(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert here("course") == 0
+    said = capsys.readouterr().out
+    assert "open them with: jupyter lab pruning_lab_course" in said
+    source = Path(cli.__file__).parents[2] / "notebooks"
+    notebooks = sorted(path.name for path in source.glob("*.ipynb"))
+    assert sorted(os.listdir("pruning_lab_course")) == notebooks
+    mine = Path("pruning_lab_course", notebooks[-1])
+    mine.write_text(mine.read_text().replace("lab", "my lab"))
+    before = mine.read_bytes()
+    assert here("course") == 2
+    assert f"{Path('pruning_lab_course', notebooks[0])} is there already" in capsys.readouterr().err
+    assert mine.read_bytes() == before
+    assert here("course", "another folder") == 0
+    assert "jupyter lab 'another folder'" in capsys.readouterr().out
+    assert here("course", "--force") == 0
+    assert mine.read_bytes() == (source / mine.name).read_bytes()
+    mine.write_text("no notebook")
+    assert here("course", "--force") == 2
+    assert "of another kind" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------- the studio

@@ -154,4 +154,4 @@ def test_the_command_line_scans_and_chooses_with_it(tmp_path, monkeypatch, capsy
     assert "made with BatchNorm recalibrated" in capsys.readouterr().err
     plain = ["scan", "--model", "test_recalibration:plain", "--data", "digits", "--out", "a.csv"]
     assert main([*plain, "--recalibrate", "9"]) == 2
-    assert "no BatchNorm layer; leave --recalibrate away" in capsys.readouterr().err
+    assert "no BatchNorm layer; leave --recalibrate out" in capsys.readouterr().err

@@ -44,23 +44,19 @@ def choose(
     asked = {name: value for name, value in asked.items() if value is not None}
     if len(asked) != 1:
         raise ValueError("give one of --max-drop, --max-drop-per-layer and --density")
-    searches = max_drop is not None or method == "joint"
-    if (method and density is None) or (evaluations and not searches):
-        raise ValueError(
-            "--method goes with --density, and --evaluations with --method joint or --max-drop"
-        )
+    is_search = max_drop is not None or method == "joint"
+    if evaluations and not is_search:
+        raise ValueError("--evaluations goes with --max-drop or --method joint")
     words = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in asked.items())
     words = f"pruning-lab choose {scan} NETWORK.safetensors {words}"
-    scanned, options = load_scan(scan), {"evaluations": evaluations or 1000}
-    if method or not searches:
-        options["method"] = method or "single"
+    scanned, options = load_scan(scan), {"method": method, "evaluations": evaluations or 1000}
     if file or network.model:
         model, about = network.load(file)
         splits = images.load(about, output, model)
         load_scan(scan, model, splits)
         options |= {"model": model, "images": splits.val}
         options["recalibrate"] = common.recalibration(recalibrate, model, splits)
-    elif searches:
+    elif is_search:
         raise ValueError(f"this measures all layers together; name the network's file: {words}")
     with output.bar(evaluations or 1000, "evaluations") as bar:
 
@@ -80,8 +76,8 @@ def choose(
     output.say(f"next: pruning-lab prune {file or 'NETWORK.safetensors'}{name} --plan {out}")
 
 
-def _choose(scanned, asked: dict, **options) -> lab.sensitivity.Plan:
+def _choose(scanned, asked: dict, method: str | None, **options) -> lab.sensitivity.Plan:
     if "max_drop_per_layer" not in inspect.signature(lab.choose).parameters:  # until it has it
-        options.setdefault("method", "joint")
+        method = method or ("joint" if "max_drop" in asked else "single")
         asked = {name.removesuffix("_per_layer"): value for name, value in asked.items()}
-    return lab.choose(scanned, **asked, **options)
+    return lab.choose(scanned, **asked, method=method, **options)

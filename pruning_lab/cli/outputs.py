@@ -83,7 +83,8 @@ def kind_of(path: Path) -> str:
                 return "scan"
             if text.startswith("<!doctype html>") and "content='pruning_lab'" in text:
                 return "page"
-            about, default = lab.files.parse_json(text, path), "other"
+            about = lab.files.parse_json(text, path)
+            default = "notebook" if isinstance(about, dict) and "nbformat" in about else "other"
         except (ValueError, OSError):
             return "other"
     form = about.get("format") if isinstance(about, dict) else None

@@ -106,9 +106,9 @@ def _recipe(about: dict, data: str, choice: dict) -> lab.experiments.Recipe:
     kinds = choice.keys() & {"compression", "density", "max_drop"}
     if len(kinds) > 1:
         raise ValueError("give one of --compression, --density and --max-drop")
-    if "method" in choice and "density" not in kinds:
-        raise ValueError("--method goes with --density")
     chosen = kinds & {"density", "max_drop"}
+    if "method" in choice and not chosen:
+        raise ValueError("--method goes with --density or --max-drop")
     if "evaluations" in choice and not (chosen and choice.get("method") != "single"):
         raise ValueError("--evaluations goes with --density or --max-drop, by the joint method")
     if "compression" in kinds:
