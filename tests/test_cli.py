@@ -770,6 +770,14 @@ def test_a_network_of_ones_own_goes_from_training_to_the_report(own, capsys):
     assert "used once" not in said
 
 
+@pytest.mark.parametrize("about", [{"data": 7}, {"size": "large"}, {"root": []}, {"data": "mnits"}])
+def test_odd_data_in_a_networks_file_gets_one_sentence(about, own, capsys):
+    models.save("odd", models.lenet_300_100(), about={"network": "lenet-300-100", **about})
+    assert here("scan", "odd") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(rf"its {next(iter(about))} must be a n|no data set 'mnits'", line)
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -149,12 +149,13 @@ class Network:
                 "--model package.module:function"
             )
         about = (lab.files.load_about(path) or {}) if path else {}
-        name = self.model or about.get("network")
-        if name is None:
+        for key, kind in {"network": str, "data": str, "root": str, "size": int}.items():
+            if not isinstance(value := about.get(key), kind | None):
+                what = "a name" if kind is str else "a number"
+                raise ValueError(f"{path}: its {key} must be {what}, got {value!r}")
+        if (name := self.model or about.get("network")) is None:
             known = ", ".join(NETWORKS)
             raise ValueError(f"{path} does not say which network it is; add --model NAME ({known})")
-        if not isinstance(name, str):
-            raise ValueError(f"{path}: its network must be a name, got {name!r}; add --model NAME")
         if ":" not in name:
             return lab.models.load(path, name)
         if not (self.model or _was_typed(name)):
@@ -197,12 +198,12 @@ def _was_typed(name: str, *, now: bool = False) -> bool:
     From then on a file may name the function; code that only a file names is never run.
     """
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    path, entry, typed = Path(state) / "pruning_lab" / "models.json", [os.getcwd(), name], []
-    with suppress(OSError, ValueError):
-        typed = lab.files.load_json(path)
-    if now and entry not in typed:
-        with suppress(OSError):
-            lab.files.save_json(path, [*typed, entry])
+    path, entry = Path(state) / "pruning_lab" / "models.txt", repr((os.getcwd(), name))
+    typed = []
+    with suppress(OSError, ValueError):  # without a place for it, it is typed every time
+        typed = path.read_text().splitlines() if path.exists() else []
+        if now and entry not in typed:
+            lab.files.write(path, "\n".join([*typed, entry, ""]))
     return entry in typed
 
 
@@ -254,14 +255,14 @@ class Images:
                 size=size,
             )
         output.say(splits)
-        if known and full_name(splits.name) != known and lab.processes.rank() == 0:
+        if known and full_name(splits.name) != full_name(known) and lab.processes.rank() == 0:
             note = f"NOTE: this network was trained on {known}, not on {splits.name}"
             print(note, file=sys.stderr)
         if model is not None:
             check_fit(model.to(splits.val.device), splits)
         # More threads are slower for the small matrices of LeNet-300-100.
-        if threads := self.threads or (training and network == "lenet-300-100"):
-            torch.set_num_threads(int(threads))
+        if threads := self.threads or int(training and network == "lenet-300-100"):
+            torch.set_num_threads(threads)
         return splits
 
     def where(self) -> str:

@@ -15,10 +15,7 @@ TYPED = "PRUNING_LAB_STUDIO"  # environment variable: what was typed, and in whi
 
 
 def serve(typed: dict, port: int, ready: Callable[[str], None], *, debug: bool = False) -> None:
-    """Serve the page until Ctrl-C, which ends its kernels too; `ready` gets its address.
-
-    Opening the page starts a kernel in the same Python, which reads `typed` from TYPED.
-    """
+    """Serve the page until Ctrl-C; `ready` gets its address, its kernel gets `typed` in TYPED."""
     from tornado.ioloop import IOLoop
     from traitlets.config import Config
     from voila.app import Voila  # slow to load, and of no use to other commands

@@ -53,16 +53,17 @@ def prune(
     if plan:
         for name in given:
             raise ValueError(f"--plan says what to keep of each layer; leave --{name} out")
+        made = lab.sensitivity.Plan.load(plan)
         try:
-            mask = lab.sensitivity.Plan.load(plan).mask(model)
+            mask = made.mask(model)
         except (KeyError, ValueError) as error:
-            raise ValueError(f"{plan}: {error.args[0]}".replace(f"{plan}: {plan}", plan)) from None
+            raise ValueError(f"{plan}: {error.args[0]}") from None
     else:
         if within:
             lab.Mask.load(within).apply_(model)
         mask = lab.masks.prune(
             model,
-            **{kind: _amounts(kind, given[kind]) for kind in list(given) if kind in _KINDS},
+            **{kind: _amounts(kind, given[kind]) for kind in _KINDS if kind in given},
             saliency=lab.criteria.random(seed) if saliency == "random" else lab.criteria.magnitude,
             across=across or "layer",
         )

@@ -74,12 +74,7 @@ def run(
             recipe = _recipe(about, splits.name, choice)
             photos_on_gpu = splits.val.device.type == "cuda" and "size" in about
             recipe = recipe.in_bf16() if bf16 or photos_on_gpu else recipe
-        search = ""
-        if recipe.choose and recipe.choose.get("method") != "single":
-            most = recipe.choose.get("evaluations", 1000)
-            search = f" and a search of at most {most:,} evaluations"
-        epochs = f"{common.counted(recipe.epochs, 'epoch')} in all{search}"
-        output.say(f"{recipe.network}, seed {seed}, {epochs}; files go to {folder}")
+        output.say(f"{recipe.network}, seed {seed}, {_cost(recipe)}; files go to {folder}")
         with output.bar(recipe.epochs, "epochs") as bar:
 
             def notify(note: lab.experiments.Note) -> None:
@@ -95,6 +90,15 @@ def run(
         lab.files.write(page, lab.reports.html(result))
     files = f"The plots are in {page}, the network in {folder / 'model.safetensors'}"
     output.show(result.record, f"\n{lab.reports.text(result.record)}\n\n{files}")
+
+
+def _cost(recipe: lab.experiments.Recipe) -> str:
+    epochs = f"{common.counted(recipe.epochs, 'epoch')} in all"
+    if not recipe.choose or recipe.choose.get("method") == "single":
+        return epochs
+    return (
+        f"{epochs} and a search of at most {recipe.choose.get('evaluations', 1000):,} evaluations"
+    )
 
 
 def _recipe(about: dict, data: str, choice: dict) -> lab.experiments.Recipe:

@@ -64,11 +64,9 @@ def check_memory(about: dict) -> None:
 
     with torch.device("meta"):
         needed = 12 * sum(p.numel() for p in lab.models.build(about).parameters())
-    try:
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows and some others do not say
+    if not hasattr(os, "sysconf"):  # Windows does not say
         return
-    if needed > there:
+    if needed > (there := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
         raise ValueError(
             f"training {lab.models.describe(about)} takes {needed / 1e9:,.0f} GB of memory, and "
             f"this machine has {there / 1e9:,.0f}; choose a smaller --width or --size"
