@@ -724,12 +724,15 @@ def test_a_file_may_name_a_function_that_was_typed_in_this_folder_and_in_no_othe
     assert "code that is not run unasked" in capsys.readouterr().err
 
 
-def test_the_current_folder_is_the_last_in_which_modules_are_found(own):
+@pytest.mark.parametrize("safe", [(), ("-P",)])  # with it, Python leaves the current folder out
+def test_the_current_folder_is_the_last_in_which_modules_are_found(safe, own):
     folder, _ = own
-    for name in ("sklearn", "tabulate"):
+    for name in ("sklearn", "tabulate", "PIL"):  # imported before and after the own module
         (folder / f"{name}.py").write_text("raise SystemExit('run from the current folder')")
     words = ("-m", "pruning_lab", "scan", "--model", "own_nets:make", "--data", "folder:photos")
-    said = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
+    said = subprocess.run(
+        [sys.executable, *safe, *words], cwd=folder, capture_output=True, text=True
+    )
     assert (said.returncode, said.stderr) == (0, "loaded\n")
 
 
