@@ -36,7 +36,8 @@ for pin in PINNED:
 
 def direct_dependencies():
     extras = PROJECT["project"]["optional-dependencies"]
-    return list(map(Requirement, sum(extras.values(), PROJECT["project"]["dependencies"])))
+    every = map(Requirement, sum(extras.values(), PROJECT["project"]["dependencies"]))
+    return [needed for needed in every if needed.name != PROJECT["project"]["name"]]
 
 
 def applies(requirement, **platform):

@@ -1,6 +1,6 @@
-"""The README's tables, made from results/: print them, or write them into the README.
+"""The tables of README.md and results/README.md, made from results/.
 
-    python tools/readme_tables.py            print
+    python tools/readme_tables.py            print them
     python tools/readme_tables.py --write    replace what stands between the markers
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; a test compares the two.
@@ -15,6 +15,7 @@ from tabulate import tabulate
 from pruning_lab import files, paper
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = (ROOT / "README.md", ROOT / "results" / "README.md")
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -213,13 +214,13 @@ if SCAN_SPEED.exists():  # benchmarks/scan.py --save writes it
 
 
 def filled(text: str) -> str:
-    """The text with every marked table made anew."""
+    """The text with every marked table made again."""
     return MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
     if "--write" in sys.argv[1:]:
-        readme.write_text(filled(readme.read_text()))
+        for page in PAGES:
+            page.write_text(filled(page.read_text()))
     else:
         print(*(f"{name}\n{table()}\n" for name, table in TABLES.items()), sep="\n")
