@@ -3,8 +3,8 @@
     import pruning_lab as lab
     mask = lab.prune(model, density=0.1)
 
-Modules and main functions are loaded when first used; `dir(lab)` lists them, and `__init__.pyi` tells
-editors and type checkers about them.
+Modules and main functions are loaded when first used; `dir(lab)` lists them. `__init__.pyi` is for
+editors and type checkers.
 """
 
 import importlib
