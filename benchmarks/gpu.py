@@ -3,8 +3,8 @@
     python benchmarks/gpu.py                # about two minutes; needs a GPU, and Imagenette
     python benchmarks/gpu.py --save         # also write results/gpu.json
 
-Training is held against a plain DataLoader loop (torchvision's ImageFolder and transforms, eight
-workers) and against the card's ceiling: forward, backward and step on one batch that never changes.
+Training is compared with a plain DataLoader loop (torchvision's ImageFolder and transforms, 8
+workers) and with the ceiling of the card: forward, backward and step on one constant batch.
 Everything runs in one process, AlexNet of full width with ten classes, in batches of 128, bfloat16.
 """
 

@@ -1,9 +1,9 @@
-"""Finished runs on photos, as the rows behind the README's table.
+"""Finished runs on photos, as the rows of the table in results/README.md.
 
     pruning-lab run --model alexnet --out runs/alexnet
     python benchmarks/photos.py runs/alexnet runs/alexnet-40x      # or run.json files
 
-Rows go to results/photos.json; one of the same network, data, compression and machine gives way.
+Rows go to results/photos.json; one of the same network, data, compression and machine is replaced.
 """
 
 import argparse

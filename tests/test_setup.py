@@ -332,8 +332,8 @@ def test_each_word_starts_its_task(lab):
 @pytest.mark.parametrize(
     ("mishap", "code", "sentence"),
     [
-        ("failed", 1, "ended with 7; why, it says above\nThe same command starts it again.\n"),
-        ("crashed", 1, "ended with -9; why, it says above\nThe same command starts it again.\n"),
+        ("failed", 1, "ended with 7; its messages are above\nThe same command starts it again.\n"),
+        ("crashed", 1, "ended with -9; its messages are above\nThe same command starts it again.\n"),
         ("interrupted", 130, "did not finish: interrupted\nThe same command starts it again.\n"),
         ("killed", -9, ""),
     ],

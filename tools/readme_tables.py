@@ -83,8 +83,8 @@ def steps() -> str:
         for row in speed["steps"]
         if row["batch"] == 256
     ]
-    ways = ("`mask.hold`", "by `masked_fill_`", "`nn.utils.prune`", "gradient hook")
-    headers = ("network", "threads", "optimizer", *ways)
+    strategies = ("`mask.hold`", "by `masked_fill_`", "`nn.utils.prune`", "gradient hook")
+    headers = ("network", "threads", "optimizer", *strategies)
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
