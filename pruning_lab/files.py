@@ -14,17 +14,16 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TypedDict
+from typing import BinaryIO
 
 import numpy as np
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pruning_lab.rows import decode, printable
+from pruning_lab.rows import printable
 
 _MOST_TEXT = 2**28  # bytes
-_MOST_HEADER = 10**8  # bytes, by the specification of safetensors
 
 
 def write(path: str | Path, content: bytes | str) -> Path:
@@ -188,56 +187,38 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict | None]:
     Raises ValueError for a broken file, or one with a dtype that torch lacks.
     """
     about = load_about(path)
-    wrong = "is not a whole safetensors file"
-    try:
-        with safe_open(path, framework="pt") as file:
-            wrong = "holds numbers of a kind that torch lacks"
-            # Copies: the memory map would change, or crash, with a file that is written over.
-            return {name: file.get_tensor(name).clone() for name in file.offset_keys()}, about
-    except (SafetensorError, OSError, KeyError, AttributeError) as error:
-        raise ValueError(f"{printable(path)} {wrong}: {error}") from None
+    with _opened(path) as file:
+        # Copies: the memory map would change, or crash, with a file that is written over.
+        return {name: file.get_tensor(name).clone() for name in file.offset_keys()}, about
 
 
 def load_about(path: str | Path) -> dict | None:
     """Read what was saved as `about` in a safetensors file; the tensors are not read."""
-    return _header(path)[1]
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get("about", "null")
+    about = parse_json(text, f"about in {path}")
+    if not isinstance(about, dict | None):
+        kind = type(about).__name__
+        raise ValueError(f"{printable(path)}: its about must be an object, got {kind}")
+    return about
 
 
 def load_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
     """Read the shapes of the tensors in a safetensors file; the tensors are not read."""
-    return {name: tuple(entry["shape"]) for name, entry in _header(path)[0].items()}
+    with _opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.offset_keys()}
 
 
-class _Entry(TypedDict):
-    dtype: str
-    shape: list[int]
-    data_offsets: tuple[int, int]
-
-
-def _header(path: str | Path) -> tuple[dict[str, _Entry], dict | None]:
-    """The entries of the tensors, and `about`, once the file is as long as its header says."""
-    broken = f"{printable(path)} is not a whole safetensors file"
-    with open_file(path) as file:
-        size, start = os.fstat(file.fileno()).st_size, file.read(8)
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or not 2 <= length <= min(size - 8, _MOST_HEADER):
-            raise ValueError(f"{broken}: it has {size:,} bytes and no header that fits")
-        content = file.read(length)
+@contextmanager
+def _opened(path: str | Path) -> Iterator[safe_open]:
+    """A safetensors file whose header is valid and agrees with the file's length."""
+    open_file(path).close()
     try:
-        header = parse_json(content.decode(), path)
-    except ValueError as error:
-        raise ValueError(f"{broken}: {error}") from None
-    metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
-    entries = decode(dict[str, _Entry], header, broken)
-    metadata = decode(dict[str, str] | None, metadata, broken) or {}
-    end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    if end != size:
-        raise ValueError(f"{broken}: it has {size:,} bytes, its header says {end:,}")
-    about = parse_json(metadata.get("about", "null"), f"about in {path}")
-    if not isinstance(about, dict | None):
-        kind = type(about).__name__
-        raise ValueError(f"{printable(path)}: its about must be an object, got {kind}")
-    return entries, about
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError, KeyError, AttributeError) as error:
+        wrong = "is not a whole safetensors file that torch can read"
+        raise ValueError(f"{printable(path)} {wrong}: {error}") from None
 
 
 def sha256(*parts: bytes | np.ndarray) -> str:

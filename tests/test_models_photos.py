@@ -331,7 +331,7 @@ def test_weights_of_another_network_width_or_size_are_refused(tmp_path):
         (
             models.alexnet_torchvision,
             {"trained": tmp_path / "vgg.pth"},
-            r"vgg.pth lacks conv2.bias.*is it of another network\?$",
+            r"vgg.pth lacks conv1.bias.*is it of another network\?$",
         ),
         (models.vgg_16, {"trained": tmp_path / "vgg.pth", "width": 0.1}, "is it of another width"),
         (

@@ -1,4 +1,4 @@
-"""The built-in networks by name, and what a file needs to say so that one can be built again."""
+"""The built-in networks by name, built from what a file says of its network."""
 
 import inspect
 from collections.abc import Mapping
@@ -8,25 +8,30 @@ import torch
 from torch import nn
 
 from pruning_lab import files
-from pruning_lab.models.chains import Model
-from pruning_lab.models.lenets import lenet_5, lenet_300_100
-from pruning_lab.models.photos import SMALL, SMALLEST, alexnet, alexnet_torchvision, vgg_16
-from pruning_lab.models.stored import check_finite, check_fit
+from pruning_lab.models import networks
+from pruning_lab.models.networks import SMALL, SMALLEST, Model
+from pruning_lab.models.stored import check_fit, load_
 
 BUILT_IN: dict[str, Model] = {
-    "lenet-300-100": lenet_300_100,
-    "lenet-5": lenet_5,
-    "alexnet": alexnet,
-    "alexnet-torchvision": alexnet_torchvision,
-    "vgg-16": vgg_16,
+    "lenet-300-100": networks.lenet_300_100,
+    "lenet-5": networks.lenet_5,
+    "alexnet": networks.alexnet,
+    "alexnet-torchvision": networks.alexnet_torchvision,
+    "vgg-16": networks.vgg_16,
+}
+_BOUNDS = {  # what a file may ask for without being broken
+    "classes": (int, 1, 1_000_000),
+    "width": (float, 0, 100),
+    "size": (int, SMALLEST, 10_000),
+    "dropout": (float, 0, 1),
 }
 
 
 def settings(about: Mapping) -> dict:
-    """What `about` says of a built-in network, and its defaults where it says nothing.
+    """What `about` says of a built-in network, with defaults for what it does not say.
 
-    {"network": "lenet-5", "classes": 10, "width": 1.0, "dropout": 0.0}, and "size" for photos; what
-    else `about` holds is left out. Raises ValueError for an unknown network or an odd value.
+    {"network": "lenet-5", "classes": 10, "width": 1.0, "dropout": 0.0}, and "size" for photos.
+    Raises ValueError for an unknown network or an impossible value.
     """
     name = about.get("network")
     if not isinstance(name, str) or name not in BUILT_IN:
@@ -41,14 +46,6 @@ def settings(about: Mapping) -> dict:
     return {"network": name, **chosen}
 
 
-_BOUNDS = {  # what a file may ask for without being broken
-    "classes": (int, 1, 1_000_000),
-    "width": (float, 0, 100),
-    "size": (int, SMALLEST, 10_000),
-    "dropout": (float, 0, 1),
-}
-
-
 def build(about: Mapping) -> nn.Sequential:
     """The network that `settings(about)` describes, with new random weights."""
     chosen = settings(about)
@@ -58,7 +55,7 @@ def build(about: Mapping) -> nn.Sequential:
 def load(path: str | Path, network: str | None = None) -> tuple[nn.Sequential, dict]:
     """The built-in network in a file of `save`, and what the file says of it.
 
-    `network` is for files that do not name theirs. Nothing is allocated before the shapes agree.
+    `network` is for files that do not name theirs. No memory is taken before the shapes agree.
     """
     about = files.load_about(path) or {}
     if network is not None:
@@ -69,10 +66,8 @@ def load(path: str | Path, network: str | None = None) -> tuple[nn.Sequential, d
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     check_fit(model, files.load_shapes(path), path)
-    tensors, _ = files.load_tensors(path)
-    check_finite(tensors, path)
-    model.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
-    return model.to(memory_format=torch.channels_last), about
+    load_(model.to_empty(device="cpu"), path)
+    return model, about
 
 
 def describe(about: Mapping) -> str:
@@ -82,15 +77,14 @@ def describe(about: Mapping) -> str:
     if chosen["width"] != 1:
         words.append(f"width {chosen['width']:g}")
     if size := chosen.get("size"):
-        other = chosen["network"].startswith("alexnet") and size < SMALL
-        words.append(f"{size} px (conv1 5 x 5)" if other else f"{size} px")
+        small = size < SMALL and chosen["network"].startswith("alexnet")
+        words.append(f"{size} px (conv1 5 x 5)" if small else f"{size} px")
     return ", ".join([*words, f"{chosen['classes']:,} classes"])
 
 
 def input_shape(network: str, size: int | None = None) -> tuple[int, int, int]:
     """(C, H, W) of the images that a built-in network takes; of photos, at `size` or its own."""
-    about = {"network": network} if size is None else {"network": network, "size": size}
-    chosen = settings(about)
+    chosen = settings({"network": network} | ({} if size is None else {"size": size}))
     if "size" in chosen:
         return 3, chosen["size"], chosen["size"]
     if size not in (None, 28):
