@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from pruning_lab.layers import NotCovered
-from pruning_lab.rows import Rows
+from pruning_lab.rows import Rows, printable
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,7 @@ class ReceiptRow:
 
 
 class Receipt(Rows[ReceiptRow]):
-    """A row per layer. `not_covered` lists the parameters that the mask leaves alone: biases and
-    normalisation in one last row.
-    """
+    """A row per layer; `not_covered` lists the parameters that the mask leaves alone."""
 
     columns: ClassVar = {
         "layer": lambda row: row.layer,
@@ -52,17 +50,12 @@ class Receipt(Rows[ReceiptRow]):
         return ReceiptRow("total", "", None, None, weights, kept, kept / max(weights, 1))
 
     def __str__(self) -> str:
-        return "\n".join([self.table((*self, self.total)), *self._not_covered()])
-
-    def _not_covered(self) -> list[str]:
-        """The last lines: first what might have been pruned, then what never is."""
-        if not self.not_covered:
-            return []
-        *others, vectors = self.not_covered
-        lines = [
-            f"not covered: {row.name}, {row.parameters:,} weights ({row.why})" for row in others
-        ]
-        return [*lines, f"not covered: {vectors.parameters:,} {vectors.name} ({vectors.why})"]
+        *others, vectors = self.not_covered or [None]
+        lines = [f"{row.name}, {row.parameters:,} weights ({row.why})" for row in others]
+        if vectors is not None:  # biases and normalisation
+            lines.append(f"{vectors.parameters:,} {vectors.name} ({vectors.why})")
+        lines = [printable(f"not covered: {line}") for line in lines]
+        return "\n".join([self.table((*self, self.total)), *lines])
 
 
 def row_of(layer: str, sigma: float | None, kept: Tensor) -> ReceiptRow:
