@@ -177,20 +177,15 @@ def _candidates(model: nn.Module, *, repeats: bool = False) -> Iterator[tuple[st
                 yield f"{path}{suffix}".lstrip("."), Layer(module, attribute)
 
 
-def _modules(
-    module: nn.Module, path: tuple[str, ...] = (), seen: set | None = None, *, repeats: bool = False
-) -> Iterator[tuple[str, nn.Module]]:
+def _modules(model: nn.Module, *, repeats: bool = False) -> Iterator[tuple[str, nn.Module]]:
     """`named_modules` with wrappers left out of the names; each module once, unless `repeats`."""
-    seen = set() if seen is None else seen
-    if id(module) in seen and not repeats:
-        return
-    seen.add(id(module))
-    wraps = _wraps(module)
-    if not wraps:
-        yield ".".join(path), module
-    for name, child in module._modules.items():
-        if child is not None:
-            yield from _modules(child, path if wraps else (*path, name), seen, repeats=repeats)
+    named = list(model.named_modules(remove_duplicate=False))
+    wrappers = {path for path, module in named if _wraps(module)}
+    for path, module in named if repeats else model.named_modules():
+        if path not in wrappers:
+            parts = path.split(".")
+            own = (p for i, p in enumerate(parts) if ".".join(parts[:i]) not in wrappers)
+            yield ".".join(own), module
 
 
 def _wraps(module: nn.Module) -> bool:
