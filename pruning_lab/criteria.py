@@ -2,8 +2,8 @@
 
 A *saliency* says how much a weight matters: a function of a weight (`magnitude`, `random(seed)`),
 or a dict of layer name -> tensor computed beforehand (`gradient`, `taylor`). In a bool tensor True
-means kept. `kept` restricts a choice to the weights that are still there; a density refers to the
-whole layer all the same, so repeating a call never compounds.
+means kept; `kept` says which weights are still there. A density refers to the whole layer all the
+same, so repeating a call never compounds.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from numbers import Real
 
@@ -20,11 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruning_lab.layers import check_logits, device_of, generators, mode, prunable
+from pruning_lab.rows import printable
 
 Saliency = Callable[[Tensor], Tensor] | Mapping[str, Tensor]
 _PART = 2**20  # weights that `sigma` takes at a time
-
-# ------------------------------------------------------------------------------------- saliencies
 
 
 def magnitude(weight: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def magnitude(weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Random:
-    """What `random` makes: a function of a weight, and of its layer's name."""
+    """A saliency that is uniform in [0, 1), the same for a layer on every device."""
 
     seed: int
 
@@ -45,7 +45,7 @@ class Random:
 
 
 def random(seed: int = 0) -> Random:
-    """The control of every comparison: uniform in [0, 1), the same for a layer on every device."""
+    """The saliency that knows nothing: the control of every comparison."""
     return Random(seed)
 
 
@@ -58,10 +58,9 @@ class Computed(dict[str, Tensor]):
 
 
 def gradient(model: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> Computed:
-    """|g|: g is the gradient of the mean cross-entropy over `images`, in evaluation mode.
+    """|g|: g is the gradient of the mean cross-entropy over training images, in evaluation mode.
 
-    Give training images. The model, its mode and its gradients stay as they are. Raises ValueError
-    for the test split, and where there are no images.
+    Nothing of the model changes. Raises ValueError for the test split, and for no images.
     """
     return Computed("gradient", {n: g.abs() for n, g in _gradients(model, images).items()})
 
@@ -69,7 +68,7 @@ def gradient(model: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> Compu
 def taylor(model: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> Computed:
     """|w g|: the first-order change of the loss when a weight is removed (Molchanov et al. 2017).
 
-    As `gradient` otherwise. Compute it again after the weights have changed.
+    g as in `gradient`. Compute it again after the weights have changed.
     """
     layers, gradients = prunable(model), _gradients(model, images)
     return Computed("taylor", {n: magnitude(layers[n].weight * g) for n, g in gradients.items()})
@@ -80,44 +79,37 @@ def _gradients(model: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> dic
         raise ValueError("a saliency chooses, and the test split is not for choosing; give train")
     device, seen = device_of(model), 0
     weights = {name: layer.weight for name, layer in prunable(model).items()}
-    frozen = [weight for weight in weights.values() if not weight.requires_grad]
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    try:
-        for weight in frozen:
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(generators(device)))  # a DataLoader draws
+        stack.enter_context(mode(model, training=False))
+        stack.enter_context(torch.enable_grad())
+        for weight in weights.values():  # a frozen one too
+            stack.callback(weight.requires_grad_, weight.requires_grad)
             weight.requires_grad_(True)
-        draws = torch.random.fork_rng(generators(device))  # a DataLoader draws
-        with draws, mode(model, training=False), torch.enable_grad():
-            for x, y in images:
-                logits = model(x.to(device))
-                check_logits(logits)
-                loss = F.cross_entropy(logits, y.to(device), reduction="sum")
-                # A layer that did not run has no gradient, and its saliency is 0.
-                parts = torch.autograd.grad(loss, [*weights.values()], materialize_grads=True)
-                for total, part in zip(sums.values(), parts, strict=True):
-                    total += part
-                seen += len(y)
-    finally:
-        for weight in frozen:
-            weight.requires_grad_(False)
+        for x, y in images:
+            logits = model(x.to(device))
+            check_logits(logits)
+            loss = F.cross_entropy(logits, y.to(device), reduction="sum")
+            # A layer that did not run has no gradient, and its saliency is 0.
+            parts = torch.autograd.grad(loss, [*weights.values()], materialize_grads=True)
+            for total, part in zip(sums.values(), parts, strict=True):
+                total += part
+            seen += len(y)
     if not seen:
         raise ValueError("no images to compute a saliency with")
     return {name: total / seen for name, total in sums.items()}
 
 
 def saliency_of(saliency: Saliency, layer: str, weight: Tensor) -> Tensor:
-    """The saliency of one layer, shaped like its weight.
-
-    Raises KeyError where a dict lacks the layer, ValueError for another shape or for NaN.
-    """
-    if isinstance(saliency, Mapping):
-        if layer not in saliency:
-            raise KeyError(
-                f"the saliency has no layer {layer!r}, only {', '.join(saliency) or 'none'}; "
-                f"compute it with this network"
-            )
-        values = saliency[layer]
-    else:
+    """The saliency of one layer; KeyError where a dict lacks it, ValueError for a wrong shape."""
+    if not isinstance(saliency, Mapping):
         values = saliency(weight, layer) if isinstance(saliency, Random) else saliency(weight)
+    elif (values := saliency.get(layer)) is None:
+        names = printable(", ".join(saliency) or "none")
+        raise KeyError(
+            f"the saliency has no layer {layer!r}, only {names}; compute it with this network"
+        )
     shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
     if shape != tuple(weight.shape):
         raise ValueError(
@@ -142,7 +134,10 @@ def name_of(saliency: Saliency) -> str:
         name, values = getattr(saliency, "name", "computed"), saliency
     else:
         name = getattr(saliency, "__qualname__", type(saliency).__name__)
-        values = {n: _values_or_none(saliency, n, weight) for n, weight in _samples().items()}
+        values = dict.fromkeys(_samples(), torch.empty(0))
+        for layer, weight in _samples().items():
+            with suppress(Exception):  # a user's function raises for shapes it is not meant for
+                values[layer] = saliency_of(saliency, layer, weight)
     digest = hashlib.sha256()
     for layer, tensor in sorted(values.items()):
         digest.update(layer.encode())
@@ -167,18 +162,11 @@ def _samples() -> dict[str, nn.Parameter]:
     return {name: nn.Parameter(weight) for name, weight in samples.items()}
 
 
-def _values_or_none(saliency: Saliency, layer: str, weight: Tensor) -> Tensor:
-    try:
-        return saliency_of(saliency, layer, weight)
-    except Exception:  # whatever a user's function raises for shapes that it is not meant for
-        return torch.empty(0)
-
-
 def check(saliency: Saliency, model: nn.Module | None = None) -> None:
-    """Test a saliency of your own: shape, finite values, the same twice, no trace on the weight.
+    """Test a saliency of your own: shape, finite values, the same twice, no change of the weight.
 
-    It is tried on a few weights, or on those of `model` (which a dict needs). Raises ValueError
-    with a sentence about the first thing that is wrong.
+    It is tried on a few weights, or on those of `model` (which a dict needs). ValueError names the
+    first thing that is wrong.
 
     >>> check(lambda weight: weight.abs() ** 2)
     >>> check(lambda weight: weight.norm(dim=1))
@@ -207,14 +195,10 @@ def check(saliency: Saliency, model: nn.Module | None = None) -> None:
             raise ValueError(f"the saliency {what} (layer {layer!r}, {tuple(weight.shape)})")
 
 
-# -------------------------------------------------------------------------------------- selection
-
-
 def sigma(weight: Tensor, kept: Tensor | None = None) -> float:
-    """Population standard deviation of the surviving weights, 0 where none survive.
+    """Population standard deviation of the weights that are not zero (and in `kept`); 0 of none.
 
-    Survivors are the weights that are not zero, of those in `kept` where it is given. Our reading
-    of the paper, which does not say: thresholds grow as a network is pruned again.
+    Our reading of the paper, which does not say: thresholds grow as a network is pruned again.
     """
     sums = [(part.numel(), part.sum().item()) for part in _survivors(weight, kept)]
     count, total = map(sum, zip(*sums, strict=True))
@@ -234,7 +218,7 @@ def _survivors(weight: Tensor, kept: Tensor | None) -> Iterator[Tensor]:
 
 
 def sigma_of(layer: str, weight: Tensor) -> float:
-    """`sigma` of a layer. Raises ValueError, with its name, where a weight is not finite."""
+    """`sigma` of a layer; ValueError, with its name, where a weight is not finite."""
     value = sigma(weight)
     if not math.isfinite(value):
         raise ValueError(
@@ -248,7 +232,6 @@ def by_quality(weight: Tensor, quality: float, kept: Tensor | None = None) -> Te
     """Keep |w| >= quality * sigma, one layer at a time (Han et al. 2015, section 4).
 
     Takes a weight: sigma is the weights' own. A zero weight is gone and stays gone.
-    Raises ValueError unless quality is a finite number >= 0.
     """
     alive = weight.detach() != 0
     alive = alive if kept is None else alive & kept
@@ -259,11 +242,7 @@ def by_quality(weight: Tensor, quality: float, kept: Tensor | None = None) -> Te
 def by_threshold(
     saliency: Tensor, threshold: float, kept: Tensor | None = None, *, signed: bool = False
 ) -> Tensor:
-    """Keep saliency >= threshold.
-
-    Takes a saliency, not a weight: by_threshold(w, 0.3) would drop -0.7, and is refused, as in
-    `by_density`. Raises ValueError unless threshold is a finite number >= 0.
-    """
+    """Keep saliency >= threshold. Takes a saliency, not a weight, as `by_density` does."""
     _check_comparable(saliency, signed)
     check_amount("threshold", threshold)
     chosen = saliency >= threshold
@@ -284,8 +263,6 @@ def by_density(
     >>> by_density(torch.tensor([0.9, -0.1, -0.7]), 1 / 3)
     Traceback (most recent call last):
     ValueError: a saliency below 0 (-0.7): rank weights by magnitude(w), or say signed=True ...
-
-    Raises ValueError unless density lies in [0, 1].
     """
     ((chosen, _),) = by_densities(saliency, [density], kept, signed=signed)
     return chosen
@@ -300,8 +277,8 @@ def by_densities(
 ) -> Iterator[tuple[Tensor, float | None]]:
     """`by_density` for several densities of one layer, which is ranked only once.
 
-    Each comes with its threshold: the smallest saliency that stayed, None where nothing did. They
-    come one by one: all together may take more memory than the network.
+    Each comes with its threshold: the smallest saliency that stayed, None where nothing did. An
+    iterator, since all together may take more memory than the network.
     """
     for density in densities:
         check_amount("density", density)
@@ -361,9 +338,7 @@ def across_layers(
     """
     device = next(iter(saliencies.values())).device
     flat = torch.cat([_sortable(s).reshape(-1).to(device) for s in saliencies.values()])
-    alive = None
-    if kept is not None:
-        alive = torch.cat([kept[name].reshape(-1).to(device) for name in saliencies])
+    alive = kept and torch.cat([kept[name].reshape(-1).to(device) for name in saliencies])
     chosen = by_density(flat, density, alive, signed=signed)
     parts = chosen.split([s.numel() for s in saliencies.values()])
     return {
@@ -379,10 +354,8 @@ def lamp(saliency: Tensor) -> Tensor:
     largest, so that no layer is removed. Of ties the earlier position has the higher score.
     """
     squares = _widened(saliency.detach()).reshape(-1).square()
-    order = squares.flip(0).sort(stable=True).indices  # ascending, of ties the later ones first
-    order = squares.numel() - 1 - order
-    ranked = squares[order]
-    sums = ranked.flip(0).cumsum(0).flip(0)  # of this weight and all that rank higher
+    ranked, order = squares.sort(descending=True, stable=True)
+    sums = ranked.cumsum(0)  # of this weight and all that rank higher
     scores = torch.zeros_like(squares)
     scores[order] = torch.where(sums > 0, ranked / sums, sums)
     return scores.reshape(saliency.shape)
