@@ -338,8 +338,8 @@ def across_layers(
     """
     device = next(iter(saliencies.values())).device
     flat = torch.cat([_sortable(s).reshape(-1).to(device) for s in saliencies.values()])
-    alive = kept and torch.cat([kept[name].reshape(-1).to(device) for name in saliencies])
-    chosen = by_density(flat, density, alive, signed=signed)
+    alive = [] if kept is None else [kept[name].reshape(-1).to(device) for name in saliencies]
+    chosen = by_density(flat, density, torch.cat(alive) if alive else None, signed=signed)
     parts = chosen.split([s.numel() for s in saliencies.values()])
     return {
         name: part.reshape(saliency.shape).to(saliency.device)

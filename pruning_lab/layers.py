@@ -50,9 +50,8 @@ class NotCovered:
 def prunable(model: nn.Module) -> dict[str, Layer]:
     """The weights of linear, convolution and attention layers by name, each weight once.
 
-    Biases and normalisation parameters are never pruned. A weight that two layers share appears
-    under its first name. A layer that computes its weight (a parametrization, torch.nn.utils.prune)
-    is left out; `not_covered` lists it. Raises ValueError for a lazy layer that has no weight yet.
+    A weight that two layers share appears under its first name. A layer that computes its weight
+    (a parametrization, torch.nn.utils.prune) is left out. ValueError for a lazy layer without one.
 
     >>> list(prunable(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))))
     ['0', '2']
@@ -60,10 +59,9 @@ def prunable(model: nn.Module) -> dict[str, Layer]:
     layers, seen = {}, set()
     for name, layer in _candidates(model):
         if isinstance(layer.weight, nn.parameter.UninitializedParameter):
-            raise ValueError(
-                f"layer {name!r} ({type(layer.module).__name__}) has no weight yet; "
-                f"run one batch of images through the model first"
-            )
+            kind = type(layer.module).__name__
+            todo = "run one batch of images through the model first"
+            raise ValueError(f"layer {name!r} ({kind}) has no weight yet; {todo}")
         if id(layer.weight) not in seen:
             seen.add(id(layer.weight))
             layers[name] = layer
@@ -122,10 +120,8 @@ def device_of(model: nn.Module) -> torch.device:
     """The device of a model's parameters, on which it runs; ValueError for the meta device."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if device.type == "meta":
-        raise ValueError(
-            "this model is on the meta device, so it has no weights; type "
-            "model.to_empty(device='cpu'), and load its state_dict"
-        )
+        todo = "type model.to_empty(device='cpu'), and load its state_dict"
+        raise ValueError(f"this model is on the meta device, so it has no weights; {todo}")
     return device
 
 

@@ -1,10 +1,11 @@
-"""The mask: layer name -> bool tensor, True where a weight is kept. It is no part of the model."""
+"""The mask: layer name -> bool tensor, True where a weight is kept; and its receipt."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import ClassVar, TypedDict
 
 import numpy as np
 import torch
@@ -13,8 +14,61 @@ from torch import Tensor, nn
 from pruning_lab import files
 from pruning_lab.layers import Layer, NotCovered, find, prunable, unknown_layer
 from pruning_lab.masks.holding import Hold
-from pruning_lab.masks.receipts import Receipt, ReceiptRow
-from pruning_lab.rows import decode, plain, printable
+from pruning_lab.rows import Rows, decode, plain, printable
+
+
+@dataclass(frozen=True)
+class ReceiptRow:
+    """What one layer was asked for and what it got."""
+
+    layer: str
+    asked: str  # "quality 1.1", "density 0.08", "threshold 0.05", "-" where nothing was asked
+    threshold: float | None  # the smallest saliency that stayed, where there is one
+    sigma: float | None  # of the weights that were there at the time of the call
+    weights: int
+    kept: int
+    density: float
+    note: str = ""
+
+
+class Receipt(Rows[ReceiptRow]):
+    """A row per layer; `not_covered` lists the parameters that the mask leaves alone."""
+
+    columns: ClassVar = {
+        "layer": lambda row: row.layer,
+        "asked": lambda row: row.asked,
+        "threshold": lambda row: "" if row.threshold is None else f"{row.threshold:.4g}",
+        "sigma": lambda row: "" if row.sigma is None else f"{row.sigma:.4g}",
+        "weights": lambda row: f"{row.weights:,}",
+        "kept": lambda row: f"{row.kept:,}",
+        "density": lambda row: f"{row.density:.1%}",
+        "note": lambda row: row.note,
+    }
+    not_covered: tuple[NotCovered, ...] = ()
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Tensor]) -> "Receipt":
+        """Of a mask that no call of `prune` made."""
+        return cls(row_of(name, None, tensor) for name, tensor in kept.items())
+
+    @property
+    def total(self) -> ReceiptRow:
+        weights, kept = sum(row.weights for row in self), sum(row.kept for row in self)
+        return ReceiptRow("total", "", None, None, weights, kept, kept / max(weights, 1))
+
+    def __str__(self) -> str:
+        *others, vectors = self.not_covered or [None]
+        lines = [f"{row.name}, {row.parameters:,} weights ({row.why})" for row in others]
+        if vectors is not None:  # biases and normalisation
+            lines.append(f"{vectors.parameters:,} {vectors.name} ({vectors.why})")
+        lines = [printable(f"not covered: {line}") for line in lines]
+        return "\n".join([self.table((*self, self.total)), *lines])
+
+
+def row_of(layer: str, sigma: float | None, kept: Tensor) -> ReceiptRow:
+    """The row of a layer of which nothing was asked."""
+    weights, left = kept.numel(), int(kept.sum())
+    return ReceiptRow(layer, "-", None, sigma, weights, left, left / max(weights, 1))
 
 
 class Mask(Mapping[str, Tensor]):
@@ -50,9 +104,6 @@ class Mask(Mapping[str, Tensor]):
         if name not in self._layers:
             raise KeyError(unknown_layer(name, self._layers))
         return self._layers[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._layers
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._layers)
@@ -128,14 +179,16 @@ class Mask(Mapping[str, Tensor]):
     def hold(self, model: nn.Module) -> Hold:
         """Apply the mask and keep it: pruned weights stay zero after every step of any optimizer.
 
-        Their gradients are zero too: clipping, LBFGS and Muon see the pruned network. It holds by
-        parameter, for any loop, until `handle.remove()`:
+        It holds by parameter, for any loop, until `handle.remove()`; gradients are zero there too,
+        so clipping, LBFGS and Muon see the pruned network. Optimizers may come later; loading a
+        state_dict, moving the model, torch.compile and DDP keep it. A deep copy is not held until
+        its own `hold`. While several masks hold a weight, what all of them keep stays.
 
-            handle = mask.hold(model)      # or: with mask.hold(model): ...
-
-        Optimizers and parameter groups may come later; loading a state_dict, moving the model,
-        torch.compile and DDP keep it. A deep copy is not held until its own `hold`. While several
-        masks hold a weight, what all of them keep stays.
+        >>> layer = nn.Sequential(nn.Linear(2, 1))
+        >>> with Mask({"0": torch.tensor([[True, False]])}).hold(layer):
+        ...     layer(torch.ones(1, 2)).sum().backward()
+        >>> layer[0].weight.grad
+        tensor([[1., 0.]])
         """
         return Hold(self._placed(model))
 

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from pruning_lab import criteria
 from pruning_lab.criteria import Saliency
 from pruning_lab.layers import Layer, device_of, find, not_covered, prunable
-from pruning_lab.masks.mask import Mask
-from pruning_lab.masks.receipts import Receipt, row_of
+from pruning_lab.masks.mask import Mask, Receipt, row_of
 
 Amount = float | Mapping[str, float]
 ACROSS = ("layer", "network", "lamp")
@@ -28,14 +27,11 @@ def prune(
 ) -> Mask:
     """Choose a mask by one of quality, density or threshold; the model is not changed.
 
-    An amount is one number for every layer or a dict of layer name -> number; layers that a dict
-    does not name stay as they are. A weight that is zero is gone and stays gone, unless
-    `regrow=True`; a density refers to the original layer all the same, so that asking for it twice
-    prunes once. `across="network"` ranks all layers together by one density, "lamp" does so by
-    LAMP's scores (Lee et al. 2021).
-
-        mask = prune(model, quality=1.0)                   # |w| >= sigma of the layer's survivors
-        mask = prune(model, density=0.1, saliency=criteria.taylor(model, splits.train))
+    An amount is one number for every layer, or a dict of layer name -> number; other layers stay
+    as they are. A weight that is zero is gone and stays gone, unless `regrow=True`; a density
+    refers to the original layer all the same, so that asking for it twice prunes once.
+    `across="network"` ranks all layers together by one density, "lamp" by LAMP's scores (Lee et
+    al. 2021). `saliency` may be computed: criteria.taylor(model, splits.train).
 
     A density is the fraction that is kept: 0.08, not 92 and not 8.
 
@@ -44,26 +40,19 @@ def prune(
     >>> prune(nn.Sequential(nn.Linear(50, 2)), density=92)
     Traceback (most recent call last):
     ValueError: density must lie in [0, 1], got 92; for a percentage, divide by 100
-
-    Raises KeyError for an unknown layer, ValueError for an impossible amount and for weights that
-    are not finite.
     """
     kind, amount = _one_of(quality=quality, density=density, threshold=threshold)
     if kind == "quality" and saliency is not criteria.magnitude:
-        raise ValueError(
-            "quality is a multiple of the weights' own sigma, so it goes with magnitude; "
-            "give another saliency a density or a threshold"
-        )
+        todo = "give another saliency a density or a threshold"
+        raise ValueError(f"quality is a multiple of sigma, so it goes with magnitude; {todo}")
     if across not in ACROSS:
         raise ValueError(f"across must be {', '.join(ACROSS[:-1])} or lamp, got {across!r}")
     if across != "layer" and (kind != "density" or isinstance(amount, Mapping)):
         raise ValueError(f"across={across!r} ranks all layers by one density; give density=NUMBER")
     layers = prunable(model)
     if not layers:
-        raise ValueError(
-            "this model has no layer to prune (linear, convolution or attention); masks.ADAPTERS "
-            "takes further types"
-        )
+        kinds = "(linear, convolution or attention); masks.ADAPTERS takes further types"
+        raise ValueError(f"this model has no layer to prune {kinds}")
     device_of(model)  # raises for the meta device
     amounts = _per_layer(model, kind, amount, layers)
     before = Mask.of(model)
@@ -77,7 +66,6 @@ def prune(
         }
     else:
         chosen = _together(saliencies, amount, pools, across)
-
     rows = []
     for name in layers:
         kept, cut = chosen.get(name, (before[name], None))
@@ -109,9 +97,8 @@ def _per_layer(
 ) -> dict[str, float]:
     amounts = dict(amount if isinstance(amount, Mapping) else dict.fromkeys(layers, amount))
     if not amounts:
-        raise ValueError(
-            f"no layer is named; give {kind}=NUMBER, or a dict of layer name -> number"
-        )
+        todo = f"give {kind}=NUMBER, or a dict of layer name -> number"
+        raise ValueError(f"no layer is named; {todo}")
     for name, value in amounts.items():
         find(model, name, layers)
         criteria.check_amount(kind, value)

@@ -1,7 +1,7 @@
 """LeNet-300-100, LeNet-5, AlexNet (the paper's and torchvision's) and VGG-16.
 
 All take these keywords. `classes`: the number of outputs. `width` scales the hidden layers.
-`dropout`: the rate of the dropout layers between the fully connected ones; at 0 there are none.
+`dropout`: the rate of the dropout layers at the fully connected ones; at 0 there are none.
 `trained="mnist"` (the LeNets) loads the weights that come with the package, `"imagenet"`
 (torchvision's AlexNet and VGG-16) those of torchvision, `trained=PATH` those of a file; where
 `classes` differs from the file's, the last layer keeps its random weights. Photos are
@@ -21,13 +21,12 @@ from pruning_lab import files
 from pruning_lab.models.stored import check_fit, load_, with_trained
 
 Model = Callable[..., nn.Sequential]
-Trained = str | Path | None
 SMALLEST = 32  # px: with fewer, a pooling layer has no input left
 SMALL = 128  # px: below, an AlexNet has another first layer
 
 
 def lenet_300_100(
-    *, classes: int = 10, width: float = 1.0, dropout: float = 0.0, trained: Trained = None
+    *, classes: int = 10, width: float = 1.0, dropout: float = 0.0, trained=None
 ) -> nn.Sequential:
     """784-300-100-10 with ReLU: 266,200 weights, 266,610 with biases (paper, Tables 1 and 2).
 
@@ -49,7 +48,7 @@ def lenet_300_100(
 
 
 def lenet_5(
-    *, classes: int = 10, width: float = 1.0, dropout: float = 0.0, trained: Trained = None
+    *, classes: int = 10, width: float = 1.0, dropout: float = 0.0, trained=None
 ) -> nn.Sequential:
     """Caffe's LeNet, 20-50-500-10: 430,500 weights, 431,080 with biases (paper, Tables 1 and 3).
 
@@ -76,12 +75,7 @@ def lenet_5(
 
 
 def alexnet(
-    *,
-    classes: int = 1000,
-    width: float = 1.0,
-    size: int = 227,
-    dropout: float = 0.5,
-    trained: Trained = None,
+    *, classes: int = 1000, width: float = 1.0, size: int = 227, dropout: float = 0.5, trained=None
 ) -> nn.Sequential:
     """Caffe's AlexNet: 60,954,656 weights, 60,965,224 with biases (paper, Tables 1 and 4).
 
@@ -97,12 +91,7 @@ def alexnet(
 
 
 def alexnet_torchvision(
-    *,
-    classes: int = 1000,
-    width: float = 1.0,
-    size: int = 224,
-    dropout: float = 0.5,
-    trained: Trained = None,
+    *, classes: int = 1000, width: float = 1.0, size: int = 224, dropout: float = 0.5, trained=None
 ) -> nn.Sequential:
     """torchvision's AlexNet: 61,090,496 weights, 61,100,840 with biases (Krizhevsky 2014).
 
@@ -158,12 +147,7 @@ def _alexnet(
 
 
 def vgg_16(
-    *,
-    classes: int = 1000,
-    width: float = 1.0,
-    size: int = 224,
-    dropout: float = 0.5,
-    trained: Trained = None,
+    *, classes: int = 1000, width: float = 1.0, size: int = 224, dropout: float = 0.5, trained=None
 ) -> nn.Sequential:
     """VGG-16: 138,344,128 weights, 138,357,544 with biases (paper, Tables 1 and 5).
 
@@ -200,8 +184,7 @@ def vgg_16(
 class LocalResponseNorm(nn.LocalResponseNorm):
     """x / (1 + alpha / 5 * sum of x^2 over 5 neighbouring channels)^0.75, as in Caffe's AlexNet.
 
-    The same function as torch's layer, which takes 2 to 7 times as long on a CPU: the sum is a
-    1 x 1 convolution with a band of ones, and d^-0.75 is made of square roots.
+    2 to 7 times as fast as torch's on a CPU: the sum is a 1 x 1 convolution with a band of ones.
     """
 
     def __init__(self):
@@ -211,9 +194,8 @@ class LocalResponseNorm(nn.LocalResponseNorm):
         channels = x.shape[1]
         ones = x.new_ones(channels, channels)
         band = ones.tril(self.size // 2).triu(-(self.size // 2))[:, :, None, None]
-        # Made small before it is squared, since half precision ends at 65,504. k = 1 is the bias.
-        small = x * (self.alpha / self.size) ** 0.5
-        root = F.conv2d(small.square(), band, ones[0]).rsqrt()
+        small = x * (self.alpha / self.size) ** 0.5  # before squaring: half ends at 65,504
+        root = F.conv2d(small.square(), band, ones[0]).rsqrt()  # the bias is k = 1
         return x * (root * root.sqrt())
 
 
@@ -258,8 +240,6 @@ def _check(size: int) -> None:
         raise ValueError(f"size must be at least {SMALLEST} px, got {size}; scale the images up")
 
 
-# ------------------------------------------------------------------------------- networks by name
-
 BUILT_IN: dict[str, Model] = {
     "lenet-300-100": lenet_300_100,
     "lenet-5": lenet_5,
@@ -276,10 +256,10 @@ _BOUNDS = {  # what a file may ask for without being broken
 
 
 def settings(about: Mapping) -> dict:
-    """What `about` says of a built-in network, with defaults for what it does not say.
+    """What `about` says of a built-in network; ValueError for an impossible value.
 
-    {"network": "lenet-5", "classes": 10, "width": 1.0, "dropout": 0.0}, and "size" for photos.
-    Raises ValueError for an unknown network or an impossible value.
+    >>> settings({"network": "lenet-5", "width": 0.5, "seed": 3})
+    {'network': 'lenet-5', 'classes': 10, 'width': 0.5, 'dropout': 0.0}
     """
     name = about.get("network")
     if not isinstance(name, str) or name not in BUILT_IN:
@@ -289,8 +269,8 @@ def settings(about: Mapping) -> dict:
     for key, value in chosen.items():
         kind, least, most = _BOUNDS[key]
         if type(value) not in (int, kind) or not least <= value <= most:
-            words = "a whole number" if kind is int else "a number"
-            raise ValueError(f"{key} of {name} must be {words} {least} ... {most:,}, got {value!r}")
+            bounds = f"{'a whole number' if kind is int else 'a number'} {least} ... {most:,}"
+            raise ValueError(f"{key} of {name} must be {bounds}, got {value!r}")
     return {"network": name, **chosen}
 
 

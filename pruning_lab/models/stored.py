@@ -20,9 +20,9 @@ def save(path: str | Path, model: nn.Module, *, about: dict | None = None) -> Pa
 
 
 def load_(model: nn.Module, path: str | Path) -> dict | None:
-    """Fill `model` from a file of `save`; returns what it kept as `about`.
+    """Fill `model` from a file of `save`; returns the file's `about`.
 
-    Raises ValueError, and leaves the model as it was, unless every name and shape agrees.
+    Unless every name and shape agrees, it raises ValueError and does not change the model.
     """
     check_fit(model, files.load_shapes(path), path)  # before gigabytes of another network are read
     tensors, about = files.load_tensors(path)
@@ -31,7 +31,7 @@ def load_(model: nn.Module, path: str | Path) -> dict | None:
 
 
 def fill_(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """`load_` for a state_dict that has been read from `path`; it raises the same way."""
+    """`load_` for a state_dict that has been read from `path`."""
     check_fit(model, tensors, path)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -72,9 +72,6 @@ def fingerprint(model: nn.Module) -> str:
     return files.sha256(
         *(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy() for t in tensors)
     )
-
-
-# -------------------------------------------------------------------------------- trained weights
 
 
 def with_trained(chain: nn.Sequential, name: str, trained: str | Path | None) -> nn.Sequential:
@@ -119,10 +116,8 @@ def _fetched(name: str) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256)
         except (OSError, RuntimeError) as error:
-            raise ConnectionError(
-                f"{url} could not be fetched ({error}); check the connection, or fetch it by hand "
-                f"and give its path as trained="
-            ) from None
+            todo = "check the connection, or fetch it by hand and give its path as trained="
+            raise ConnectionError(f"{url} could not be fetched ({error}); {todo}") from None
     return path
 
 
@@ -133,14 +128,12 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # its readers raise all kinds
-        wrong = f"cannot be read as weights and nothing else ({type(error).__name__}); it must be"
-        raise ValueError(
-            f"{printable(path)} {wrong} what torch.save(model.state_dict(), ...) writes"
-        ) from None
-    if isinstance(tensors, dict) and all(isinstance(t, Tensor) for t in tensors.values()):
-        return {str(name): tensor for name, tensor in tensors.items()}
-    wrong = "holds more than a state_dict; save model.state_dict() alone"
-    raise ValueError(f"{printable(path)} {wrong}")
+        wrong = f"cannot be read as weights and nothing else ({type(error).__name__})"
+        raise ValueError(f"{printable(path)} {wrong}; save model.state_dict() alone") from None
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        wrong = "holds more than a state_dict; save model.state_dict() alone"
+        raise ValueError(f"{printable(path)} {wrong}")
+    return {str(name): tensor for name, tensor in tensors.items()}
 
 
 def _renamed(tensors: Mapping[str, Tensor], layers: list[str]) -> dict[str, Tensor]:
