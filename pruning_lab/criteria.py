@@ -317,10 +317,10 @@ def by_levels(
 
     Here and nowhere else a level becomes a threshold; `prune`, `scan` and the studio call it.
     """
-    for level in levels:
-        check_amount(kind, level)
     if kind == "density":
         return by_densities(saliency, levels, kept, signed=True)
+    for level in levels:
+        check_amount(kind, level)
     cuts = [level * sigma if kind == "quality" else level for level in levels]
     return ((by_threshold(saliency, cut, kept, signed=True), cut) for cut in cuts)
 

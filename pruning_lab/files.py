@@ -26,6 +26,11 @@ from pruning_lab.rows import printable
 _MOST_TEXT = 2**28  # bytes
 
 
+def wrong(path: str | Path, what: str) -> ValueError:
+    """The error of a file that cannot be used: "plan.json is not JSON: ..."."""
+    return ValueError(printable(f"{path} {what}"))
+
+
 def write(path: str | Path, content: bytes | str) -> Path:
     """Write a file; readers see the old content or the new, never a part of it."""
     with replacing(path) as temporary:
@@ -91,7 +96,7 @@ def open_file(path: str | Path) -> BinaryIO:
     try:
         mode = os.stat(path).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise ValueError(f"{shown} is a pipe, a socket or a device; name a regular file")
+            raise wrong(path, "is a pipe, a socket or a device; name a regular file")
         return open(path, "rb")
     except OSError as error:
         sentences = {
@@ -107,13 +112,13 @@ def read_text(path: str | Path) -> str:
     """Read a text file. ValueError names the file and the first byte that is not UTF-8."""
     with open_file(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > _MOST_TEXT:
-            raise ValueError(f"{printable(path)} has {size:,} bytes, too many for a text file here")
+            raise wrong(path, f"has {size:,} bytes, too many for a text file here")
         content = file.read()
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        wrong = f"is not text, byte {error.start} is not UTF-8; save it as UTF-8"
-        raise ValueError(f"{printable(path)} {wrong}") from None
+        what = f"is not text, byte {error.start} is not UTF-8; save it as UTF-8"
+        raise wrong(path, what) from None
 
 
 def save_json(path: str | Path, value: object) -> Path:
@@ -133,10 +138,10 @@ def parse_json(text: str, path: str | Path):
             text, object_pairs_hook=_object, parse_constant=_finite, parse_float=_finite
         )
     except json.JSONDecodeError as error:
-        wrong = f"is not JSON: {error.msg}, line {error.lineno}, column {error.colno}"
+        what = f"is not JSON: {error.msg}, line {error.lineno}, column {error.colno}"
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 100,000 brackets
-        wrong = f"is not JSON that can be read: {error}"
-    raise ValueError(f"{printable(path)} {wrong}")
+        what = f"is not JSON that can be read: {error}"
+    raise wrong(path, what)
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict:
@@ -198,8 +203,7 @@ def load_about(path: str | Path) -> dict | None:
         text = (file.metadata() or {}).get("about", "null")
     about = parse_json(text, f"about in {path}")
     if not isinstance(about, dict | None):
-        kind = type(about).__name__
-        raise ValueError(f"{printable(path)}: its about must be an object, got {kind}")
+        raise wrong(f"{path}:", f"its about must be an object, got {type(about).__name__}")
     return about
 
 
@@ -217,8 +221,8 @@ def _opened(path: str | Path) -> Iterator[safe_open]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError, KeyError, AttributeError) as error:
-        wrong = "is not a whole safetensors file that torch can read"
-        raise ValueError(f"{printable(path)} {wrong}: {error}") from None
+        what = f"is not a whole safetensors file that torch can read: {error}"
+        raise wrong(path, what) from None
 
 
 def sha256(*parts: bytes | np.ndarray) -> str:

@@ -424,13 +424,13 @@ def test_a_receipt_and_an_error_escape_control_characters_in_names():
 
 def test_an_unknown_layer_of_a_mask_names_the_nearest(toy):
     with pytest.raises(KeyError, match="did you mean fc1"):
-        masks.Mask.dense(toy)["fc_1"]
-    assert "fc_1" not in masks.Mask.dense(toy)
+        masks.Mask.of(toy)["fc_1"]
+    assert "fc_1" not in masks.Mask.of(toy)
 
 
 def test_a_mask_of_another_network_is_refused(toy, branching):
     with pytest.raises(KeyError, match="no layer 'conv1' to prune"):
-        masks.Mask.dense(toy).apply_(branching)
+        masks.Mask.of(toy).apply_(branching)
 
 
 # --- files -------------------------------------------------------------------------------------

@@ -405,7 +405,7 @@ def test_without_a_connection_the_error_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # where nobody listens
     with pytest.raises(
-        ConnectionError, match=r"alexnet-owt-7be5be79.pth could not be fetched .*by hand"
+        ConnectionError, match=r"alexnet-owt-7be5be79.pth could not be fetched .*yourself"
     ):
         models.alexnet_torchvision(trained="imagenet", width=0.05)
     assert not list(tmp_path.rglob("*.pth"))

@@ -91,11 +91,6 @@ class Mask(Mapping[str, Tensor]):
         self.receipt = Receipt.of(self._layers) if receipt is None else receipt
 
     @classmethod
-    def dense(cls, model: nn.Module) -> "Mask":
-        """The mask that keeps everything."""
-        return cls({n: torch.ones_like(la.weight, dtype=bool) for n, la in prunable(model).items()})
-
-    @classmethod
     def of(cls, model: nn.Module) -> "Mask":
         """The mask that a model's own zeros make."""
         return cls({name: layer.weight.detach() != 0 for name, layer in prunable(model).items()})
@@ -210,16 +205,14 @@ class Mask(Mapping[str, Tensor]):
         bits, shapes = files.load_tensors(path)[0], about["shapes"]
         layers = {n: kept for n in shapes if (kept := _unpack(bits.get(n), shapes[n])) is not None}
         if not layers.keys() == shapes.keys() == bits.keys():
-            wrong = f"is broken: its bits do not fill the shapes {shapes}"
-            raise ValueError(f"{printable(path)} {wrong}")
+            raise files.wrong(path, f"is broken: its bits do not fill the shapes {shapes}")
         receipt = Receipt(about["receipt"], not_covered=tuple(about["not_covered"]))
         written, counted = (
             [(row.layer, row.weights, row.kept, row.density) for row in rows]
             for rows in (receipt, Receipt.of(layers))
         )
         if written != counted:
-            wrong = "is broken: its receipt counts other weights than its bits"
-            raise ValueError(f"{printable(path)} {wrong}")
+            raise files.wrong(path, "is broken: its receipt counts other weights than its bits")
         return cls(layers, receipt)
 
     def fingerprint(self) -> str:

@@ -72,12 +72,12 @@ def prune(
         row = row_of(name, sigmas[name], kept)
         if name in amounts:
             asked = f"{kind} {amounts[name]:g}" + ("" if across == "layer" else f" across {across}")
-            wanted = ties = 0
+            requested = ties = 0
             if kind == "density":
-                wanted = round(amounts[name] * row.weights) if across == "layer" else 0
+                requested = round(amounts[name] * row.weights) if across == "layer" else 0
                 dropped = saliencies[name][before[name] & ~kept]
                 ties = 0 if cut is None else int((dropped == cut).sum())
-            note = _note(before[name], kept, wanted, ties)
+            note = _note(before[name], kept, requested, ties)
             row = replace(row, asked=asked, threshold=cut, note=note)
         rows.append(row)
     kept = {name: kept for name, (kept, _) in chosen.items()}
@@ -119,11 +119,11 @@ def _together(
     }
 
 
-def _note(before: Tensor, kept: Tensor, wanted: int, ties: int) -> str:
+def _note(before: Tensor, kept: Tensor, requested: int, ties: int) -> str:
     """What a reader should not overlook."""
     left, regrown = int(kept.sum()), int((kept & ~before).sum())
     notes = {
-        f"asked for {wanted:,} weights, only {left:,} are left": left < wanted,
+        f"asked for {requested:,} weights, only {left:,} are left": left < requested,
         "all gone: this layer now answers with its biases alone": not left,
         "nothing gone": left and torch.equal(before, kept),
         f"{regrown:,} regrown": regrown,

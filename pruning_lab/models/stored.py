@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from pruning_lab import files
 from pruning_lab.layers import prunable
-from pruning_lab.rows import printable
 
 _TORCHVISION = {"alexnet-torchvision": "alexnet", "vgg-16": "vgg16"}  # torchvision's names
 
@@ -35,8 +34,8 @@ def fill_(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> 
     check_fit(model, tensors, path)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            wrong = f"{name} has a number that is infinite or NaN; train again with a lower lr"
-            raise ValueError(printable(f"{path}: {wrong}"))
+            what = "has a number that is infinite or NaN; train again with a lower lr"
+            raise files.wrong(f"{path}: {name}", what)
     model.load_state_dict(tensors)
 
 
@@ -46,19 +45,15 @@ def check_fit(
     """Raise ValueError unless names and shapes (of tensors, or alone) are those of the model."""
     shapes = {name: tuple(getattr(entry, "shape", entry)) for name, entry in tensors.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    wrong = ""
     if missing := expected.keys() - shapes.keys():
-        wrong = f" lacks {_listed(missing)}; is it of another network?"
-    elif extra := shapes.keys() - expected.keys():
-        wrong = f" also holds {_listed(extra)}; is it of another network?"
-    elif differing := [name for name, shape in expected.items() if shapes[name] != shape]:
-        name = differing[0]
-        wrong = (
-            f": {name} has shape {shapes[name]}, this network expects {expected[name]}; is it of "
-            f"another width, size or classes?"
-        )
-    if wrong:
-        raise ValueError(printable(f"{path}{wrong}"))
+        raise files.wrong(path, f"lacks {_listed(missing)}; is it of another network?")
+    if extra := shapes.keys() - expected.keys():
+        raise files.wrong(path, f"also holds {_listed(extra)}; is it of another network?")
+    for name, shape in expected.items():
+        if shapes[name] != shape:
+            what = f"has shape {shapes[name]}, this network expects {shape}"
+            todo = "is it of another width, size or classes?"
+            raise files.wrong(f"{path}: {name}", f"{what}; {todo}")
 
 
 def _listed(names: Collection[str]) -> str:
@@ -116,7 +111,7 @@ def _fetched(name: str) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256)
         except (OSError, RuntimeError) as error:
-            todo = "check the connection, or fetch it by hand and give its path as trained="
+            todo = "check the connection, or fetch it yourself and give its path as trained="
             raise ConnectionError(f"{url} could not be fetched ({error}); {todo}") from None
     return path
 
@@ -128,19 +123,18 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # its readers raise all kinds
-        wrong = f"cannot be read as weights and nothing else ({type(error).__name__})"
-        raise ValueError(f"{printable(path)} {wrong}; save model.state_dict() alone") from None
+        what = f"cannot be read as weights and nothing else ({type(error).__name__})"
+        raise files.wrong(path, f"{what}; save model.state_dict() alone") from None
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        wrong = "holds more than a state_dict; save model.state_dict() alone"
-        raise ValueError(f"{printable(path)} {wrong}")
+        raise files.wrong(path, "holds more than a state_dict; save model.state_dict() alone")
     return {str(name): tensor for name, tensor in tensors.items()}
 
 
 def _renamed(tensors: Mapping[str, Tensor], layers: list[str]) -> dict[str, Tensor]:
     """torchvision's names of as many layers (features.0.weight, ...) replaced by ours, in order."""
     parts = {key: re.fullmatch(r"(classifier|features)\.(\d+)\.(\w+)", key) for key in tensors}
-    theirs = {match.group(1, 2) for match in parts.values() if match}
-    ordered = sorted(theirs, key=lambda layer: (layer[0] == "classifier", int(layer[1])))
+    found = {match.group(1, 2) for match in parts.values() if match}
+    ordered = sorted(found, key=lambda layer: (layer[0] == "classifier", int(layer[1])))
     if len(ordered) != len(layers):
         return dict(tensors)
     ours = dict(zip(ordered, layers, strict=True))
