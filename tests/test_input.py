@@ -300,9 +300,7 @@ def test_a_file_that_is_longer_or_shorter_than_its_header_says_is_refused(load, 
     raw = Path("dense.safetensors").read_bytes()
     for content_ in (raw[:-1], raw + b"\0"):
         Path("odd").write_bytes(content_)
-        with pytest.raises(
-            ValueError, match=r"odd is not a whole safetensors file: it has 48,\d+ b"
-        ):
+        with pytest.raises(ValueError, match=r"odd is not a whole safetensors file"):
             load("odd")
 
 
