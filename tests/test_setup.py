@@ -333,7 +333,11 @@ def test_each_word_starts_its_task(lab):
     ("mishap", "code", "sentence"),
     [
         ("failed", 1, "ended with 7; its messages are above\nThe same command starts it again.\n"),
-        ("crashed", 1, "ended with -9; its messages are above\nThe same command starts it again.\n"),
+        (
+            "crashed",
+            1,
+            "ended with -9; its messages are above\nThe same command starts it again.\n",
+        ),
         ("interrupted", 130, "did not finish: interrupted\nThe same command starts it again.\n"),
         ("killed", -9, ""),
     ],
