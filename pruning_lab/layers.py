@@ -147,7 +147,7 @@ def generators(device: torch.device) -> list[torch.device]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers from `seed` inside, on the CPU and `device`; afterwards from where they were."""
+    """Random numbers from `seed` inside, on CPU and `device`; afterwards the states of before."""
     with torch.random.fork_rng(generators(device)):
         # torch.manual_seed would reach GPUs whose states the fork does not keep.
         (torch.default_generator if device.type == "cpu" else torch).manual_seed(seed)

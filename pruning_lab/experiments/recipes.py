@@ -132,12 +132,7 @@ def chosen_recipe(
 
 
 def compressed_recipe(
-    network: str,
-    compression: float,
-    data: str = "mnist",
-    shape: Mapping | None = None,
-    *,
-    rounds: int | None = None,
+    network: str, compression: float, data: str = "mnist", shape: Mapping | None = None
 ) -> Recipe:
     """Equal steps to 1 / compression of all parameters, biases counted; layers ranked together.
 
@@ -154,16 +149,18 @@ def compressed_recipe(
             f"compression must be at least 1 and below {highest:.0f} (biases are never pruned), "
             f"got {compression:g}"
         )
-    dense, epochs = recipe.dense, recipe.dense.epochs
+    dense, epochs, rounds = recipe.dense, recipe.dense.epochs, 10 if network in REDUCED else 12
     if network in REDUCED:
-        rounds = rounds or 10
         short, last = (replace(dense, epochs=max(1, round(n * epochs))) for n in (0.1, 0.7))
     else:
-        rounds = rounds or 12
         short = replace(dense, epochs=max(1, round(0.4 * epochs)), weight_decay=1e-4)
         last = replace(short, epochs=4 * epochs)
-    steps = [{"density": density ** (n / rounds), "across": "network"} for n in range(1, rounds + 1)]
-    return replace(recipe, rounds=tuple(steps), retrain=(*[short] * (rounds - 1), last))
+    steps = (density ** (number / rounds) for number in range(1, rounds + 1))
+    return replace(
+        recipe,
+        rounds=tuple({"density": step, "across": "network"} for step in steps),
+        retrain=(*[short] * (rounds - 1), last),
+    )
 
 
 def down_to(densities: Mapping[str, float], rounds: int) -> tuple[dict, ...]:
@@ -183,22 +180,18 @@ def command(recipe: Recipe, data: str, seed: int) -> str | None:
         elif any("across" in amounts for amounts in recipe.rounds):
             total, sizes = _sizes(recipe)
             gone = (1 - recipe.rounds[-1]["density"]) * sum(sizes.values())
-            asked = {"compression": float(f"{total / (total - gone):.6g}")}
+            asked["compression"] = float(f"{total / (total - gone):.6g}")
             again = compressed_recipe(recipe.network, asked["compression"], *args)
         else:
             again = paper_recipe(recipe.network, *args)
-    except (KeyError, TypeError, ValueError):  # of a recipe that was edited
+    except (KeyError, TypeError, ValueError):  # of a recipe made by hand
         return None
-    if recipe.dense.bf16:
-        again = again.in_bf16()
-    if again.seeded(seed) != recipe.seeded(seed):
+    if (again.in_bf16() if recipe.dense.bf16 else again).seeded(seed) != recipe.seeded(seed):
         return None
-    options = {"model": recipe.network, "data": data, **recipe.shape, **asked, "seed": seed}
-    options.pop("classes", None)  # those of the images
-    words = ["pruning-lab", "run", *["--bf16"] * recipe.dense.bf16]
-    for name, value in options.items():
-        words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
-    return shlex.join(words)
+    shape = {name: value for name, value in recipe.shape.items() if name != "classes"}
+    options = {"model": recipe.network, "data": data, **shape, **asked, "seed": seed}
+    words = [word for n, v in options.items() for word in (f"--{n.replace('_', '-')}", f"{v}")]
+    return shlex.join(["pruning-lab", "run", *words, *["--bf16"] * recipe.dense.bf16])
 
 
 def _trained(network: str, data: str, shape: Mapping | None) -> Recipe:

@@ -13,9 +13,8 @@ from pruning_lab import counts, files, models, processes, provenance, retraining
 from pruning_lab.data import Splits
 from pruning_lab.evaluation import Accuracy, drop, evaluate
 from pruning_lab.experiments.recipes import Recipe, down_to
-from pruning_lab.experiments.records import CONFIG, RUN, PhaseEpoch, Run, load_config
+from pruning_lab.experiments.records import CONFIG, RUN, Run, load_config
 from pruning_lab.layers import seeded
-from pruning_lab.masks import Mask
 from pruning_lab.rows import plain
 from pruning_lab.training import Epoch, train
 
@@ -45,16 +44,15 @@ def run(
     mask.safetensors, scan.csv with scan.json, plan.json where one was chosen, and, last, run.json.
     The caller's random states stay, on every device.
     """
-    checkpoints = None
-    if folder is not None:
-        folder = Path(folder)
-        checkpoints = folder / "checkpoints"
+    folder = folder and Path(folder)
+    checkpoints = folder and folder / "checkpoints"
+    if folder:
         _claim(folder, recipe, splits, seed)
     recipe, device = recipe.seeded(seed), splits.train.device
-    epochs: list[dict] = []
+    epochs, stages = [], []
 
     def watch(phase: str, epoch: Epoch) -> None:
-        epochs.append(plain(PhaseEpoch(**vars(epoch), phase=phase)))
+        epochs.append({"phase": phase, **plain(epoch)})
         notify(Note(phase, epoch=epoch))
 
     with seeded(seed, device):
@@ -63,46 +61,47 @@ def run(
         for epoch in train(dense, splits.train, recipe.dense, checkpoint=checkpoint):
             watch("train", epoch)
         dense_val = evaluate(dense, splits.val)
-        notify(Note("train", f"dense, {_error(dense_val)}"))
+        notify(Note("train", f"dense, val error {dense_val.error:.2%}"))
         began = time.perf_counter()
         scan, plan = _scanned(dense, splits, recipe, folder, notify)
         scan_seconds = time.perf_counter() - began
-        model = copy.deepcopy(dense)
         rounds = down_to(plan.densities, len(recipe.retrain)) if plan else recipe.rounds
-        mask, stages = _retrained(model, splits, recipe, rounds, dense_val, checkpoints, watch, notify)
+        model = copy.deepcopy(dense)
+        for stage in retraining.iterative(
+            model,
+            splits.train,
+            recipe.retrain,
+            rounds,
+            freeze=recipe.freeze or [()] * len(rounds),
+            on_epoch=lambda epoch: watch(f"round {len(stages) // 2 + 1}", epoch),
+            checkpoints=checkpoints,
+        ):
+            stages.append(_row(stage, dense_val, evaluate(model, splits.val)))
+            if stage.kind == "retrained":
+                cut, now = (1 - row["val"]["value"] for row in stages[-2:])
+                text = f"{stage.mask.density:.1%} of the weights kept, val error {cut:.2%}"
+                notify(Note(f"round {stage.round}", f"{text} -> retrained {now:.2%}"))
 
-    record = {
-        "format": RUN,
-        "seed": seed,
-        "recipe": plain(recipe),
-        **compare(dense, model, splits),
-        "dense_val": plain(dense_val),
-        "scan": plain(scan),
-        "plan": plain(plan),
-        "stages": stages,
-        "epochs": epochs,
-        "seconds": {
-            "train": sum(row["seconds"] for row in epochs if row["phase"] == "train"),
-            "scan": scan_seconds,
-            "retrain": sum(row["seconds"] for row in epochs if row["phase"] != "train"),
-        },
-    }
+    dense_seconds = sum(row["seconds"] for row in epochs if row["phase"] == "train")
+    seconds = {"train": dense_seconds, "scan": scan_seconds}
+    seconds["retrain"] = sum(row["seconds"] for row in epochs) - dense_seconds
+    record = {"format": RUN, "seed": seed, "recipe": recipe, **compare(dense, model, splits)}
+    record |= {"dense_val": dense_val, "scan": scan, "plan": plan, "stages": stages}
+    record |= {"epochs": epochs, "seconds": seconds}
     notify(Note("test", "used once, for the tables"))
-    if folder is not None and processes.rank() == 0:
-        about = {**recipe.about, "data": splits.name, "seed": seed}
-        models.save(folder / "dense.safetensors", dense, about=about)
-        models.save(folder / "model.safetensors", model, about=about)
-        mask.save(folder / "mask.safetensors")
-        files.save_json(folder / "run.json", record)  # last: a folder that has it is finished
+    result = Run(plain(record), dense, model, stage.mask)
+    if folder and processes.rank() == 0:
+        result.save(folder)
         shutil.rmtree(checkpoints, ignore_errors=True)
     processes.wait()
-    return Run(record, dense, model, mask)
+    return result
 
 
 def compare(dense: nn.Module, model: nn.Module, splits: Splits) -> dict:
     """The part of a record that the paper's tables need: both networks on the test split, once."""
     before, after = evaluate(dense, splits.test), evaluate(model, splits.test)
     tables = {"dense": counts.layers(dense, splits.val), "pruned": counts.layers(model, splits.val)}
+    total, kept = counts.parameters(dense).total, counts.parameters(model).kept
     return {
         "data": {
             "name": splits.name,
@@ -112,11 +111,21 @@ def compare(dense: nn.Module, model: nn.Module, splits: Splits) -> dict:
         "versions": provenance.versions(),
         "machine": provenance.machine(splits.test.device),
         "test": plain({"dense": before, "pruned": after, "drop": drop(before, after)}),
-        "parameters": {
-            "dense": counts.parameters(dense).total,
-            "pruned": counts.parameters(model).kept,
-        },
+        "parameters": {"dense": total, "pruned": kept},
         "layers": {which: plain((*table, table.total)) for which, table in tables.items()},
+    }
+
+
+def _row(stage: retraining.Stage, dense_val: Accuracy, accuracy: Accuracy) -> dict:
+    """A stage of the retraining in the record."""
+    return {
+        "kind": stage.kind,
+        "round": stage.round,
+        "kept": stage.mask.kept,
+        "weights": stage.mask.weights,
+        "val": plain(accuracy),
+        "val_drop": plain(drop(dense_val, accuracy)),
+        "receipt": plain(stage.mask.receipt),
     }
 
 
@@ -132,7 +141,7 @@ def _scanned(
     notify(Note("scan", _most_sensitive(scan)))
     if recipe.choose is None:
         return scan, None
-    there = saved is not None and saved.exists()
+    there = saved and saved.exists()
     processes.wait()  # until all have looked whether there is one
     if there:
         plan = sensitivity.Plan.load(saved)
@@ -144,60 +153,25 @@ def _scanned(
             notify=lambda *done: notify(Note("choose", evaluations=done)),
             **recipe.choose,
         )
-    if saved and not there and processes.rank() == 0:
-        plan.save(saved)
+        if saved and processes.rank() == 0:
+            plan.save(saved)
     layers = ", ".join(f"{layer} {density:.1%}" for layer, density in plan.densities.items())
     notify(Note("choose", f"{plan.density:.1%} of the weights: {layers}"))
     return scan, plan
 
 
-def _retrained(
-    model: nn.Module,
-    splits: Splits,
-    recipe: Recipe,
-    rounds: tuple[dict, ...],
-    dense_val: Accuracy,
-    checkpoints: Path | None,
-    watch: Callable[[str, Epoch], None],
-    notify: Callable[[Note], None],
-) -> tuple[Mask, list[dict]]:
-    """Prune and retrain the model in rounds: the last mask, and a row for each stage."""
-    stages: list[dict] = []
-    for stage in retraining.iterative(
-        model,
-        splits.train,
-        recipe.retrain,
-        rounds,
-        freeze=recipe.freeze or [()] * len(rounds),
-        on_epoch=lambda epoch: watch(f"round {len(stages) // 2 + 1}", epoch),
-        checkpoints=checkpoints,
-    ):
-        accuracy = evaluate(model, splits.val)
-        row = {
-            "kind": stage.kind,
-            "round": stage.round,
-            "kept": stage.mask.kept,
-            "weights": stage.mask.weights,
-            "val": accuracy,
-            "val_drop": drop(dense_val, accuracy),
-            "receipt": stage.mask.receipt,
-        }
-        stages.append(plain(row))
-        if stage.kind == "cut":
-            kept = f"{stage.mask.density:.1%} of the weights kept, {_error(accuracy)}"
-        else:
-            notify(Note(f"round {stage.round}", f"{kept} -> retrained {accuracy.error:.2%}"))
-    return stage.mask, stages
+def _most_sensitive(scan: sensitivity.Scan) -> str:
+    """One line about the layer that loses most at the lowest density of the scan."""
+    lowest = min(point.density for point in scan)
+    sparsest = [point for point in scan if point.density <= 1.5 * lowest]
+    worst = max(sparsest, key=lambda point: point.drop.value)
+    return f"{worst.layer} is the most sensitive layer: {worst.drop} at {worst.density:.0%} kept"
 
 
 def _claim(folder: Path, recipe: Recipe, splits: Splits, seed: int) -> None:
     """Write down what this folder's run is, or make sure that it is this one."""
-    settings = {
-        "recipe": recipe,
-        "data": splits.name,
-        "train_sha256": splits.train.fingerprint(),
-        "seed": seed,
-    }
+    sha256 = splits.train.fingerprint()
+    settings = {"recipe": recipe, "data": splits.name, "train_sha256": sha256, "seed": seed}
     if (folder / "run.json").exists():
         raise FileExistsError(f"{folder} holds a finished run; name another folder")
     if not (folder / "config.json").exists() and processes.rank() == 0:
@@ -215,15 +189,3 @@ _WRITTEN = (
     *("dense.safetensors", "model.safetensors", "mask.safetensors", "scan.csv", "scan.json"),
     *("plan.json", "report.html", "checkpoints"),
 )
-
-
-def _error(accuracy: Accuracy) -> str:
-    return f"val error {accuracy.error:.2%}"
-
-
-def _most_sensitive(scan: sensitivity.Scan) -> str:
-    """One line about the layer that loses most at the lowest density of the scan."""
-    lowest = min(point.density for point in scan)
-    sparsest = [point for point in scan if point.density <= 1.5 * lowest]
-    worst = max(sparsest, key=lambda point: point.drop.value)
-    return f"{worst.layer} is the most sensitive layer: {worst.drop} at {worst.density:.0%} kept"
