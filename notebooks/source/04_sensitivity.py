@@ -148,8 +148,8 @@ scan = sensitivity.scan(model, splits.val, DENSITIES, notify=GrowingScan(title=t
 # %%
 figure, ax = plt.subplots(figsize=(8, 3.6), layout="constrained")
 plots.sensitivity(scan, title="The same, near the top", ax=ax)
-reach = 4 * (dense.high - dense.low)
-ax.set_ylim(dense.value - reach, min(dense.value + reach / 4, 1.002))
+reach = 400 * (dense.high - dense.low)  # points
+ax.set_ylim(-reach, reach / 4)
 plt.show()
 # %% [markdown]
 # The band around a curve is the paired interval of its drops. Grey is what lies within the noise:
