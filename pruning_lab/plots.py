@@ -29,7 +29,7 @@ KEPT = OURS = "#1f6feb"  # weights that stay; this library's numbers
 GONE = "#c9d1d9"  # pruned weights; an interval in the background
 PAPER = "#d1790b"  # the paper's numbers
 NOISE = "#8c959f"  # a change that may be chance
-LIMIT = "#a40e4c"  # what is allowed or chosen
+LIMIT = "#e0004d"  # what is allowed or chosen
 INK = "#24292f"  # text, frames, the dense network
 CURVES = (OURS, LIMIT, "#009e73", INK)  # one after the other
 
@@ -88,42 +88,37 @@ def weights(
 
 
 def trade_off(
-    points: Iterable[tuple[float, Accuracy | Drop]],
+    points: Iterable[tuple[float, Drop]],
     *,
     label: str = "",
     dense: Accuracy | None = None,
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """Accuracy over density, 95 % intervals as bars; call again on the same axes for more curves.
+    """Change of accuracy over density, 95 % intervals as bars; a loss is negative.
 
-    Of drops, the change of accuracy is drawn: a loss is negative, and the dense network stands at
-    0. Below -1 point that axis is logarithmic, so that one network at chance hides no other.
+    Call again on the same axes for more curves. The dense network, whose accuracy may be named,
+    stands at 0. Beyond 1 point the axis is logarithmic, so that one network at chance hides none.
     """
     ax = _axes(ax)
-    densities, measured = zip(*sorted(points, key=lambda point: -point[0]), strict=True)
-    place, changes = _density_axis(ax, "x", densities), isinstance(measured[0], Drop)
-    value, low, high = np.array([_percent(row) for row in measured]).T
-    options = {"marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.5, "label": label}
-    options["color"] = CURVES[len(ax.containers) % len(CURVES)]
-    bars = np.array([value - low, high - value]).clip(0)
-    ax.errorbar([place(density) for density in densities], value, yerr=bars, **options)
-    if changes:
+    densities, drops = zip(*sorted(points, key=lambda point: -point[0]), strict=True)
+    if not ax.containers:  # the first curve
         ax.set_yscale("symlog", linthresh=1, linscale=0.7)
-        ax.yaxis.set_major_locator(FixedLocator([s * t for s in (-1, 1) for t in _POINTS]))
+        ax.yaxis.set_major_locator(FixedLocator([sign * t for sign in (-1, 1) for t in _TICKS]))
         ax.yaxis.set_minor_locator(NullLocator())
-        ax.yaxis.set_major_formatter("{x:+g}")
-    line = 0 if changes else dense and 100 * dense.value
-    if line is not None and "dense" not in ax.get_legend_handles_labels()[1]:
-        ax.axhline(line, color=INK, linewidth=1, linestyle="--", label="dense")
-    if dense is not None and not changes:
-        ax.axhspan(100 * dense.low, 100 * dense.high, color=GONE, alpha=0.5, linewidth=0)
-    if ax.get_legend_handles_labels()[1]:
+        _dense_line(ax, dense and dense.value)
+    place = _density_axis(ax, "x", densities)
+    change, low, high = np.array([_points(drop) for drop in drops]).T
+    look = {"marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.5, "label": label}
+    look["color"] = CURVES[len(ax.containers) % len(CURVES)]
+    bars = np.array([change - low, high - change]).clip(0)
+    ax.errorbar([place(density) for density in densities], change, yerr=bars, **look)
+    if label:
         _legend(ax, loc="best")
-    return _finish(ax, title, DENSITY, CHANGE if changes else "accuracy (%)")
+    return _finish(ax, title, DENSITY, CHANGE)
 
 
-_POINTS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100)  # ticks of a logarithmic change
+_TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100)  # of a change in points, either way
 
 
 def sensitivity(
@@ -155,10 +150,7 @@ def sensitivity(
     styles = _styles((point.layer for point in points), convolutions, about.get("layers", {}))
     place = _density_axis(ax, "x", [point.density for point in points])
     fullest = max(points, key=lambda point: point.accuracy.n)
-    ax.axhline(0, color=INK, linewidth=1)
-    dense = f"dense {fullest.accuracy.value + fullest.drop.value:.2%}"
-    above = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "ha": "right"}
-    ax.annotate(dense, (1, 0), (-2, 3), color=INK, **above)  # at the end, where few curves are left
+    _dense_line(ax, fullest.accuracy.value + fullest.drop.value)
     for layer, look in styles.items():
         rows = [point for point in points if point.layer == layer]
         _curve(ax, sorted(rows, key=lambda row: -row.density), place, look)
@@ -176,7 +168,6 @@ def sensitivity(
         reach = max(max_drop, *noise, 0.1)
         ax.set_ylim(max(-100, -8 * reach), 2 * reach)
     _legend(ax, **_BESIDE)
-    ax.yaxis.set_major_formatter(lambda change, _: f"{round(change, 6):+g}" if change else "0")
     which = "a layer and those before it" if about.get("cumulative") else "one layer"
     return _finish(ax, title, f"{DENSITY} of {which}, the others dense", CHANGE)
 
@@ -284,37 +275,38 @@ def _styles(
     layers: Iterable[str], convolutions: Collection[str] | None, about: Mapping[str, Mapping]
 ) -> dict[str, dict]:
     """How the line of each layer looks. Blue and orange differ to every eye, dark and light too."""
-    families: dict[bool, list[str]] = {True: [], False: []}
-    order = list(dict.fromkeys(layers))
+    order, styles = list(dict.fromkeys(layers)), {}
+    if convolutions is None:
+        convolutions = [layer for layer in order if _is_convolution(layer, about.get(layer, {}))]
     for layer in order:
-        if convolutions is not None:
-            convolution = layer in convolutions
-        elif shape := about.get(layer, {}).get("shape"):
-            convolution = len(shape) == 4  # (out, in, kh, kw)
-        else:
-            convolution = "conv" in layer.lower() or "features" in layer
-        families[convolution].append(layer)
-    styles = {}
-    for convolution, names in families.items():
-        shades = colormaps["YlGnBu" if convolution else "YlOrBr"]
-        for place, layer in enumerate(names):
-            colour = to_hex(shades(0.98 - 0.33 * place / max(1, len(names) - 1)))
-            styles[layer] = {
-                "color": colour,
-                "linestyle": "-" if convolution else "--",
-                "linewidth": 2.2,
-                "marker": "osD^vP"[place % 6],
-                "markersize": 7,
-                "markeredgecolor": colour,
-                "markerfacecolor": colour if convolution else "white",
-            }
-    return {layer: styles[layer] for layer in order}
+        filled = layer in convolutions
+        family = [other for other in order if (other in convolutions) == filled]
+        depth = family.index(layer)
+        shades = colormaps["YlGnBu" if filled else "YlOrBr"]
+        colour = to_hex(shades(0.98 - 0.33 * depth / max(1, len(family) - 1)))
+        styles[layer] = {
+            "color": colour,
+            "linestyle": "-" if filled else "--",
+            "linewidth": 2.2,
+            "marker": "osD^vP"[depth % 6],
+            "markersize": 7,
+            "markeredgecolor": colour,
+            "markerfacecolor": colour if filled else "white",
+        }
+    return styles
+
+
+def _is_convolution(layer: str, about: Mapping) -> bool:
+    """By the shape of its weight (out, in, kh, kw) where it is known, else by its name."""
+    if "shape" in about:
+        return len(about["shape"]) == 4
+    return "conv" in layer.lower() or "features" in layer
 
 
 def _curve(ax: Axes, rows: list[ScanPoint], place: Callable[[float], float], style: dict) -> None:
     """One layer's line, band and points, the densest first; in grey where a change may be none."""
     x = np.array([place(row.density) for row in rows])
-    y, low, high = np.array([_percent(row.drop) for row in rows]).T
+    y, low, high = np.array([_points(row.drop) for row in rows]).T
     noise = np.array([_within_noise(row) for row in rows])
     grey = {key: NOISE if value == style["color"] else value for key, value in style.items()}
     looks = {False: style, True: grey}
@@ -332,11 +324,18 @@ def _curve(ax: Axes, rows: list[ScanPoint], place: Callable[[float], float], sty
     ax.plot([], [], label=rows[0].layer, **style)
 
 
-def _percent(measured: Accuracy | Drop) -> tuple[float, float, float]:
-    """(value, low, high) of an accuracy in percent, or of the change that a drop is in points."""
-    if isinstance(measured, Drop):
-        return -100 * measured.value, -100 * measured.high, -100 * measured.low
-    return 100 * measured.value, 100 * measured.low, 100 * measured.high
+def _points(drop: Drop) -> tuple[float, float, float]:
+    """(change, low, high) of accuracy in percentage points; a loss is negative."""
+    return -100 * drop.value, -100 * drop.high, -100 * drop.low
+
+
+def _dense_line(ax: Axes, accuracy: float | None) -> None:
+    """The change 0, named at its end, where few curves are left; and changes with their sign."""
+    ax.axhline(0, color=INK, linewidth=1)
+    above = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "ha": "right"}
+    name = "dense" if accuracy is None else f"dense {accuracy:.2%}"
+    ax.annotate(name, (1, 0), (-2, 3), color=INK, **above)
+    ax.yaxis.set_major_formatter(lambda x, _: f"{round(x, 6):+g}" if x else "0")
 
 
 def _within_noise(point: ScanPoint) -> bool:

@@ -41,7 +41,7 @@ def table_1(record: dict) -> Table:
     source, ours = _paper_images(record), record["data"]["name"]
     # Numbers on other images are never shown as if they were on the same.
     names = ("", "") if ours == source else (f", {source}", f", {ours}")
-    better = f"{100 * (theirs.dense_error - theirs.error):+.2f}"
+    better = f"{100 * (theirs.dense_error - theirs.error):+z.2f}"
     return [
         ("", f"paper{names[0]}", f"this run{names[1]}", "95 % interval"),
         ("error, dense", f"{theirs.dense_error:.2%}", *_error(dense)),
@@ -112,10 +112,13 @@ figure { margin: 1rem 0; }
 .grid { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 img { width: 100%; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap;
+  overflow-wrap: normal; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); }
 th { white-space: pre; vertical-align: bottom; }
-th:first-child, td:first-child { position: sticky; left: 0; background: var(--ground); }
+th:first-child, td:first-child { position: sticky; left: 0; background: var(--ground);
+  padding-left: 0; text-align: left; white-space: normal; min-width: 6rem; }
+@media (max-width: 40rem) { table { font-size: .85rem; } th, td { padding: .25rem .4rem; } }
 figcaption, .small { color: var(--faint); font-size: .9rem; }
 """
 
@@ -128,7 +131,7 @@ def _sections(run: Run, title: str, command: str) -> Iterable[str]:
     yield f"<pre>{escape(command)}</pre>{_small(_about(record))}"
     yield f"<h2>Table 1, and this run</h2>{_table(table_1(record), 'html')}"
     yield _small(
-        f"{_test(record)}. The interval of the change is that of the paired difference: both "
+        f"All {_test(record)}. The interval of the change is that of the paired difference: both "
         f"networks answered the same images."
     )
     yield f"<h2>Table {number}, layer by layer</h2>{_table(layer_table(record), 'html')}"
@@ -179,7 +182,8 @@ def _scan(record: dict) -> Axes:
     ax = plots.sensitivity(points, ax=_axes(height=4.6))
     handles, labels = ax.get_legend_handles_labels()
     ax.get_legend().remove()  # beneath, where a narrow page has room for it
-    ax.figure.legend(handles, labels, loc="outside lower center", ncols=3, handlelength=3.5)
+    beneath = {"loc": "outside lower center", "ncols": 3, "handlelength": 3.5, "frameon": False}
+    ax.figure.legend(handles, labels, **beneath)
     return ax
 
 
@@ -200,13 +204,13 @@ def _axes(width: float = 5.2, height: float = 3.6, rows: int = 1):
 def _pictures(caption: str, *axes: Axes) -> str:
     images = []
     for ax in axes:
-        buffer, least = io.BytesIO(), 64 * ax.figure.get_figwidth()  # px: two thirds of its size
+        buffer, width = io.BytesIO(), ax.figure.get_figwidth()
         options = {"format": "svg", "dpi": 200, "transparent": True, "metadata": {"Date": None}}
         with plots.style():
             ax.figure.savefig(buffer, **options)
         source = f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-        words = escape(caption, quote=True)
-        images.append(f"<img alt='{words}' style='min-width: {least:.0f}px' src='{source}'>")
+        size = f"min-width: {64 * width:.0f}px; max-width: {130 * width:.0f}px"  # 96 is its own
+        images.append(f"<img alt='{escape(caption)}' style='{size}' src='{source}'>")
     pictures = f"<div class='grid'>{''.join(images)}</div>"
     return f"<figure>{pictures}<figcaption>{escape(caption)}</figcaption></figure>"
 
@@ -237,7 +241,7 @@ def _counts(record: dict) -> Counts:
 
 def _change(drop: Drop) -> tuple[str, str]:
     """A change of accuracy and its interval, in points; a loss is negative."""
-    return f"{-100 * drop.value:+.2f}", f"{-100 * drop.high:+.2f} to {-100 * drop.low:+.2f}"
+    return f"{-100 * drop.value:+z.2f}", f"{-100 * drop.high:+z.2f} to {-100 * drop.low:+z.2f}"
 
 
 def _error(accuracy: Accuracy) -> tuple[str, str]:
@@ -273,5 +277,5 @@ def _about(record: dict) -> str:
     parts = [f"{name} {value}" for name, value in record["versions"].items()]
     parts += [f"{name} {value}" for name, value in record["machine"].items()]
     if seconds := record.get("seconds"):
-        parts.append(f"{sum(seconds.values()):,.0f} seconds of training, scan and retraining")
+        parts.append(f"{sum(seconds.values()):,.0f} s of training, scan and retraining")
     return "; ".join(parts)
