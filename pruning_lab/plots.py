@@ -24,7 +24,7 @@ from pruning_lab.counts import Counts
 from pruning_lab.evaluation import Accuracy, Drop
 from pruning_lab.sensitivity import PriorRow, ScanPoint, priors
 
-# The palette. Colour-blind readers can tell these apart, and so does a print in grey.
+# The palette, which colour-blind readers can tell apart.
 KEPT = OURS = "#1f6feb"  # weights that stay; this library's numbers
 GONE = "#c9d1d9"  # pruned weights; an interval in the background
 PAPER = "#d1790b"  # the paper's numbers

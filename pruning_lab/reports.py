@@ -4,6 +4,8 @@ import base64
 import io
 from collections.abc import Iterable
 from html import escape
+from importlib import resources
+from string import Template
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -82,52 +84,17 @@ def html(run: Run, command: str | None = None) -> str:
 
     `command` is what made it; by default the one that makes the run's recipe.
     """
-    title = f"{_name(run.record)}, pruned {_compression(run.record):.0f}x"
+    title = escape(f"{_name(run.record)}, pruned {_compression(run.record):.0f}x")
     body = "\n".join(_sections(run, title, command or _command(run.record)))
-    return (
-        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='generator' content='pruning_lab'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>"
-        f"<body>\n{body}\n</body></html>\n"
-    )
-
-
-# In the dark, lightness is inverted and hues are kept: what is legible on white stays so.
-_STYLE = """
-:root { color-scheme: light dark; --ink: #24292f; --faint: #57606a; --line: #d0d7de;
-  --ground: #fff; --raised: #f3f5f7; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6edf3; --faint: #9aa4ae; --line: #3d444d; --ground: #0d1117; --raised: #1a2029; }
-  img { filter: invert(1) hue-rotate(180deg); }
-}
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground);
-  max-width: 64rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.8rem; line-height: 1.2; }
-h2 { font-size: 1.3rem; margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
-.result { font-size: 1.2rem; }
-pre { white-space: pre-wrap; background: var(--raised); padding: .6rem .8rem; border-radius: 6px; }
-figure { margin: 1rem 0; }
-.scroll, .grid { overflow-x: auto; }
-.grid { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
-img { width: 100%; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap;
-  overflow-wrap: normal; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); }
-th { white-space: pre; vertical-align: bottom; }
-th:first-child, td:first-child { position: sticky; left: 0; background: var(--ground);
-  padding-left: 0; text-align: left; white-space: normal; min-width: 6rem; }
-@media (max-width: 40rem) { table { font-size: .85rem; } th, td { padding: .25rem .4rem; } }
-figcaption, .small { color: var(--faint); font-size: .9rem; }
-"""
+    page = resources.files("pruning_lab").joinpath("pages", "report.html").read_text()
+    return Template(page).substitute(title=title, body=body)
 
 
 def _sections(run: Run, title: str, command: str) -> Iterable[str]:
     record, counts = run.record, _counts(run.record)
     theirs = paper.LAYER_TABLES[record["recipe"]["network"]]
     number = paper.TABLE_NUMBERS[record["recipe"]["network"]]
-    yield f"<h1>{escape(title)}</h1><p class='result'>{escape(sentence(record))}</p>"
+    yield f"<h1>{title}</h1><p class='result'>{escape(sentence(record))}</p>"
     yield f"<pre>{escape(command)}</pre>{_small(_about(record))}"
     yield f"<h2>Table 1, and this run</h2>{_table(table_1(record), 'html')}"
     yield _small(
