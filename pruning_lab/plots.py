@@ -349,8 +349,8 @@ def _density_axis(ax: Axes, which: str, densities: Iterable[float]) -> Callable[
     where half of the lowest would. An x axis has the sparsity on its other side.
     """
     densities = list(densities)
-    if which == "x" and ax.has_data():  # of an earlier curve
-        densities += ax.dataLim.intervalx.tolist()
+    if which == "x":  # of an earlier curve
+        densities += [x for x in ax.dataLim.intervalx if math.isfinite(x)]
     lowest = min((density for density in densities if density > 0), default=0.1)
     digits = range(1, 10) if lowest >= 0.2 else (1, 2, 5) if lowest >= 0.005 else (1,)
     decades = range(math.floor(math.log10(lowest)), 1)

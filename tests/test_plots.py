@@ -277,6 +277,14 @@ def test_a_second_curve_keeps_the_title_and_the_points_of_the_first_in_sight(ax)
     assert {"0", "-1", "-50"} <= {text.get_text() for text in ax.get_yticklabels()}
 
 
+@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
+def test_a_curve_of_one_point_has_an_axis(density, ax):
+    plots.trade_off([(density, lost(4))], ax=ax)
+    render(ax)
+    left, right = ax.get_xlim()
+    assert 20 > left > ax.containers[0].lines[0].get_xdata()[0] > right
+
+
 def test_one_network_at_chance_does_not_flatten_the_others(ax):
     """Of the height between the worst and the best, the two good ones still take a tenth."""
     drops = [(0.5, lost(10, n=5000)), (0.3, lost(60, n=5000)), (0.02, lost(4400, n=5000))]
