@@ -41,7 +41,7 @@ def main() -> None:
 
 def _with_recipe(record: dict) -> dict:
     recipe = decode(experiments.Recipe, record["recipe"], "the run", whole=False)
-    layers = {one["layer"]: one["density"] for one in record["layers"]["pruned"]}
+    layers = {one["layer"]: one["kept"] / one["weights"] for one in record["layers"]["pruned"]}
     peak = max(epoch.get("peak_bytes") or 0 for epoch in record["epochs"])
     return {
         "network": models.describe(recipe.about),

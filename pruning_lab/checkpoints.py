@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 from pruning_lab import data, files, processes
-from pruning_lab.layers import device_of, generators
+from pruning_lab.layers import device_of, seeded
 from pruning_lab.models.stored import check_fit
 from pruning_lab.rows import decode, plain
 
@@ -328,8 +328,7 @@ def own_random(device: torch.device) -> Iterator[None]:
         return
     seed = torch.randint(2**40, ())
     processes.copy_first_([seed])
-    with torch.random.fork_rng(generators(device)):
-        torch.manual_seed(int(seed) + processes.rank())
+    with seeded(int(seed) + processes.rank(), device):
         yield
 
 

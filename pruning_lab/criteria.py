@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning_lab.layers import check_logits, device_of, generators, mode, prunable
+from pruning_lab.layers import check_logits, device_of, generators, mode, prunable, seeded
 from pruning_lab.rows import printable
 
 Saliency = Callable[[Tensor], Tensor] | Mapping[str, Tensor]
@@ -180,8 +180,7 @@ def check(saliency: Saliency, model: nn.Module | None = None) -> None:
     for layer, weight in samples.items():
         before, flag = weight.detach().clone(), weight.requires_grad
         first = saliency_of(saliency, layer, weight)
-        with torch.random.fork_rng([]):
-            torch.manual_seed(1)  # a saliency that draws from torch's own generator shows here
+        with seeded(1, weight.device):  # a saliency that draws from torch's generator shows here
             again = saliency_of(saliency, layer, weight)
         wrong = {
             "has values that are not finite": not first.isfinite().all(),

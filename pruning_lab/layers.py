@@ -153,6 +153,15 @@ def generators(device: torch.device) -> list[torch.device]:
 
 
 @contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers from `seed` inside, on CPU and `device`; afterwards the states of before."""
+    with torch.random.fork_rng(generators(device)):
+        # torch.manual_seed would reach GPUs whose states the fork does not keep.
+        (torch.default_generator if device.type == "cpu" else torch).manual_seed(seed)
+        yield
+
+
+@contextmanager
 def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Training or evaluation mode inside; afterwards every module in the one it was in."""
     before = [(module, module.training) for module in model.modules()]

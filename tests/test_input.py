@@ -535,27 +535,14 @@ def test_a_scan_of_another_network_is_refused(here):
     ("change", "says"),
     [
         (lambda run: run.update(format="pruning_lab run 1"), "a run of another version of prun"),
-        (lambda run: run.pop("recipe"), "the field 'recipe' is missing"),
-        (lambda run: run["recipe"].pop("network"), "recipe: the field 'network' is missing"),
-        (lambda run: run["recipe"].update(network="resnet"), "no table of the paper has"),
-        (lambda run: run["recipe"]["dense"].update(lr=-1), "recipe.dense: lr must be > 0"),
-        (lambda run: run["recipe"].update(shape={"width": 0.1}), "is it of another width"),
-        (lambda run: run["test"]["pruned"].update(value=None), "test.pruned.value must be number"),
-        (lambda run: run["test"]["pruned"].update(value=0.7), "does not fit .*: accuracy 0.7"),
-        (lambda run: run["test"]["drop"].update(n=7), "does not fit .*: drop"),
-        (lambda run: run["parameters"].update(pruned=1), "it says 1 parameters of the pruned"),
-        (lambda run: run["layers"]["pruned"].pop(), "its layers are not those of the paper"),
-        (
-            lambda run: run["layers"]["pruned"][0].update(kept=5),
-            "its row of layer 'fc1' is not",
-        ),
-        (lambda run: run["layers"]["pruned"][0].update(density=5), "the densities of layer 'fc1'"),
-        (lambda run: run["stages"].pop(), "its stages are not those of 3 rounds"),
-        (lambda run: run["stages"][1].update(kept=10**9), "1000000000 of .* weights in round 1"),
-        (lambda run: run["scan"][0]["accuracy"].update(n=0), "does not fit .*: accuracy"),
-        (lambda run: run["epochs"][0].update(loss="low"), r"epochs\[0\].loss must be number"),
-        (lambda run: run.update(seed="x"), "seed must be whole number, got text"),
-        (lambda run: run.update(stages=7), "stages must be list, got whole number"),
+        (lambda run: run.pop("sha256"), "changed since the run"),
+        (lambda run: run.pop("recipe"), "changed since the run"),
+        (lambda run: run["recipe"].update(network="resnet"), "changed since the run"),
+        (lambda run: run["test"]["pruned"].update(value=0.7), "changed since the run"),
+        (lambda run: run["parameters"].update(pruned=1), "changed since the run"),
+        (lambda run: run["layers"]["pruned"].pop(), "changed since the run"),
+        (lambda run: run["epochs"][0].update(loss="low"), "changed since the run"),
+        (lambda run: run.update(stages=7), "changed since the run"),
     ],
 )
 def test_a_run_that_lies_is_refused(change, says, here):
@@ -571,10 +558,12 @@ def test_a_record_with_nan_is_refused(here):
 
 
 def test_a_run_with_files_of_another_is_refused(here):
+    before = Path("run/model.safetensors").read_bytes()
     shutil.copy("run/dense.safetensors", "run/model.safetensors")
-    check_refused(("report", "run", "--out", "new"), "parameters of the pruned network")
+    check_refused(("report", "run", "--out", "new"), "changed since the run")
+    Path("run/model.safetensors").write_bytes(before)
     shutil.copy("mask.safetensors", "run/mask.safetensors")
-    check_refused(("report", "run", "--out", "new"), "parameters of the pruned network")
+    check_refused(("report", "run", "--out", "new"), "changed since the run")
 
 
 @pytest.mark.parametrize(

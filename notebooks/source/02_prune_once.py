@@ -174,7 +174,8 @@ for density in [0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02]:
     with lab.masks.masked(model, lab.prune(model, density=density)):
         curve.append((density, lab.evaluate(model, splits.val)))
 figure, ax = plt.subplots(figsize=(8, 4))
-lab.plots.trade_off(curve, dense=dense, title="All layers pruned, no retraining", ax=ax)
+changes = [(density, lab.evaluation.drop(dense, accuracy)) for density, accuracy in curve]
+lab.plots.trade_off(changes, dense=dense, title="All layers pruned, no retraining", ax=ax)
 plt.show()
 # %% tags=["nbval-check-output"]
 print("half of the weights: within 5 points of dense:", curve[2][1].value > dense.value - 0.05)

@@ -137,8 +137,8 @@ scan = lab.scan(model, splits.val, DENSITIES, notify=lab.widgets.GrowingScan(tit
 # %%
 figure, ax = plt.subplots(figsize=(8, 3.6), layout="constrained")
 lab.plots.sensitivity(scan, title="The same, near the top", ax=ax)
-reach = 4 * (dense.high - dense.low)
-ax.set_ylim(dense.value - reach, min(dense.value + reach / 4, 1.002))
+reach = 400 * (dense.high - dense.low)  # points
+ax.set_ylim(-reach, reach / 4)
 plt.show()
 # %% [markdown]
 # The band around a curve is the paired interval. Grey is what lies within the noise: there the
