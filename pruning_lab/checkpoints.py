@@ -140,7 +140,7 @@ class CheckpointWriter:
         numbers = [(number, epochs) for number in range(1, epochs + 1)][: len(rows)]
         started = step > 0 and position["seconds"] > 0 <= position["seen"]
         if [(r.epoch, r.epochs) for r in rows] != numbers or not (started or (rows and step == 0)):
-            raise self._broken(f"its rows ({len(rows)}) and step {step} are not of {epochs} epochs")
+            raise self._broken(f"its rows ({len(rows)}) and step {step} do not fit epochs={epochs}")
         return position
 
     def _broken(self, why: str) -> ValueError:
@@ -194,12 +194,16 @@ def unpack_(optimizer: Optimizer, packed: dict, tensors: Mapping[str, Tensor]) -
     saved = json.loads(json.dumps(packed), object_hook=tensor_of)
     state = {int(k) if k.isdecimal() else k: entry for k, entry in saved["state"].items()}
     pairs = zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True)
-    groups = [{**own, **group} for own, group in pairs]
+    groups = [{**own, **{n: _like(own.get(n), v) for n, v in g.items()}} for own, g in pairs]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     for own, group in zip(optimizer.param_groups, groups, strict=True):
         for parameter, index in zip(own["params"], group["params"], strict=True):
             if index in state:
                 optimizer.state[parameter] = state[index]
+
+
+def _like(own: object, saved: object) -> object:
+    return tuple(saved) if isinstance(own, tuple) else saved  # of which JSON makes a list
 
 
 # ----------------------------------------------------------------------------------- fingerprints

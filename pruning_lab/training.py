@@ -110,13 +110,13 @@ def train(
         for epoch in train(model, splits.train, TrainConfig(epochs=3)): print(epoch)
         train(model, loader, config, optimizer=partial(torch.optim.AdamW, lr=1e-3))
 
-    Only parameters that require a gradient are trained. `mask` holds for this training: from the
-    first epoch on, pruned weights are zero. `val` is measured after each epoch. `loss(logits, y)`
-    is a mean over the batch, `optimizer` a function of the list of trained parameters. `schedule`
-    turns the progress in [0, 1] into a factor of each group's own learning rate (default: the shape
-    of `config.learning_rate`); `before_step(progress)` is called before each step. Of images
-    without a length, steps are counted in the first epoch, whose progress is that of its middle.
-    The global random state stays as it is.
+    Only parameters that require a gradient are trained. With `mask`, pruned weights are zero from
+    the first epoch to the end of the training. `val` is measured after each epoch.
+    `loss(logits, y)` is a mean over the batch, `optimizer` a function of the list of trained
+    parameters. `schedule` turns the progress in [0, 1] into a factor of each group's own learning
+    rate (default: the shape of `config.learning_rate`); `before_step(progress)` is called before
+    each step. Of images without a length, steps are counted in the first epoch, whose progress is
+    that of its middle. The global random state stays as it is.
 
     With `checkpoint`, the state is written there after every epoch (of a large network, when that
     is worth the time), and within one every `checkpoint_minutes`, in place of the one before. Where
