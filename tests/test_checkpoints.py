@@ -254,6 +254,17 @@ def test_any_optimizer_resumes_to_the_same_end_between_and_within_epochs(
     assert same(resumed, toy)
 
 
+def test_an_optimizer_state_that_no_file_can_hold_is_refused_in_one_sentence(toy, split, tmp_path):
+    class Odd(torch.optim.SGD):
+        def step(self):
+            super().step()
+            self.state[self.param_groups[0]["params"][0]]["seen"] = {1, 2}
+
+    rows = training.train(toy, split, CONFIG, optimizer=Odd, checkpoint=tmp_path / "c")
+    with pytest.raises(ValueError, match="hold the optimizer's state: set .* without checkpoint="):
+        next(rows)
+
+
 def test_momentum_comes_back_in_the_layout_of_its_parameter(branching, split, tmp_path):
     """Fused SGD reads both in the order of their bytes."""
     branching.to(memory_format=torch.channels_last)
