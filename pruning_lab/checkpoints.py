@@ -94,12 +94,12 @@ class CheckpointWriter:
         self.steps += 1
         if processes.world() > 1 and self.steps % 64 and self.steps.bit_count() > 1:
             return False
-        return _first_says(time.monotonic() - self.last >= self.seconds)
+        return _decided_by_first(time.monotonic() - self.last >= self.seconds)
 
     def worth_it(self) -> bool:
         """After an epoch: unless writing took long, and the work since then did not."""
         work = time.monotonic() - self.last
-        return _first_says(self.cost < _CHEAP or work >= _RATIO * self.cost)
+        return _decided_by_first(self.cost < _CHEAP or work >= _RATIO * self.cost)
 
     def write(self, tensors: Mapping[str, Tensor], position: dict) -> None:
         """Write tensors, named PART.NAME, and the position; the first process does."""
@@ -147,7 +147,7 @@ class CheckpointWriter:
         return ValueError(f"{self.path} is a broken checkpoint, delete it: {why}")
 
 
-def _first_says(answer: bool) -> bool:
+def _decided_by_first(answer: bool) -> bool:
     return bool(processes.summed(torch.tensor(answer and processes.rank() == 0, dtype=int)))
 
 
@@ -168,7 +168,7 @@ def pack(optimizer: Optimizer, tensors: dict[str, Tensor]) -> dict:
             raise TypeError(f"{type(value).__name__} is neither a tensor nor a plain value")
         name = str(len(tensors))
         tensors[f"optimizer.{name}"] = value
-        return {"tensor": name, "strides": value.stride(), "moved": value.device == device}
+        return {"tensor": name, "strides": value.stride(), "on_device": value.device == device}
 
     state = optimizer.state_dict()
     groups = [{n: v for n, v in g.items() if not callable(v)} for g in state["param_groups"]]
@@ -187,7 +187,7 @@ def unpack_(optimizer: Optimizer, packed: dict, tensors: Mapping[str, Tensor]) -
     def tensor_of(entry: dict) -> object:
         if "tensor" not in entry:
             return entry
-        saved, on = tensors[entry["tensor"]], device if entry["moved"] else "cpu"
+        saved, on = tensors[entry["tensor"]], device if entry["on_device"] else "cpu"
         empty = torch.empty_strided(saved.shape, entry["strides"], dtype=saved.dtype, device=on)
         return empty.copy_(saved)
 

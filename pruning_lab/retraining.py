@@ -137,19 +137,19 @@ def gradual(
         )
     how = {"across": across, "saliency": saliency}
     _pruned(model, "gradual pruning", density=density, **how)  # raises where these do not fit
-    mask, made, held = Mask.of(model), -1, ExitStack()
+    mask, last, held = Mask.of(model), -1, ExitStack()
     initial = {name: int(kept.sum()) / kept.numel() for name, kept in mask.items()}
     initial[_ALL] = mask.density
     names = mask if across == "layer" else [_ALL]
     final = density if isinstance(density, Mapping) else dict.fromkeys(names, density)
 
     def before_step(progress: float) -> None:
-        nonlocal mask, made
+        nonlocal mask, last
         update = max(0, math.floor(updates * min(1, (progress - begin) / (end - begin)) + 1e-9))
-        if update > made:
+        if update > last:
             amounts = {n: cubic(initial[n], final[n], update / updates) for n in final}
             amounts = amounts.get(_ALL, amounts)
-            made, mask = update, _pruned(model, f"update {update}", density=amounts, **how)
+            last, mask = update, _pruned(model, f"update {update}", density=amounts, **how)
             held.close()
             held.enter_context(mask.hold(model))
             held.enter_context(dropout_adjusted(model, mask))
@@ -164,7 +164,7 @@ def gradual(
             if epoch.epoch == epoch.epochs:
                 before_step(1.0)
             on_epoch(epoch)
-            mask = Mask.of(model) if made < 0 else mask  # of epochs that a checkpoint gives again
+            mask = Mask.of(model) if last < 0 else mask  # of epochs that a checkpoint gives again
             yield Stage("gradual", epoch.epoch, epoch.epochs, mask, (epoch,))
 
 

@@ -136,7 +136,7 @@ def train(
     if mask is not None:
         mask._placed(model)  # raises where it does not fit
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    made = _made(optimizer, config, list(trained.values()))
+    made = _make_optimizer(optimizer, config, list(trained.values()))
     settings = asdict(config) | {
         "mask": mask and mask.fingerprint(),
         "loss": fingerprint(loss),
@@ -146,16 +146,17 @@ def train(
         "trained": list(trained),
         "processes": processes.world(),
     }
-    seen = int(images_fingerprint(images)[:15], 16) if checkpoint is not None else None
-    whole = hasattr(images, "shuffled")  # in every process; other images are each process's own
-    if not processes.agree(json.dumps([settings, length, val is None, seen if whole else None])):
+    content = int(images_fingerprint(images)[:15], 16) if checkpoint is not None else None
+    shared = content if hasattr(images, "shuffled") else None  # else each process has its own
+    alike = [settings, length, val is None, checkpoint is None, shared]
+    if not processes.agree(json.dumps(alike)):
         raise ValueError(
             f"the processes would train differently; give all the same config, mask, images and "
             f"layers to train, and equally many batches (this one has {length})"
         )
     writer = None
     if checkpoint is not None:
-        settings["images"] = processes.gathered(torch.tensor(seen)).tolist()
+        settings["images"] = processes.gathered(torch.tensor(content)).tolist()
         writer = CheckpointWriter(Path(checkpoint), settings, 60 * checkpoint_minutes)
     schedule = schedule or replace(config, lr=1.0).learning_rate
     functions = loss, schedule, before_step or (lambda progress: None)
@@ -187,14 +188,14 @@ def _length(images: Images, config: TrainConfig) -> int | None:
     return length
 
 
-def _made(make: Callable | None, config: TrainConfig, parameters: list[nn.Parameter]) -> Optimizer:
+def _make_optimizer(make: Callable | None, config: TrainConfig, parameters: list) -> Optimizer:
     if not parameters:
         raise ValueError("no parameter requires a gradient, so there is nothing to train")
     if make is None:
-        quick = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
         nesterov = config.nesterov and config.momentum > 0
         options = {name: getattr(config, name) for name in ("lr", "momentum", "weight_decay")}
-        return torch.optim.SGD(parameters, nesterov=nesterov, fused=quick, **options)
+        return torch.optim.SGD(parameters, nesterov=nesterov, fused=fused, **options)
     made = make(parameters) if callable(make) else make
     if not callable(make) or not isinstance(made, Optimizer):
         raise ValueError(
