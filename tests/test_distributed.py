@@ -125,7 +125,7 @@ def test_the_model_stays_the_users_own_and_equal_in_all_processes(two):
     [
         ("config", "would train differently; give all the same config"),
         ("mask", "would train differently; give all the same config, mask"),
-        ("batches", "different numbers of batches, this one "),
+        ("batches", "and equally many batches (this one has "),
         ("length", "must know their number of batches; give a list or a DataLoader"),
         ("amounts", "in round 1 the processes would prune different weights"),
         ("checkpoint", "do not find the same checkpoint"),
