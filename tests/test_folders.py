@@ -17,7 +17,7 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import functional as vision
 
 from pruning_lab import data
-from pruning_lab.data import request
+
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def loaded(folder: Path, **options) -> data.Splits:
 
 def streamed(monkeypatch, folder: Path, **options) -> data.Splits:
     with monkeypatch.context() as patch:
-        patch.setattr(request, "MEMORY_BYTES", 0)
+        patch.setattr(data.splits, "MEMORY_BYTES", 0)
         return loaded(folder, **options)
 
 

@@ -7,11 +7,13 @@ equal epochs on any device, and each of many processes can work on its own part 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+T = TypeVar("T")
 TRIES = 10  # of torchvision's RandomResizedCrop, until a box lies within the image
 _LOG_RATIO = math.log(4 / 3)  # boxes are 3:4 to 4:3
 
@@ -25,26 +27,18 @@ class Epoch:
     offsets: Tensor  # int64 (2, N), 0 ... 2 * shift
     flips: Tensor | None  # bool (N,)
     colours: Tensor | None  # (N, C): what is added to each channel, in levels of 255
-    crop: float  # smallest fraction of its area that a random resized crop shows; 1: no crop
     numbers: Tensor | None  # (N, 2 * TRIES + 2), in [0, 1): areas, ratios and places of boxes
     boxes: Tensor | None = None  # int64 (N, 4): top, left, height, width
 
-    def on(self, device: torch.device) -> "Epoch":
-        """What `apply` needs on a device, moved at once and not batch by batch."""
-        tensors = {key: value for key, value in vars(self).items() if isinstance(value, Tensor)}
-        moved = {key: value.to(device) for key, value in tensors.items() if key != "numbers"}
-        return replace(self, **moved)
-
-    def apply(self, images: Tensor, part: slice | Tensor) -> Tensor:
-        """Augment images (n, C, H, W), which are a part of the epoch."""
+    def apply(self, images: Tensor, places: Tensor) -> Tensor:
+        """Augment images (n, C, H, W), which have these places in the epoch."""
         if self.shift:
-            images = shifted(images, self.offsets[:, part], self.shift)
-        flips = None if self.flips is None else self.flips[part]
+            images = shifted(images, self.offsets[:, places], self.shift)
         if self.boxes is not None:
-            images = cropped(images, self.boxes[part], flips)  # which mirrors at no cost
-        elif flips is not None:
-            images = flipped(images, flips)
-        return images if self.colours is None else images + self.colours[part, :, None, None]
+            images = cropped(images, self.boxes[places])
+        if self.flips is not None:
+            images = torch.where(self.flips[places, None, None, None], images.flip(3), images)
+        return images if self.colours is None else images + self.colours[places, :, None, None]
 
 
 def draw(
@@ -78,7 +72,13 @@ def draw(
     if colour:
         steps = colour * torch.randn(count, len(axes), generator=generator)
         colours = steps @ torch.tensor(axes)  # for all at once: a part must not round otherwise
-    return Epoch(order, shift, offsets, flips, colours, crop, numbers)
+    return Epoch(order, shift, offsets, flips, colours, numbers)
+
+
+def moved(value: T, device: str | torch.device) -> T:
+    """A dataclass with all its tensors on a device."""
+    tensors = {name: field for name, field in vars(value).items() if isinstance(field, Tensor)}
+    return replace(value, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 def shares(count: int, batch_size: int, share: tuple[int, int]) -> Iterator[slice]:
@@ -98,13 +98,6 @@ def shifted(images: Tensor, offsets: Tensor, shift: int) -> Tensor:
     windows = F.pad(images, 4 * (shift,)).unfold(2, height, 1).unfold(3, width, 1)
     down, right = offsets
     return windows[torch.arange(len(images), device=images.device), :, down, right]
-
-
-def flipped(images: Tensor, flips: Tensor) -> Tensor:
-    """Images (N, C, H, W), those with True in `flips` (N,) mirrored left to right."""
-    both = torch.cat([images, images.flip(3)])  # whole images move faster than torch.where's bytes
-    places = torch.arange(len(images), device=images.device)
-    return both.index_select(0, places + len(images) * flips)
 
 
 def boxes(numbers: Tensor, height: int, width: int, crop: float) -> Tensor:
@@ -128,16 +121,10 @@ def boxes(numbers: Tensor, height: int, width: int, crop: float) -> Tensor:
     return torch.cat([corner, side], dim=1).long()
 
 
-def cropped(images: Tensor, boxes: Tensor, flips: Tensor | None = None) -> Tensor:
-    """float (N, C, H, W): of each image its box (N, 4), enlarged to the whole, bilinearly.
-
-    Mirrored left to right where `flips` (N,) is True.
-    """
-    height, width = images.shape[-2:]
+def cropped(images: Tensor, boxes: Tensor) -> Tensor:
+    """float (N, C, H, W): of each image its box (N, 4), enlarged to the whole, bilinearly."""
     top, left, high, wide = boxes.to(torch.float32).unbind(1)
-    y, x = _steps(top, high, height), _steps(left, wide, width)
-    if flips is not None:
-        x = torch.where(flips[:, None], x.flip(1), x)
+    y, x = _steps(top, high, images.shape[2]), _steps(left, wide, images.shape[3])
     grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=3)
     return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
 

@@ -1,35 +1,29 @@
-"""Train, val and test: batches in order, or one epoch shuffled and augmented on the device."""
+"""Train, val and test: batches in order, shuffled epochs augmented on the device, pictures."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from pruning_lab.data import augment
-from pruning_lab.data.augment import Epoch
 
 Levels = float | tuple[float, ...]  # one number for all channels, or one for each; 0 ... 255
 Axes = tuple[tuple[float, ...], ...]  # (C, C): colour steps, in levels
+
+MEMORY_BYTES = 4 * 2**30  # of pixels in memory, at most; larger data sets stream
+_BATCH_VALUES = 2**22  # of images in one batch of a split, at most: 16 MB as floats
 
 # What torchvision's pretrained networks expect: mean and std of ImageNet's pixels.
 IMAGENET: tuple[Levels, Levels] = (
     tuple(255 * value for value in (0.485, 0.456, 0.406)),
     tuple(255 * value for value in (0.229, 0.224, 0.225)),
-)
-
-# Of ImageNet's RGB, as fb.resnet.torch measured them, in levels of 1: eigenvalue, eigenvector.
-IMAGENET_AXES: Axes = tuple(
-    tuple(255 * eigenvalue * entry for entry in vector)
-    for eigenvalue, vector in (
-        (0.2175, (-0.5675, -0.5808, -0.5836)),
-        (0.0188, (0.7192, -0.0045, -0.6948)),
-        (0.0045, (0.4009, -0.8140, 0.4203)),
-    )
 )
 
 
@@ -54,7 +48,7 @@ class Part:
     """The train, val or test part of a data set. `n` counts images, `len(part)` batches.
 
     Iterating gives batches in order, always the same ones, normalised by the training pixels.
-    Subclasses add `head(count)`, `fingerprint()` and `_read`.
+    Subclasses add `shape`, `head(count)`, `fingerprint()` and `_read`.
     """
 
     name: str  # "train", "val" or "test"
@@ -64,13 +58,16 @@ class Part:
     axes: Axes | None  # colour axes of the training pixels; None: of its own
     batch_size: int
     shape: tuple[int, int, int]  # (C, H, W) of an image
-    device: torch.device
-    _crops_files = False  # whether `_read` has cropped at random already
+    crops_files = False  # whether random crops are cut from files, not from `shape`
 
     @property
     def n(self) -> int:
         """Number of images."""
         return len(self.labels)
+
+    @property
+    def device(self) -> torch.device:
+        return self.labels.device
 
     def __len__(self) -> int:
         return -(-self.n // self.batch_size)
@@ -84,8 +81,9 @@ class Part:
             raise ValueError(f"batches from 0 on, in steps of 1 or more; got {start} and {step}")
         firsts = range(start * self.batch_size, self.n, step * self.batch_size)
         slices = [slice(first, first + self.batch_size) for first in firsts]
-        for pixels, places in self._read(slices):
-            yield self.normalise(pixels), self.labels[places]
+        for places, (pixels, usable) in zip(slices, self._read(slices), strict=True):
+            if len(pixels):
+                yield self.normalise(pixels), self.labels[places][usable]
 
     def shuffled(
         self,
@@ -108,12 +106,27 @@ class Part:
         kinds = {"shift": shift, "flip": flip, "crop": crop, "colour": colour}
         epoch = augment.draw(self.n, axes, generator, **kinds)
         slices = list(augment.shares(self.n, batch_size, share))
-        if crop < 1 and not self._crops_files:
-            epoch = replace(epoch, boxes=augment.boxes(epoch.numbers, *self.shape[1:], crop))
-        applied = epoch.on(self.device)
-        for pixels, places in self._read(slices, epoch):
-            y = self.labels[applied.order[places]]
-            yield self.normalise(applied.apply(pixels, places)), y
+        numbers = boxes = None
+        if crop < 1 and self.crops_files:
+            numbers = [epoch.numbers[part] for part in slices]
+        elif crop < 1:
+            boxes = augment.boxes(epoch.numbers, *self.shape[1:], crop)
+        epoch = augment.moved(replace(epoch, numbers=None, boxes=boxes), self.device)
+        read = self._read([epoch.order[part] for part in slices], crop, numbers)
+        for part, (pixels, usable) in zip(slices, read, strict=True):
+            places = torch.arange(part.start, part.stop, device=self.device)[usable]
+            yield self.normalise(epoch.apply(pixels, places)), self.labels[epoch.order[places]]
+
+    def pictures(self, indices: Sequence[int]) -> list[np.ndarray]:
+        """Images for display, not normalised: uint8 (H, W, 3), or (H, W) where they are grey.
+
+        Indices count images as batches give them: those known to be left out do not count.
+        """
+        places = self._usable()[torch.as_tensor(indices, dtype=torch.int64)].to(self.device)
+        ((pixels, _),) = self._read([places])
+        if len(pixels) < len(places):  # more are known to be left out now
+            return self.pictures(indices)
+        return list(pixels.permute(0, 2, 3, 1).squeeze(3).contiguous().cpu().numpy())
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (N, C, H, W) as float, with the training pixels' mean at 0 and their std at 1."""
@@ -124,11 +137,20 @@ class Part:
         """The same images, normalised otherwise: `renormalised(*data.IMAGENET)`."""
         return replace(self, mean=mean, std=std)
 
-    def _read(
-        self, slices: Sequence[slice], epoch: Epoch | None = None
-    ) -> Iterator[tuple[Tensor, slice | Tensor]]:
-        """For each slice (of the epoch's order) uint8 pixels, and which of its places they are."""
+    def to(self, device: str | torch.device) -> "Part":
+        """The same images on another device."""
+        return augment.moved(self, device)
+
+    def _read(self, batches: Sequence[slice | Tensor], crop: float = 1.0, numbers=None):
+        """For each batch of indices its uint8 pixels, and which of the indices could be used.
+
+        `crop` and the rows of `numbers` for each batch are those of `augment.boxes`.
+        """
         raise NotImplementedError
+
+    def _usable(self) -> Tensor:
+        """The indices of the images that are not left out."""
+        return torch.arange(self.n)
 
     @cached_property
     def _levels(self) -> list[float | Tensor]:
@@ -143,22 +165,18 @@ class Part:
 class Split(Part):
     """A part held in memory, on its device. images: uint8 (N, C, H, W); labels: int64 (N,)."""
 
-    name: str  # "train", "val" or "test"
+    name: str
     images: Tensor = field(repr=False)
     labels: Tensor = field(repr=False)
-    mean: Levels  # of the training pixels, 0 ... 255
+    mean: Levels
     std: Levels
     batch_size: int = 500
-    axes: Axes | None = field(default=None, repr=False)  # of the training pixels; None: of its own
+    axes: Axes | None = field(default=None, repr=False)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
         return tuple(self.images.shape[1:])
-
-    @property
-    def device(self) -> torch.device:
-        return self.images.device
 
     def head(self, count: int) -> "Split":
         """The first `count` images."""
@@ -172,15 +190,10 @@ class Split(Part):
                 digest.update(chunk.cpu().contiguous().numpy())
         return digest.hexdigest()
 
-    def _read(
-        self, slices: Sequence[slice], epoch: Epoch | None = None
-    ) -> Iterator[tuple[Tensor, slice]]:
-        if epoch is None:
-            yield from ((self.images[part], part) for part in slices)
-            return
-        order = epoch.order.to(self.device)
-        for part in slices:  # index_select: on a CPU 5 times as fast as images[order[part]]
-            yield self.images.index_select(0, order[part]), part
+    def _read(self, batches, crop=1.0, numbers=None) -> Iterator[tuple[Tensor, slice]]:
+        for batch in batches:
+            whole = isinstance(batch, slice)  # index_select: on a CPU 5 times as fast as images[i]
+            yield self.images[batch] if whole else self.images.index_select(0, batch), slice(None)
 
 
 @dataclass(frozen=True)
@@ -195,8 +208,15 @@ class Splits:
 
     def renormalised(self, mean: Levels, std: Levels) -> "Splits":
         """The same images, normalised otherwise: `renormalised(*data.IMAGENET)`."""
-        parts = {name: getattr(self, name) for name in ("train", "val", "test")}
-        return replace(self, **{k: part.renormalised(mean, std) for k, part in parts.items()})
+        return self._each(lambda part: part.renormalised(mean, std))
+
+    def to(self, device: str | torch.device) -> "Splits":
+        """The same images on another device."""
+        return self._each(lambda part: part.to(device))
+
+    def _each(self, change: Callable[[Part], Part]) -> "Splits":
+        parts = {name: change(getattr(self, name)) for name in ("train", "val", "test")}
+        return replace(self, **parts)
 
     def __str__(self) -> str:
         shape = " x ".join(map(str, self.train.shape))
@@ -204,28 +224,31 @@ class Splits:
         return f"{self.name}: {counts} images of {shape}, {self.origin}"
 
 
-_BATCH_VALUES = 2**22  # of images in one batch of a split, at most: 16 MB as floats
-
-
 def batch_size_for(values: int) -> int:
     """Images of so many values in one batch."""
     return max(1, min(500, _BATCH_VALUES // values))
 
 
+def too_large(count: int, shape: tuple[int, int, int]) -> str:
+    """Why memory may not hold so many images (C, H, W), a byte for each value; "" where it may."""
+    size = count * math.prod(shape)
+    if size <= MEMORY_BYTES:
+        return ""
+    return (
+        f"{count:,} images of {shape[2]} x {shape[1]} take {size / 2**30:.1f} GB, and "
+        f"{MEMORY_BYTES / 2**30:.0f} may be in memory"
+    )
+
+
 def in_memory(
-    name: str,
-    origin: str,
-    device: torch.device,
-    *,
-    scale: Scale | None = None,
-    **parts: tuple[Tensor, Tensor],
+    name: str, origin: str, parts: dict[str, tuple[Tensor, Tensor]], scale: Scale | None = None
 ) -> Splits:
     """Three splits of uint8 (N, C, H, W) and labels, all normalised as the training ones."""
     pixels = parts["train"][0]
     mean, std, axes = scale or scale_of(pixels)
     batch = batch_size_for(pixels[0].numel())
     made = {
-        part: Split(part, images.to(device), labels.long().to(device), mean, std, batch, axes)
+        part: Split(part, images, labels.long(), mean, std, batch, axes)
         for part, (images, labels) in parts.items()
     }
     return Splits(name, origin=origin, **made)
@@ -233,12 +256,6 @@ def in_memory(
 
 def scale_of(images: Tensor) -> Scale:
     """Of uint8 (N, C, H, W): one mean and std of grey images, one for each channel of others."""
-    if images.shape[1] == 1:
-        levels = torch.arange(256, dtype=torch.float64)
-        fraction = torch.bincount(images.reshape(-1), minlength=256).cpu() / images.numel()
-        mean = float((fraction * levels).sum())
-        std = float((fraction * (levels - mean) ** 2).sum().sqrt())
-        return Scale(mean, std, ((std**2 / 255,),))
     sums, products = 0, 0  # of whole numbers far below 2^53, so exact in any order
     for chunk in images.split(64):
         values = chunk.transpose(0, 1).reshape(images.shape[1], -1).double()  # (C, pixels)
@@ -250,8 +267,10 @@ def scale_of(images: Tensor) -> Scale:
     # an eigenvalue is a square, and 0.1 of one in levels of 255 would be a thousand levels.
     eigenvalues, vectors = torch.linalg.eigh(covariance)
     axes = (vectors * vectors.sum(0).sign() * (eigenvalues / 255)).T
-    std = covariance.diagonal().sqrt()
-    return Scale(tuple(mean.tolist()), tuple(std.tolist()), tuple(map(tuple, axes.tolist())))
+    levels = [tuple(level.tolist()) for level in (mean, covariance.diagonal().sqrt())]
+    if images.shape[1] == 1:
+        levels = [level for (level,) in levels]
+    return Scale(*levels, tuple(map(tuple, axes.tolist())))
 
 
 def for_choosing(images: Images, what: str, *, give: str = "splits.val") -> Images:

@@ -1,30 +1,35 @@
 """Splits too large for memory: decoded by worker processes, batch by batch, and never held."""
 
-import hashlib
 import json
-import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from pruning_lab.data import augment, splits
-from pruning_lab.data.augment import Epoch
-from pruning_lab.data.decoding import BrokenImageError, check_broken, decode, listed, read, stamp
-from pruning_lab.data.folders import Files
-from pruning_lab.data.request import Request
-from pruning_lab.data.splits import IMAGENET, IMAGENET_AXES, Axes, Levels, Part, Splits
+from pruning_lab.data.decoding import BrokenImageError, check_broken, decode, listed, stamp
+from pruning_lab.data.splits import IMAGENET, Axes, Levels, Part
+from pruning_lab.files import sha256
+
+# Of ImageNet's RGB, as fb.resnet.torch measured them, in levels of 1: eigenvalue, eigenvector.
+IMAGENET_AXES: Axes = tuple(
+    tuple(255 * eigenvalue * entry for entry in vector)
+    for eigenvalue, vector in (
+        (0.2175, (-0.5675, -0.5808, -0.5836)),
+        (0.0188, (0.7192, -0.0045, -0.6948)),
+        (0.0045, (0.4009, -0.8140, 0.4203)),
+    )
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Stream(Part):
-    """A part decoded from its image files on every pass; always RGB.
+    """A part decoded from its image files on every pass; always RGB, normalised as ImageNet is.
 
     Images in order have their short side scaled to `short` and their middle size x size cut out. An
     image that cannot be used is left out of its batch, with a warning; a fraction `broken` of them,
@@ -32,21 +37,20 @@ class Stream(Part):
     the device.
     """
 
-    name: str  # "train", "val" or "test"
+    name: str
     root: Path = field(repr=False)
     files: tuple[str, ...] = field(repr=False)  # relative to root
-    labels: Tensor = field(repr=False)  # int64 (N,)
+    labels: Tensor = field(repr=False)
     size: int
     short: int
-    mean: Levels  # 0 ... 255
-    std: Levels
-    batch_size: int
+    mean: Levels = IMAGENET[0]
+    std: Levels = IMAGENET[1]
+    batch_size: int = 500
     axes: Axes = field(default=IMAGENET_AXES, repr=False)
-    device: torch.device = field(default=torch.device("cpu"), repr=False)
     broken: float = field(default=0.01, repr=False)
     workers: int | None = field(default=None, repr=False)  # None: one for each core, 8 at most
     left_out: dict[str, str] = field(default_factory=dict, repr=False)  # so far: file -> why
-    _crops_files = True
+    crops_files = True
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -63,30 +67,26 @@ class Stream(Part):
         """SHA-256 of the names and sizes of the files, and of the labels."""
         sizes = [stamp(self.root / name)[0] for name in self.files]
         content = [self.files, sizes, self.labels.tolist(), self.size, self.short]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return sha256(json.dumps(content).encode())
 
-    def _read(
-        self, slices: Sequence[slice], epoch: Epoch | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        order = range(self.n) if epoch is None else epoch.order.tolist()
-        crop, numbers = (1.0, None) if epoch is None else (epoch.crop, epoch.numbers)
-        requests = [
-            ([self.files[p] for p in order[part]], crop, None if crop == 1 else numbers[part])
-            for part in slices
-        ]
+    def _usable(self) -> Tensor:
+        return torch.tensor([name not in self.left_out for name in self.files]).nonzero()[:, 0]
+
+    def _read(self, batches, crop=1.0, numbers=None) -> Iterator[tuple[Tensor, Tensor]]:
+        places = torch.arange(self.n, device=self.device)
+        names = [[self.files[place] for place in places[batch].tolist()] for batch in batches]
+        shown = {"size": self.size, "short": self.short, "crop": crop}
         loader = DataLoader(
-            _Reader(self.root, self.size, self.short),
+            list(zip(names, numbers or len(names) * [None], strict=True)),
             batch_size=None,  # a sample is a batch already
-            sampler=requests,
-            num_workers=self._workers() if len(requests) > 1 else 0,
+            collate_fn=partial(_decoded, self.root, shown),
+            num_workers=self._workers() if len(names) > 1 else 0,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # it would draw a number from everyone's
         )
-        for part, (images, usable, broken) in zip(slices, loader, strict=True):
+        for images, usable, broken in loader:
             self._leave_out(broken)
-            if len(usable) or epoch is not None:
-                images = images.to(self.device, non_blocking=True)
-                yield images, part.start + usable.to(self.device)
+            yield images.to(self.device, non_blocking=True), usable.to(self.device)
 
     def _workers(self) -> int:
         if self.workers is not None:
@@ -95,65 +95,27 @@ class Stream(Part):
         return max(1, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
     def _leave_out(self, broken: dict[str, str]) -> None:
-        new = {name: why for name, why in broken.items() if name not in self.left_out}
-        self.left_out.update(new)
-        for name in new:
-            warnings.warn(f"left out: {listed({name: new[name]}, self.root)}", stacklevel=4)
-        allowed = math.ceil(self.broken * self.n)
-        check_broken(self.root, self.left_out, allowed, self.n)
+        for name, why in broken.items():
+            if self.left_out.setdefault(name, why) is why:
+                warnings.warn(f"left out: {listed({name: why}, self.root)}", stacklevel=4)
+        check_broken(self.root, self.left_out, self.broken, self.n)
 
 
-@dataclass(frozen=True)
-class _Reader(Dataset):
-    """What is sent to the worker processes; it holds no list of files."""
+def _decoded(
+    root: Path, shown: dict, batch: tuple[list[str], Tensor | None]
+) -> tuple[Tensor, Tensor, dict[str, str]]:
+    """uint8 images of a batch, their places in it, and why the others cannot be used.
 
-    root: Path
-    size: int
-    short: int
-
-    def __getitem__(
-        self, request: tuple[list[str], float, Tensor | None]
-    ) -> tuple[Tensor, Tensor, dict[str, str]]:
-        """uint8 images of a batch, their places in it, and why the others cannot be used.
-
-        Asked for by names, and an epoch's `crop` and `numbers`; None: the middle is cut out.
-        """
-        names, crop, numbers = request
-        images = torch.empty(len(names), 3, self.size, self.size, dtype=torch.uint8)
-        usable, broken, box = [], {}, None
-        for place, name in enumerate(names):
-            if numbers is not None:
-                box = partial(_box, numbers[place : place + 1], crop)
-            try:
-                content = read(self.root / name)
-                pixels = decode(content, size=self.size, short=self.short, choose=box)
-            except BrokenImageError as error:
-                broken[name] = str(error)
-            else:
-                images[len(usable)] = torch.tensor(pixels)
-                usable.append(place)
-        return images[: len(usable)], torch.tensor(usable, dtype=torch.int64), broken
-
-
-def _box(numbers: Tensor, crop: float, height: int, width: int) -> list[int]:
-    return augment.boxes(numbers, height, width, crop)[0].tolist()
-
-
-def streamed(
-    name: str,
-    root: Path,
-    parts: dict[str, Files],
-    origin: str,
-    request: Request,
-    size: int,
-    *,
-    short: int,
-) -> Splits:
-    """Three streams, normalised as ImageNet is."""
-    device, batch_size = request.device, splits.batch_size_for(3 * size**2)
-    options = {"device": device, "broken": request.broken}
-    made = {}
-    for part, (names, labels) in parts.items():
-        shown = size, short, *IMAGENET, batch_size
-        made[part] = Stream(part, root, names, labels.to(device), *shown, **options)
-    return Splits(name, origin=f"{origin}; streamed, never all in memory", **made)
+    A batch is the names of files, and rows of numbers for random crops; None: no crops.
+    """
+    names, numbers = batch
+    images = torch.empty(len(names), 3, shown["size"], shown["size"], dtype=torch.uint8)
+    usable, broken = [], {}
+    for place, name in enumerate(names):
+        try:
+            row = None if numbers is None else numbers[place]
+            images[len(usable)] = torch.tensor(decode(root / name, numbers=row, **shown))
+            usable.append(place)
+        except BrokenImageError as error:
+            broken[name] = str(error)
+    return images[: len(usable)], torch.tensor(usable, dtype=torch.int64), broken
