@@ -19,7 +19,6 @@ from torchvision.transforms import functional as vision
 from pruning_lab import data
 
 
-
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("PRUNING_LAB_CACHE", str(tmp_path / "cache"))
@@ -100,7 +99,7 @@ def test_folders_in_a_class_and_links_to_folders_are_read_as_torchvision_does(
     (folder / "val").symlink_to(folder / "test")
     theirs = datasets.ImageFolder(str(folder / "train")).samples
     train = streamed(monkeypatch, folder, size=5).train
-    files = [str(train.root / name) for name in train.files]
+    files = [str(train.root / name) for name in train.images]
     assert set(zip(files, train.labels.tolist(), strict=True)) == set(theirs)
     assert len(theirs) == 10
 

@@ -146,8 +146,8 @@ def test_some_batches_of_a_stream_decode_no_others(folder, start, step):
     split = data.load("imagenet", root=folder.parent, size=21).test
     split = replace(split, batch_size=5, workers=0, broken=0.0)
     whole = list(split)
-    needed = [name for k in range(start, 3, step) for name in split.files[5 * k : 5 * k + 5]]
-    for name in set(split.files) - set(needed):
+    needed = [name for k in range(start, 3, step) for name in split.images[5 * k : 5 * k + 5]]
+    for name in set(split.images) - set(needed):
         (folder / name).write_bytes(b"reading this would be noticed")
     ours = list(split.batches(start, step))
     assert len(ours) == len(whole[start::step])
@@ -220,7 +220,7 @@ def test_a_network_is_evaluated_on_a_stream_without_a_trace(made, everything_of)
 def test_a_huge_photo_is_decoded_no_finer_than_of_use(tmp_path):
     path = tmp_path / "huge.jpg"
     photo("RGB", 1, wide=1200, high=900).save(path)
-    ours = data.decoding.decode(path, size=24).astype(float)
+    ours = data.decoding.decode(path, (3, 24, 24)).astype(float)
     theirs = as_torchvision_shows(path, 24, 24).numpy()
     assert np.abs(ours - theirs).mean() < 1
 
@@ -229,7 +229,7 @@ def test_a_huge_photo_is_decoded_no_finer_than_of_use(tmp_path):
 @pytest.mark.parametrize("read_before", [False, True])
 def test_pictures_of_a_stream_are_those_that_its_batches_show(made, read_before):
     split = data.load("imagenet", root=made.parent, size=21).train
-    place = split.files.index(BROKEN)
+    place = split.images.index(BROKEN)
     split.pictures([0, place - 1, 23])
     assert split.left_out == {}  # only these were decoded
     if read_before:
@@ -269,9 +269,9 @@ def test_a_head_of_a_stream_is_refused_for_its_own_broken_images_only(folder):
     last = "train/n02/n02_13.JPEG"
     (folder / last).write_bytes(b"no photo")
     split = data.load("imagenet", root=folder.parent, size=21, broken=0.05).train
-    order = sorted(range(24), key=lambda k: split.files[k] in (BROKEN, last))
-    files = tuple(split.files[k] for k in order)  # the two broken ones at the end
-    split = replace(split, files=files, labels=split.labels[order], workers=0)
+    order = sorted(range(24), key=lambda k: split.images[k] in (BROKEN, last))
+    files = tuple(split.images[k] for k in order)  # the two broken ones at the end
+    split = replace(split, images=files, labels=split.labels[order], workers=0)
     assert len(pixels(split)[0]) == 22
     assert split.left_out.keys() == {BROKEN, last}
     assert len(pixels(split.head(12))[0]) == 12
@@ -591,7 +591,7 @@ def test_the_real_imagenette_is_torchvisions(monkeypatch):
     ours = {
         (str(split.root / name), label)
         for split in (splits.train, splits.val)
-        for name, label in zip(split.files, split.labels.tolist(), strict=True)
+        for name, label in zip(split.images, split.labels.tolist(), strict=True)
     }
     assert splits.train.n + splits.val.n == len(ours) == 9469
     assert ours == set(parts["train"])

@@ -18,11 +18,11 @@ from pruning_lab.data.splits import (
     Part,
     Split,
     Splits,
+    Stream,
     count,
     fingerprint_of,
     for_choosing,
 )
-from pruning_lab.data.streams import Stream
 
 __all__ = ["IMAGENET", "LOADERS", "Images", "Part", "Split", "Splits", "Stream"]
 __all__ += ["count", "fingerprint_of", "for_choosing", "load"]

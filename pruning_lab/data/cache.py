@@ -7,20 +7,31 @@ while no file that they were made of has another size, or was touched.
 """
 
 import json
+import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pruning_lab import files, rows
-from pruning_lab.data.decoding import BrokenImageError, check_broken, decode, listed, stamp
-from pruning_lab.data.splits import Scale, scale_of
+from pruning_lab.data.decoding import (
+    BrokenImageError,
+    check_broken,
+    decode_all,
+    header,
+    listed,
+    stamp,
+)
+from pruning_lab.data.splits import Scale, batch_size_for, scale_of, too_large
 
 _FORMAT = "pruning_lab images 3"
 
@@ -36,34 +47,74 @@ class About:
 
 
 def load(
-    root: Path,
-    parts: Mapping[str, Sequence[str]],
-    size: int | None,
-    broken: float,
-    shape: Callable[[Path, Sequence[str], int | None], tuple[int, int, int]],
-) -> tuple[np.ndarray, About, str]:
-    """uint8 (N, C, H, W) of all files that can be used, and a word on where they are cached.
+    root: Path, parts: Mapping[str, tuple[Sequence[str], Tensor]], size: int | None, broken: float
+) -> tuple[dict[str, tuple[Tensor, Tensor]], Scale, str]:
+    """uint8 (N, C, H, W) and labels of the files that can be used; a word on what is where.
 
-    `parts` are the names of train, val and test below `root`; `shape` gives (C, H, W). Cached
-    images are mapped: a page is read when it is used, and a write to it stays in this process.
+    `parts` are the names, relative to `root`, and labels of train, val and test. Cached images are
+    mapped: a page is read when it is used, and a write to it stays in this process.
     Raises ValueError where more than a fraction `broken`, or a whole part, cannot be used.
     """
-    names = [name for part in parts.values() for name in part]
+    names = [name for own, _ in parts.values() for name in own]
     stamps = [stamp(root / name) for name in names]  # before a file is read: it may change then
-    content = json.dumps([_FORMAT, size, parts, stamps])
+    content = json.dumps([_FORMAT, size, [own for own, _ in parts.values()], stamps])
     key, places = files.sha256(content.encode()), _places(root, size)
-    for path in places:
-        if about := _found(path, key):
-            check_broken(root, about.left_out, broken, len(names))
-            return np.load(path, mmap_mode="c"), about, f"cached in {path}"
-    images, left_out = _decoded(root, names, size, shape(root, names, size))
+    images, about, where = _found(places, key)
+    if about:
+        left_out = about.left_out
+    else:
+        images, left_out = _decoded(root, names, _shape_of(root, names, size))
     check_broken(root, left_out, broken, len(names))
-    for part, own in parts.items():
-        if left_out.keys() >= set(own):
+    held, rest = {}, images
+    for part, (own, labels) in parts.items():
+        usable = torch.tensor([name not in left_out for name in own])
+        if not usable.any():
             raise ValueError(f"no image of {part} can be used: {listed(left_out, root)}")
-    train = images[: sum(name not in left_out for name in parts["train"])]
-    about = About(key, left_out, scale_of(torch.from_numpy(train)))
-    return images, about, _written(places, images, about)
+        pixels, rest = rest.tensor_split([int(usable.sum())])
+        held[part] = pixels, labels[usable]
+    if not about:
+        about = About(key, left_out, scale_of(held["train"][0]))
+        where = _written(places, images.numpy(), about)
+    note = f"LEFT OUT {len(left_out):,} of {len(names):,}: {listed(left_out)}; " if left_out else ""
+    return held, about.scale, f"{note}{where}"
+
+
+def _decoded(
+    root: Path, names: Sequence[str], shape: tuple[int, int, int]
+) -> tuple[Tensor, dict[str, str]]:
+    """The images that can be used, and why the others cannot."""
+    images, count, left_out = torch.empty(len(names), *shape, dtype=torch.uint8), 0, {}
+    some = batch_size_for(math.prod(shape))
+    batches = [(names[start : start + some], None) for start in range(0, len(names), some)]
+    with ThreadPoolExecutor() as pool:  # PIL decodes without blocking Python's other threads
+        for pixels, _, why in pool.map(partial(decode_all, root, shape), batches):
+            images[count : count + len(pixels)] = pixels
+            count, left_out = count + len(pixels), left_out | why
+    return images[:count], left_out
+
+
+def _shape_of(root: Path, names: Sequence[str], size: int | None) -> tuple[int, int, int]:
+    """(C, H, W) of all images, read off their headers."""
+    greys, sizes = {}, {}
+    for name in names:
+        with suppress(BrokenImageError):  # it will be counted
+            greys[name], sizes[name] = header(root / name)
+    channels = 1 if all(greys.values()) else 3
+    if size or not sizes:
+        return channels, size or 1, size or 1
+    one, (width, height) = next(iter(sizes.items()))
+    other = next((name for name, size in sizes.items() if size != (width, height)), None)
+    short = min(width, height)
+    if other:
+        raise ValueError(
+            f"all images must have one size, but {root / one} has {width} x {height} pixels and "
+            f"{root / other} {' x '.join(map(str, sizes[other]))}; give the size that all are "
+            f"brought to (--size {short}, or size={short}), or resize a copy of them first, with "
+            f"ImageMagick: mogrify -resize '{width}x{height}!' {root}/*/*/*"
+        )
+    if why := too_large(len(names), (channels, height, width)):
+        raise ValueError(f"{why}; give a size to have them streamed (--size {short})")
+    return channels, height, width
 
 
 def _places(root: Path, size: int | None) -> list[Path]:
@@ -77,40 +128,16 @@ def _places(root: Path, size: int | None) -> list[Path]:
     return [root / ".pruning_lab" / label, user / "pruning_lab" / away]
 
 
-def _found(path: Path, key: str) -> About | None:
-    """What was written there; None where it is not whole, or of other files."""
-    side = path.with_suffix(".json")
-    try:
-        about = rows.decode(About, files.load_json(side), side)
-        regular = path.is_file()  # a pipe would wait forever
-        if regular and about.key == key and about.crc32 == _crc32(path, about):
-            return about
-    except (OSError, ValueError):
-        pass
-    return None
-
-
-def _decoded(
-    root: Path, names: Sequence[str], size: int | None, shape: tuple[int, int, int]
-) -> tuple[np.ndarray, dict[str, str]]:
-    """The images that can be used, and why the others cannot."""
-    images = np.empty((len(names), *shape), np.uint8)
-
-    def decode_one(place: int) -> str:
-        try:
-            images[place] = decode(root / names[place], grey=shape[0] == 1, size=size)
-        except BrokenImageError as error:
-            return str(error)
-        return ""
-
-    with ThreadPoolExecutor() as pool:  # PIL decodes without blocking Python's other threads
-        whys = list(pool.map(decode_one, range(len(names))))
-    usable = [place for place, why in enumerate(whys) if not why]
-    for new, old in enumerate(usable):
-        if new < old:
-            images[new] = images[old]
-    left_out = {name: why for name, why in zip(names, whys, strict=True) if why}
-    return images[: len(usable)], left_out
+def _found(places: Sequence[Path], key: str) -> tuple[Tensor | None, About | None, str]:
+    """Images, and a word on where they lie; None where nothing is whole and of these files."""
+    for path in places:
+        side = path.with_suffix(".json")
+        with suppress(OSError, ValueError):
+            about = rows.decode(About, files.load_json(side), side)
+            regular = path.is_file()  # a pipe would wait forever
+            if regular and about.key == key and about.crc32 == _crc32(path, about):
+                return torch.from_numpy(np.load(path, mmap_mode="c")), about, f"cached in {path}"
+    return None, None, ""
 
 
 def _written(places: Sequence[Path], images: np.ndarray, about: About) -> str:

@@ -3,11 +3,12 @@
 import math
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pruning_lab.data import augment
@@ -34,9 +35,13 @@ def check_broken(root: Path, left_out: Mapping[str, str], broken: float, count: 
 
 def listed(left_out: Mapping[str, str], root: Path | str = "") -> str:
     """The first few images that cannot be used, each with the reason."""
-    first = ", ".join(f"{Path(root, name)} ({why})" for name, why in list(left_out.items())[:3])
-    more = len(left_out) - 3
-    return first + (f" and {more:,} more" if more > 0 else "")
+    return first([f"{Path(root, name)} ({why})" for name, why in left_out.items()])
+
+
+def first(names: Sequence[str], most: int = 5) -> str:
+    """The first few of many names."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def stamp(path: Path) -> tuple[int, int, int]:
@@ -54,40 +59,66 @@ def header(path: Path) -> tuple[bool, tuple[int, int]]:
         return image.mode in ("1", "L", "LA"), image.size
 
 
+def decode_all(
+    root: Path,
+    shape: tuple[int, int, int],
+    batch: tuple[Sequence[str], Tensor | None],
+    *,
+    short: int | None = None,
+    crop: float = 1.0,
+) -> tuple[Tensor, Tensor, dict[str, str]]:
+    """uint8 images (n, *shape), their places in the batch, and why the others cannot be used.
+
+    A batch is the names of files, and rows of numbers for random crops; None: no crops.
+    """
+    names, numbers = batch
+    images = torch.empty(len(names), *shape, dtype=torch.uint8)
+    usable, broken = [], {}
+    for place, name in enumerate(names):
+        row = None if numbers is None else numbers[place]
+        try:
+            pixels = decode(root / name, shape, short=short, crop=crop, numbers=row)
+            images[len(usable)] = torch.from_numpy(pixels)
+            usable.append(place)
+        except BrokenImageError as error:
+            broken[name] = str(error)
+    return images[: len(usable)], torch.tensor(usable, dtype=torch.int64), broken
+
+
 def decode(
     path: Path,
+    shape: tuple[int, int, int],
     *,
-    grey: bool = False,
-    size: int | None = None,
     short: int | None = None,
     crop: float = 1.0,
     numbers: Tensor | None = None,
 ) -> np.ndarray:
     """uint8 (C, H, W): the first image of the file, without transparency, as torchvision has it.
 
-    With `size`, the short side is scaled to `short` (else `size`), and the middle cut out; with a
-    row of `numbers`, the box that `augment.boxes` makes of them and `crop` is scaled to `size`.
+    The short side is scaled to `short` (else to H or W) and the middle cut out; or, with a row of
+    `numbers`, the box that `augment.boxes` makes of them and `crop` is scaled to H x W.
     """
+    channels, high, wide = shape
+    short = short or min(high, wide)
     with _opened(path) as image:
-        (width, height), short = image.size, short or size
-        if size and numbers is None:
+        width, height = image.size
+        if numbers is None:
             image.draft(None, (4 * short, 4 * short))  # a huge JPEG, no finer than of use
         try:
-            image = image.convert("L" if grey else "RGB")
+            image = image.convert("L" if channels == 1 else "RGB")
         except Exception as error:  # PIL raises what its many readers raise
             raise BrokenImageError(f"cannot be decoded: {error}"[:200]) from None
-    if numbers is not None:
-        top, left, high, wide = augment.boxes(numbers[None], height, width, crop)[0].tolist()
-        image = image.crop((left, top, left + wide, top + high)).resize((size, size), _BILINEAR)
-    elif size:  # torchvision's Resize(short) and CenterCrop(size)
+    if numbers is None:  # torchvision's Resize(short) and CenterCrop((high, wide))
         scaled = tuple(int(short * side / min(width, height)) for side in (width, height))
         if math.prod(scaled) > MAX_PIXELS:
             raise BrokenImageError(f"too long and thin for its size, {width} x {height} pixels")
-        left, top = (round((side - size) / 2) for side in scaled)
+        left, top = round((scaled[0] - wide) / 2), round((scaled[1] - high) / 2)
         image = image if image.size == scaled else image.resize(scaled, _BILINEAR)
-        image = image.crop((left, top, left + size, top + size))
-    pixels = np.asarray(image)
-    return pixels[None] if grey else pixels.transpose(2, 0, 1)
+        image = image.crop((left, top, left + wide, top + high))
+    else:
+        top, left, h, w = augment.boxes(numbers[None], height, width, crop)[0].tolist()
+        image = image.crop((left, top, left + w, top + h)).resize((wide, high), _BILINEAR)
+    return np.array(image).reshape(high, wide, channels).transpose(2, 0, 1)
 
 
 @contextmanager

@@ -2,16 +2,22 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pruning_lab.data import cache
-from pruning_lab.data.decoding import BrokenImageError, header, listed
-from pruning_lab.data.splits import Splits, batch_size_for, in_memory, too_large
-from pruning_lab.data.streams import Stream
+from pruning_lab.data.decoding import first
+from pruning_lab.data.splits import (
+    IMAGENET,
+    IMAGENET_AXES,
+    Splits,
+    Stream,
+    batch_size_for,
+    in_memory,
+    too_large,
+)
 
 IMAGENETTE = "imagenette2-160"  # its folder
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -78,54 +84,20 @@ def _loaded(
     short: int | None = None,
 ) -> Splits:
     """Streamed where `short` is given or memory cannot hold the images, else from memory."""
-    files, labels, origin = split_files(root, held_out)
-    count = sum(map(len, files.values()))
-    if short or (size and too_large(count, (3, size, size))):
-        shown = {"size": size, "short": short or size, "batch_size": batch_size_for(3 * size**2)}
-        made = {
-            part: Stream(part, root, files[part], labels[part], **shown, broken=broken)
-            for part in files
-        }
+    parts, origin = split_files(root, held_out)
+    if short or (size and too_large(sum(len(y) for _, y in parts.values()), (3, size, size))):
+        shown = {"root": root, "size": size, "short": short or size, "broken": broken}
+        scale = (*IMAGENET, batch_size_for(3 * size**2), IMAGENET_AXES)
+        made = {part: Stream(part, *own, *scale, **shown) for part, own in parts.items()}
         return Splits(name, origin=f"{origin}; streamed, never all in memory", **made)
-    images, about, where = cache.load(root, files, size, broken, _shape)
-    if left_out := about.left_out:
-        origin += f"; LEFT OUT {len(left_out):,} of {count:,}: {listed(left_out)}"
-    parts, rest = {}, torch.from_numpy(images)
-    for part, names in files.items():
-        usable = torch.tensor([name not in left_out for name in names])
-        pixels, rest = rest.tensor_split([int(usable.sum())])
-        parts[part] = pixels, labels[part][usable]
-    return in_memory(name, f"{origin}; {where}", parts, about.scale)
-
-
-def _shape(root: Path, names: Sequence[str], size: int | None) -> tuple[int, int, int]:
-    """(C, H, W) of all images, read off their headers."""
-    greys, sizes = {}, {}
-    for name in names:
-        with suppress(BrokenImageError):  # it will be counted
-            greys[name], sizes[name] = header(root / name)
-    channels = 1 if all(greys.values()) else 3
-    if size or not sizes:
-        return channels, size or 1, size or 1
-    first, (width, height) = next(iter(sizes.items()))
-    other = next((name for name, size in sizes.items() if size != (width, height)), None)
-    short = min(width, height)
-    if other:
-        raise ValueError(
-            f"all images must have one size, but {root / first} has {width} x {height} pixels and "
-            f"{root / other} {' x '.join(map(str, sizes[other]))}; give the size that all are "
-            f"brought to (--size {short}, or size={short}), or resize a copy of them first, with "
-            f"ImageMagick: mogrify -resize '{width}x{height}!' {root}/*/*/*"
-        )
-    if why := too_large(len(names), (channels, height, width)):
-        raise ValueError(f"{why}; give a size to have them streamed (--size {short})")
-    return channels, height, width
+    held, scale, where = cache.load(root, parts, size, broken)
+    return in_memory(name, f"{origin}; {where}", held, scale)
 
 
 def split_files(
     root: Path, held_out: Sequence[str] = ("val", "test")
-) -> tuple[dict[str, tuple[str, ...]], dict[str, Tensor], str]:
-    """The files of train, val and test below `root`, their labels, and a line on their origin.
+) -> tuple[dict[str, tuple[tuple[str, ...], Tensor]], str]:
+    """The files and labels of train, val and test below `root`, and a line on their origin.
 
     With both val and test in the folder, each is what it is called. With one of them, that one is
     test, and val is every tenth image of each training class. All are labelled as torchvision's
@@ -143,7 +115,7 @@ def split_files(
         if odd := sorted(train.keys() ^ classes[part].keys()):
             raise ValueError(
                 f"{root / 'train'} and {root / part} must hold the same classes, but only one of "
-                f"them has {_first(odd)}"
+                f"them has {first(odd)}"
             )
     parts = {part: _in_turns(own.values()) for part, own in classes.items()}
     if len(held_out) == 1:
@@ -156,9 +128,9 @@ def split_files(
         both, test = parts["train"], parts[held_out[0]]
         tenth = [file for file in both if file[0] % 10 == 0]
         parts = {"train": [file for file in both if file[0] % 10], "val": tenth, "test": test}
-    files = {part: tuple(name for *_, name in own) for part, own in parts.items()}
-    labels = {part: torch.tensor([k for _, k, _ in own]) for part, own in parts.items()}
-    return files, labels, origin
+    names = {part: tuple(name for *_, name in own) for part, own in parts.items()}
+    labels = {part: torch.tensor([label for _, label, _ in own]) for part, own in parts.items()}
+    return {part: (names[part], labels[part]) for part in parts}, origin
 
 
 def _by_class(root: Path, part: str) -> dict[str, list[str]]:
@@ -172,7 +144,7 @@ def _by_class(root: Path, part: str) -> dict[str, list[str]]:
     classes = {name: _image_files(root, folder / name) for name in names}
     if empty := [name for name, own in classes.items() if not own]:
         raise FileNotFoundError(
-            f"no images in {folder} for the classes {_first(empty)}; put some there, or delete "
+            f"no images in {folder} for the classes {first(empty)}; put some there, or delete "
             f"these folders (images are files named {', '.join(EXTENSIONS)})"
         )
     return classes
@@ -201,9 +173,3 @@ def _in_turns(classes: Iterable[Sequence[str]]) -> list[tuple[int, int, str]]:
     """(turn, label, name): the first of each class, then the second of each, and so on."""
     files = ((turn, k, name) for k, own in enumerate(classes) for turn, name in enumerate(own))
     return sorted(files)
-
-
-def _first(names: Sequence[str]) -> str:
-    """The first few of many names."""
-    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more

@@ -1,22 +1,28 @@
-"""Train, val and test: batches in order, shuffled epochs augmented on the device, pictures."""
+"""Train, val and test, in memory or streamed from files: batches, shuffled epochs, pictures."""
 
 import hashlib
+import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+import os
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import NamedTuple, Protocol
+from functools import cached_property, partial
+from pathlib import Path
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from pruning_lab.data import augment
+from pruning_lab.data.decoding import check_broken, decode_all, listed, stamp
 
 Levels = float | tuple[float, ...]  # one number for all channels, or one for each; 0 ... 255
 Axes = tuple[tuple[float, ...], ...]  # (C, C): colour steps, in levels
 
+PARTS = ("train", "val", "test")
 MEMORY_BYTES = 4 * 2**30  # of pixels in memory, at most; larger data sets stream
 _BATCH_VALUES = 2**22  # of images in one batch of a split, at most: 16 MB as floats
 
@@ -24,6 +30,16 @@ _BATCH_VALUES = 2**22  # of images in one batch of a split, at most: 16 MB as fl
 IMAGENET: tuple[Levels, Levels] = (
     tuple(255 * value for value in (0.485, 0.456, 0.406)),
     tuple(255 * value for value in (0.229, 0.224, 0.225)),
+)
+
+# Of ImageNet's RGB, as fb.resnet.torch measured them, in levels of 1: eigenvalue, eigenvector.
+IMAGENET_AXES: Axes = tuple(
+    tuple(255 * eigenvalue * entry for entry in vector)
+    for eigenvalue, vector in (
+        (0.2175, (-0.5675, -0.5808, -0.5836)),
+        (0.0188, (0.7192, -0.0045, -0.6948)),
+        (0.0045, (0.4009, -0.8140, 0.4203)),
+    )
 )
 
 
@@ -44,21 +60,22 @@ class Images(Protocol):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
+@dataclass(frozen=True, eq=False)  # tensors do not compare to one truth; two parts are two
 class Part:
     """The train, val or test part of a data set. `n` counts images, `len(part)` batches.
 
     Iterating gives batches in order, always the same ones, normalised by the training pixels.
-    Subclasses add `shape`, `head(count)`, `fingerprint()` and `_read`.
     """
 
     name: str  # "train", "val" or "test"
-    labels: Tensor  # int64 (N,)
+    images: Tensor | tuple[str, ...] = field(repr=False)  # uint8 (N, C, H, W), or names of files
+    labels: Tensor = field(repr=False)  # int64 (N,)
     mean: Levels  # of the training pixels, 0 ... 255
     std: Levels
-    axes: Axes | None  # colour axes of the training pixels; None: of its own
-    batch_size: int
-    shape: tuple[int, int, int]  # (C, H, W) of an image
-    crops_files = False  # whether random crops are cut from files, not from `shape`
+    batch_size: int = 500
+    axes: Axes | None = field(default=None, repr=False)  # of the training pixels; None: of its own
+
+    shape: ClassVar[tuple[int, int, int]]  # (C, H, W) of an image
 
     @property
     def n(self) -> int:
@@ -107,10 +124,10 @@ class Part:
         epoch = augment.draw(self.n, axes, generator, **kinds)
         slices = list(augment.shares(self.n, batch_size, share))
         numbers = boxes = None
-        if crop < 1 and self.crops_files:
-            numbers = [epoch.numbers[part] for part in slices]
-        elif crop < 1:
+        if crop < 1 and isinstance(self.images, Tensor):
             boxes = augment.boxes(epoch.numbers, *self.shape[1:], crop)
+        elif crop < 1:  # cut from the files
+            numbers = [epoch.numbers[part] for part in slices]
         epoch = augment.moved(replace(epoch, numbers=None, boxes=boxes), self.device)
         read = self._read([epoch.order[part] for part in slices], crop, numbers)
         for part, (pixels, usable) in zip(slices, read, strict=True):
@@ -127,6 +144,10 @@ class Part:
         if len(pixels) < len(places):  # more are known to be left out now
             return self.pictures(indices)
         return list(pixels.permute(0, 2, 3, 1).squeeze(3).contiguous().cpu().numpy())
+
+    def head(self, count: int) -> "Part":
+        """The first `count` images."""
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (N, C, H, W) as float, with the training pixels' mean at 0 and their std at 1."""
@@ -153,34 +174,20 @@ class Part:
         return torch.arange(self.n)
 
     @cached_property
-    def _levels(self) -> list[float | Tensor]:
+    def _levels(self) -> tuple[Tensor, Tensor]:
         """What is subtracted and divided by: mean, and std (1 where all pixels are equal)."""
         levels = [torch.tensor(level, dtype=torch.float32) for level in (self.mean, self.std)]
-        levels[1][levels[1] == 0] = 1.0
-        # A number is quicker than a tensor of one.
-        return [t[:, None, None].to(self.device) if t.dim() else t.item() for t in levels]
+        mean, std = (level[..., None, None].to(self.device) for level in levels)  # (C, 1, 1)
+        return mean, torch.where(std == 0, 1.0, std)
 
 
-@dataclass(frozen=True, eq=False)  # tensors do not compare to one truth; two splits are two
 class Split(Part):
-    """A part held in memory, on its device. images: uint8 (N, C, H, W); labels: int64 (N,)."""
-
-    name: str
-    images: Tensor = field(repr=False)
-    labels: Tensor = field(repr=False)
-    mean: Levels
-    std: Levels
-    batch_size: int = 500
-    axes: Axes | None = field(default=None, repr=False)
+    """A part held in memory, on its device."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
         return tuple(self.images.shape[1:])
-
-    def head(self, count: int) -> "Split":
-        """The first `count` images."""
-        return replace(self, images=self.images[:count], labels=self.labels[:count])
 
     def fingerprint(self) -> str:
         """SHA-256 of the pixels and labels."""
@@ -196,6 +203,72 @@ class Split(Part):
             yield self.images[batch] if whole else self.images.index_select(0, batch), slice(None)
 
 
+@dataclass(frozen=True, eq=False)
+class Stream(Part):
+    """A part decoded from its image files on every pass; always RGB, normalised as ImageNet is.
+
+    Images in order have their short side scaled to `short` and their middle size x size cut out. An
+    image that cannot be used is left out of its batch, with a warning; a fraction `broken` of them,
+    rounded up, may be. Random crops are cut from the whole photo; all other augmentation happens on
+    the device.
+    """
+
+    root: Path = field(kw_only=True, repr=False)  # the folder of all files
+    size: int = field(kw_only=True)
+    short: int = field(kw_only=True)
+    broken: float = field(default=0.01, repr=False)
+    workers: int | None = field(default=None, repr=False)  # None: one for each core, 8 at most
+    left_out: dict[str, str] = field(default_factory=dict, repr=False)  # so far: file -> why
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return 3, self.size, self.size
+
+    def head(self, count: int) -> "Stream":
+        """The first `count` images, for a quick look, with a limit of their own on broken ones."""
+        left_out = {
+            name: self.left_out[name] for name in self.images[:count] if name in self.left_out
+        }
+        return replace(super().head(count), left_out=left_out)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the names and sizes of the files, and of the labels."""
+        sizes = [stamp(self.root / name)[0] for name in self.images]
+        content = [self.images, sizes, self.labels.tolist(), self.size, self.short]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def _usable(self) -> Tensor:
+        return torch.tensor([name not in self.left_out for name in self.images]).nonzero()[:, 0]
+
+    def _read(self, batches, crop=1.0, numbers=None) -> Iterator[tuple[Tensor, Tensor]]:
+        places = torch.arange(self.n, device=self.device)
+        names = [[self.images[place] for place in places[batch].tolist()] for batch in batches]
+        loader = DataLoader(
+            list(zip(names, numbers or len(names) * [None], strict=True)),
+            batch_size=None,  # a sample is a batch already
+            collate_fn=partial(decode_all, self.root, self.shape, short=self.short, crop=crop),
+            num_workers=self._workers() if len(names) > 1 else 0,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # it would draw a number from everyone's
+        )
+        for images, usable, broken in loader:
+            self._leave_out(broken)
+            yield images.to(self.device, non_blocking=True), usable.to(self.device)
+
+    def _workers(self) -> int:
+        if self.workers is not None:
+            return self.workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return max(1, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+    def _leave_out(self, broken: dict[str, str]) -> None:
+        for name, why in broken.items():
+            if self.left_out.setdefault(name, why) is why:
+                warnings.warn(f"left out: {listed({name: why}, self.root)}", stacklevel=4)
+        check_broken(self.root, self.left_out, self.broken, self.n)
+
+
 @dataclass(frozen=True)
 class Splits:
     """Train to learn from, val to choose by, test to report once."""
@@ -208,15 +281,11 @@ class Splits:
 
     def renormalised(self, mean: Levels, std: Levels) -> "Splits":
         """The same images, normalised otherwise: `renormalised(*data.IMAGENET)`."""
-        return self._each(lambda part: part.renormalised(mean, std))
+        return replace(self, **{p: getattr(self, p).renormalised(mean, std) for p in PARTS})
 
     def to(self, device: str | torch.device) -> "Splits":
         """The same images on another device."""
-        return self._each(lambda part: part.to(device))
-
-    def _each(self, change: Callable[[Part], Part]) -> "Splits":
-        parts = {name: change(getattr(self, name)) for name in ("train", "val", "test")}
-        return replace(self, **parts)
+        return replace(self, **{part: getattr(self, part).to(device) for part in PARTS})
 
     def __str__(self) -> str:
         shape = " x ".join(map(str, self.train.shape))
