@@ -80,7 +80,7 @@ def _loaded(name: str, root: Path, download: bool, size: int | None, broken: flo
             f"the images of {name} are 28 x 28, got size {size}; leave size out, or take photos "
             f"(imagenette, imagenet, shapes, folder:PATH)"
         )
-    match name.partition(":")[0]:
+    match name:
         case "mnist":
             return handwriting.mnist(root, download=download)
         case "digits":
@@ -91,6 +91,6 @@ def _loaded(name: str, root: Path, download: bool, size: int | None, broken: flo
             return photos.imagenette(root, size, broken, download=download)
         case "imagenet":
             return photos.imagenet(root, size, broken)
-        case "folder" if ":" in name:
-            return photos.folder(name, size, broken)
+    if name.startswith("folder:"):
+        return photos.folder(name, size, broken)
     raise ValueError(f"no data set {name!r}; there are auto, {', '.join(LOADERS)}, folder:PATH")

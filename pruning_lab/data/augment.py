@@ -7,13 +7,11 @@ equal epochs on any device, and each of many processes can work on its own part 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-T = TypeVar("T")
 TRIES = 10  # of torchvision's RandomResizedCrop, until a box lies within the image
 _LOG_RATIO = math.log(4 / 3)  # boxes are 3:4 to 4:3
 
@@ -60,10 +58,7 @@ def draw(
     if shift < 0 or colour < 0:
         raise ValueError(f"shift and colour must be >= 0, got {shift} and {colour}")
     if not 0 < crop <= 1:
-        raise ValueError(
-            f"crop is the smallest fraction of the area that is shown, above 0 and up to 1 "
-            f"(1: no crop), got {crop}"
-        )
+        raise ValueError(f"crop is the smallest fraction of the area shown, in (0, 1], got {crop}")
     order = torch.randperm(count, generator=generator)
     offsets = torch.randint(2 * shift + 1, (2, count), generator=generator)
     flips = torch.rand(count, generator=generator) < 0.5 if flip else None
@@ -75,7 +70,7 @@ def draw(
     return Epoch(order, shift, offsets, flips, colours, numbers)
 
 
-def moved(value: T, device: str | torch.device) -> T:
+def moved(value, device: str | torch.device):
     """A dataclass with all its tensors on a device."""
     tensors = {name: field for name, field in vars(value).items() if isinstance(field, Tensor)}
     return replace(value, **{name: tensor.to(device) for name, tensor in tensors.items()})
@@ -109,15 +104,14 @@ def boxes(numbers: Tensor, height: int, width: int, crop: float) -> Tensor:
     areas, ratios, place = numbers.double().split([TRIES, TRIES, 2], dim=1)
     areas = height * width * (crop + (1 - crop) * areas)
     ratios = torch.exp(_LOG_RATIO * (2 * ratios - 1))
-    most = torch.tensor([min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))])
-    most = most.expand(len(numbers), 1, 2)
     sides = torch.stack([(areas / ratios).sqrt().round(), (areas * ratios).sqrt().round()], dim=2)
     frame = torch.tensor([height, width])
     fits = ((sides > 0) & (sides <= frame)).all(2)
-    first = torch.where(fits.any(1), fits.int().argmax(1), TRIES)
-    side = torch.cat([sides, most], dim=1)[torch.arange(len(numbers)), first]
+    first = sides[torch.arange(len(numbers)), fits.int().argmax(1)]
+    most = torch.tensor([min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))])
+    side = torch.where(fits.any(1, keepdim=True), first, most)
     room = frame - side
-    corner = torch.where(first[:, None] < TRIES, place * (room + 1), room / 2).floor()
+    corner = torch.where(fits.any(1, keepdim=True), place * (room + 1), room / 2).floor()
     return torch.cat([corner, side], dim=1).long()
 
 

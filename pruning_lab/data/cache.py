@@ -2,8 +2,8 @@
 
 Beside it lies a .json file with what the images were made of. Both lie beside the images; where
 that cannot be written, in $XDG_CACHE_HOME/pruning_lab (~/.cache/pruning_lab); with
-PRUNING_LAB_CACHE set, in that folder and nowhere else. They count while they are whole, and
-while no file that they were made of has another size, or was touched.
+PRUNING_LAB_CACHE set, in that folder and nowhere else. They count only while both are whole, and
+the image files have the same names, sizes and times.
 """
 
 import json
@@ -23,14 +23,8 @@ import torch
 from torch import Tensor
 
 from pruning_lab import files, rows
-from pruning_lab.data.decoding import (
-    BrokenImageError,
-    check_broken,
-    decode_all,
-    header,
-    listed,
-    stamp,
-)
+from pruning_lab.data import decoding
+from pruning_lab.data.decoding import Shape
 from pruning_lab.data.splits import Scale, batch_size_for, scale_of, too_large
 
 _FORMAT = "pruning_lab images 3"
@@ -49,69 +43,69 @@ class About:
 def load(
     root: Path, parts: Mapping[str, tuple[Sequence[str], Tensor]], size: int | None, broken: float
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], Scale, str]:
-    """uint8 (N, C, H, W) and labels of the files that can be used; a word on what is where.
+    """uint8 (N, C, H, W) and labels of the files that can be used, and what the origin says.
 
     `parts` are the names, relative to `root`, and labels of train, val and test. Cached images are
     mapped: a page is read when it is used, and a write to it stays in this process.
     Raises ValueError where more than a fraction `broken`, or a whole part, cannot be used.
     """
     names = [name for own, _ in parts.values() for name in own]
-    stamps = [stamp(root / name) for name in names]  # before a file is read: it may change then
-    content = json.dumps([_FORMAT, size, [own for own, _ in parts.values()], stamps])
-    key, places = files.sha256(content.encode()), _places(root, size)
+    stamps = [decoding.stamp(root / name) for name in names]  # before a file is read
+    content = [_FORMAT, size, [own for own, _ in parts.values()], stamps]
+    key, places = files.sha256(json.dumps(content).encode()), _places(root, size)
     images, about, where = _found(places, key)
-    if about:
-        left_out = about.left_out
-    else:
+    left_out = about.left_out if about else {}
+    if not about:
         images, left_out = _decoded(root, names, _shape_of(root, names, size))
-    check_broken(root, left_out, broken, len(names))
-    held, rest = {}, images
+    decoding.check_broken(root, left_out, broken, len(names))
+    held, remaining = {}, images
     for part, (own, labels) in parts.items():
         usable = torch.tensor([name not in left_out for name in own])
         if not usable.any():
-            raise ValueError(f"no image of {part} can be used: {listed(left_out, root)}")
-        pixels, rest = rest.tensor_split([int(usable.sum())])
+            listed = decoding.listed(left_out, root)
+            raise ValueError(f"no image of {part} can be used: {listed}")
+        pixels, remaining = remaining.tensor_split([int(usable.sum())])
         held[part] = pixels, labels[usable]
     if not about:
         about = About(key, left_out, scale_of(held["train"][0]))
         where = _written(places, images.numpy(), about)
-    note = f"LEFT OUT {len(left_out):,} of {len(names):,}: {listed(left_out)}; " if left_out else ""
-    return held, about.scale, f"{note}{where}"
+    if left_out:
+        listed = decoding.listed(left_out)
+        where = f"LEFT OUT {len(left_out):,} of {len(names):,}: {listed}; {where}"
+    return held, about.scale, where
 
 
-def _decoded(
-    root: Path, names: Sequence[str], shape: tuple[int, int, int]
-) -> tuple[Tensor, dict[str, str]]:
+def _decoded(root: Path, names: Sequence[str], shape: Shape) -> tuple[Tensor, dict[str, str]]:
     """The images that can be used, and why the others cannot."""
     images, count, left_out = torch.empty(len(names), *shape, dtype=torch.uint8), 0, {}
-    some = batch_size_for(math.prod(shape))
-    batches = [(names[start : start + some], None) for start in range(0, len(names), some)]
+    step = batch_size_for(math.prod(shape))
+    batches = [(names[start : start + step], None) for start in range(0, len(names), step)]
     with ThreadPoolExecutor() as pool:  # PIL decodes without blocking Python's other threads
-        for pixels, _, why in pool.map(partial(decode_all, root, shape), batches):
+        for pixels, _, why in pool.map(partial(decoding.decode_all, root, shape), batches):
             images[count : count + len(pixels)] = pixels
             count, left_out = count + len(pixels), left_out | why
     return images[:count], left_out
 
 
-def _shape_of(root: Path, names: Sequence[str], size: int | None) -> tuple[int, int, int]:
+def _shape_of(root: Path, names: Sequence[str], size: int | None) -> Shape:
     """(C, H, W) of all images, read off their headers."""
-    greys, sizes = {}, {}
+    headers = {}
     for name in names:
-        with suppress(BrokenImageError):  # it will be counted
-            greys[name], sizes[name] = header(root / name)
-    channels = 1 if all(greys.values()) else 3
-    if size or not sizes:
+        with suppress(decoding.BrokenImageError):  # it will be counted
+            headers[name] = decoding.header(root / name)
+    channels = 1 if all(grey for grey, *_ in headers.values()) else 3
+    if size or not headers:
         return channels, size or 1, size or 1
-    one, (width, height) = next(iter(sizes.items()))
-    other = next((name for name, size in sizes.items() if size != (width, height)), None)
+    first, (_, width, height) = next(iter(headers.items()))
     short = min(width, height)
-    if other:
-        raise ValueError(
-            f"all images must have one size, but {root / one} has {width} x {height} pixels and "
-            f"{root / other} {' x '.join(map(str, sizes[other]))}; give the size that all are "
-            f"brought to (--size {short}, or size={short}), or resize a copy of them first, with "
-            f"ImageMagick: mogrify -resize '{width}x{height}!' {root}/*/*/*"
-        )
+    for name, (_, *other) in headers.items():
+        if other != [width, height]:
+            raise ValueError(
+                f"all images must have one size, but {root / first} has {width} x {height} pixels "
+                f"and {root / name} {other[0]} x {other[1]}; give the size that all are brought to "
+                f"(--size {short}, or size={short}), or resize a copy of them first, with "
+                f"ImageMagick: mogrify -resize '{width}x{height}!' {root}/*/*/*"
+            )
     if why := too_large(len(names), (channels, height, width)):
         raise ValueError(f"{why}; give a size to have them streamed (--size {short})")
     return channels, height, width
@@ -120,8 +114,7 @@ def _shape_of(root: Path, names: Sequence[str], size: int | None) -> tuple[int, 
 def _places(root: Path, size: int | None) -> list[Path]:
     """Where the cache may lie, the best place first."""
     label = f"{size or 'full'}px.npy"
-    mark = files.sha256(str(root.resolve()).encode())[:8]
-    away = f"{root.resolve().name}-{mark}-{label}"
+    away = f"{root.resolve().name}-{files.sha256(str(root.resolve()).encode())[:8]}-{label}"
     if named := os.environ.get("PRUNING_LAB_CACHE"):
         return [Path(named).expanduser() / away]
     user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
@@ -152,8 +145,8 @@ def _written(places: Sequence[Path], images: np.ndarray, about: About) -> str:
                     described = np.lib.format.header_data_from_array_1_0(images)
                     np.lib.format.write_array_header_1_0(file, described)
                     file.write(images)
-                whole = replace(about, crc32=_crc32(temporary, about))
-            files.save_json(path.with_suffix(".json"), rows.plain(whole))
+                about = replace(about, crc32=_crc32(temporary, about))
+            files.save_json(path.with_suffix(".json"), rows.plain(about))
             return f"cached in {path}"
         except OSError as error:
             why = str(error)

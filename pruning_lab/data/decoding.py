@@ -1,4 +1,4 @@
-"""Image files as pixels, one at a time: as torchvision's loader and transforms give them."""
+"""Image files as pixels: as torchvision's loader and transforms give them."""
 
 import math
 import os
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pruning_lab.data import augment
 
+Shape = tuple[int, int, int]  # (C, H, W) of an image
 MAX_FILE_BYTES = 2**30
 MAX_PIXELS = 2**27  # 400 MB as RGB
 _BILINEAR = 2  # PIL.Image.Resampling.BILINEAR, which smooths where it shrinks
@@ -53,15 +54,15 @@ def stamp(path: Path) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def header(path: Path) -> tuple[bool, tuple[int, int]]:
-    """Whether an image is grey, and its (width, height), without decoding it."""
+def header(path: Path) -> tuple[bool, int, int]:
+    """Whether an image is grey, its width and its height, without decoding it."""
     with _opened(path) as image:
-        return image.mode in ("1", "L", "LA"), image.size
+        return image.mode in ("1", "L", "LA"), *image.size
 
 
 def decode_all(
     root: Path,
-    shape: tuple[int, int, int],
+    shape: Shape,
     batch: tuple[Sequence[str], Tensor | None],
     *,
     short: int | None = None,
@@ -72,13 +73,11 @@ def decode_all(
     A batch is the names of files, and rows of numbers for random crops; None: no crops.
     """
     names, numbers = batch
-    images = torch.empty(len(names), *shape, dtype=torch.uint8)
-    usable, broken = [], {}
+    images, usable, broken = torch.empty(len(names), *shape, dtype=torch.uint8), [], {}
     for place, name in enumerate(names):
         row = None if numbers is None else numbers[place]
         try:
-            pixels = decode(root / name, shape, short=short, crop=crop, numbers=row)
-            images[len(usable)] = torch.from_numpy(pixels)
+            images[len(usable)] = decode(root / name, shape, short=short, crop=crop, numbers=row)
             usable.append(place)
         except BrokenImageError as error:
             broken[name] = str(error)
@@ -87,12 +86,12 @@ def decode_all(
 
 def decode(
     path: Path,
-    shape: tuple[int, int, int],
+    shape: Shape,
     *,
     short: int | None = None,
     crop: float = 1.0,
     numbers: Tensor | None = None,
-) -> np.ndarray:
+) -> Tensor:
     """uint8 (C, H, W): the first image of the file, without transparency, as torchvision has it.
 
     The short side is scaled to `short` (else to H or W) and the middle cut out; or, with a row of
@@ -118,7 +117,7 @@ def decode(
     else:
         top, left, h, w = augment.boxes(numbers[None], height, width, crop)[0].tolist()
         image = image.crop((left, top, left + w, top + h)).resize((wide, high), _BILINEAR)
-    return np.array(image).reshape(high, wide, channels).transpose(2, 0, 1)
+    return torch.from_numpy(np.array(image)).reshape(high, wide, channels).permute(2, 0, 1)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Photos: Imagenette, ImageNet and folders of your own; decoded into memory, else streamed."""
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,19 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pruning_lab.data import cache
+from pruning_lab.data import cache, splits
 from pruning_lab.data.decoding import first
-from pruning_lab.data.splits import (
-    IMAGENET,
-    IMAGENET_AXES,
-    Splits,
-    Stream,
-    batch_size_for,
-    in_memory,
-    too_large,
-)
+from pruning_lab.data.splits import Splits
 
 IMAGENETTE = "imagenette2-160"  # its folder
+Files = tuple[tuple[str, ...], Tensor]  # names, relative to the folder of all parts; int64 labels
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -41,14 +35,13 @@ def imagenette(root: Path, size: int | None, broken: float, *, download: bool) -
             f"no Imagenette in {folder}; set PRUNING_LAB_DATA to the folder that holds "
             f"imagenette2-160/, or fetch it with --download (download=True), or take shapes"
         )
-    return _loaded("imagenette", folder, size or 160, broken, held_out=["val"])
+    return _loaded("imagenette", folder, size or 160, broken)
 
 
 def imagenet(root: Path, size: int | None, broken: float) -> Splits:
     """ImageNet as torchvision lays it out, streamed; its val is test, every tenth of train is val.
 
-    Tested as is usual: the short side scaled to 256 and the middle 224 x 224 cut out; in proportion
-    for other sizes.
+    As is usual, the short side is scaled to 256 and the middle 224 cut out; others in proportion.
     """
     folder, size = root / "imagenet", size or 224
     if not folder.is_dir():
@@ -56,8 +49,7 @@ def imagenet(root: Path, size: int | None, broken: float) -> Splits:
             f"no ImageNet in {folder}; put train/CLASS/*.JPEG and val/CLASS/*.JPEG there by hand, "
             f"as data/README.md says (nobody may offer it for download), or take imagenette"
         )
-    short = round(size * 256 / 224)
-    return _loaded("imagenet", folder, size, broken, held_out=["val"], short=short)
+    return _loaded("imagenet", folder, size, broken, short=round(size * 256 / 224))
 
 
 def folder(name: str, size: int | None, broken: float) -> Splits:
@@ -74,29 +66,20 @@ def folder(name: str, size: int | None, broken: float) -> Splits:
     return _loaded(name, root, size, broken)
 
 
-def _loaded(
-    name: str,
-    root: Path,
-    size: int | None,
-    broken: float,
-    *,
-    held_out: Sequence[str] = ("val", "test"),
-    short: int | None = None,
-) -> Splits:
+def _loaded(name: str, root: Path, size: int | None, broken: float, short: int = 0) -> Splits:
     """Streamed where `short` is given or memory cannot hold the images, else from memory."""
-    parts, origin = split_files(root, held_out)
-    if short or (size and too_large(sum(len(y) for _, y in parts.values()), (3, size, size))):
-        shown = {"root": root, "size": size, "short": short or size, "broken": broken}
-        scale = (*IMAGENET, batch_size_for(3 * size**2), IMAGENET_AXES)
-        made = {part: Stream(part, *own, *scale, **shown) for part, own in parts.items()}
+    parts, origin = split_files(root, ["val", "test"] if name.startswith("folder:") else ["val"])
+    shape, count = (3, size, size), sum(len(labels) for _, labels in parts.values())
+    if short or (size and splits.too_large(count, shape)):
+        scale = (*splits.IMAGENET, splits.batch_size_for(math.prod(shape)), splits.IMAGENET_AXES)
+        shown = {"root": root, "shape": shape, "short": short or size, "broken": broken}
+        made = {part: splits.Stream(part, *own, *scale, **shown) for part, own in parts.items()}
         return Splits(name, origin=f"{origin}; streamed, never all in memory", **made)
     held, scale, where = cache.load(root, parts, size, broken)
-    return in_memory(name, f"{origin}; {where}", held, scale)
+    return splits.in_memory(name, f"{origin}; {where}", held, scale)
 
 
-def split_files(
-    root: Path, held_out: Sequence[str] = ("val", "test")
-) -> tuple[dict[str, tuple[tuple[str, ...], Tensor]], str]:
+def split_files(root: Path, held_out: Sequence[str]) -> tuple[dict[str, Files], str]:
     """The files and labels of train, val and test below `root`, and a line on their origin.
 
     With both val and test in the folder, each is what it is called. With one of them, that one is
@@ -128,9 +111,8 @@ def split_files(
         both, test = parts["train"], parts[held_out[0]]
         tenth = [file for file in both if file[0] % 10 == 0]
         parts = {"train": [file for file in both if file[0] % 10], "val": tenth, "test": test}
-    names = {part: tuple(name for *_, name in own) for part, own in parts.items()}
-    labels = {part: torch.tensor([label for _, label, _ in own]) for part, own in parts.items()}
-    return {part: (names[part], labels[part]) for part in parts}, origin
+    columns = {part: zip(*own, strict=True) for part, own in parts.items()}
+    return {part: (names, torch.tensor(y)) for part, (_, y, names) in columns.items()}, origin
 
 
 def _by_class(root: Path, part: str) -> dict[str, list[str]]:
@@ -171,5 +153,4 @@ def _visible(name: str) -> bool:
 
 def _in_turns(classes: Iterable[Sequence[str]]) -> list[tuple[int, int, str]]:
     """(turn, label, name): the first of each class, then the second of each, and so on."""
-    files = ((turn, k, name) for k, own in enumerate(classes) for turn, name in enumerate(own))
-    return sorted(files)
+    return sorted((turn, y, name) for y, own in enumerate(classes) for turn, name in enumerate(own))

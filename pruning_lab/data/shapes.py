@@ -79,17 +79,14 @@ def _draw(distance: Callable, count: int, size: int, generator: torch.Generator)
         return low + (high - low) * torch.rand(count, *shape, generator=generator)
 
     def place(reach: float) -> tuple[Tensor, Tensor]:
-        """The coordinates of all pixels, seen from a random place and turned by a random angle."""
+        """Coordinates of all pixels, from a random origin and turned by a random angle."""
         x0, y0 = uniform(-reach, reach, 2, 1, 1).unbind(1)
         angle = uniform(0, 2 * math.pi, 1, 1)
         x, y, cos, sin = axis - x0, axis[:, None] - y0, angle.cos(), angle.sin()
         return cos * x + sin * y, cos * y - sin * x
 
     def paint(inside: Tensor) -> None:
-        """A colour lighter than most of the background, where a distance is below 0; antialiased.
-
-        Distances are in units of the image, whose side is 2.
-        """
+        """A light colour where a distance is below 0, antialiased; the side of an image is 2."""
         colour = uniform(90, 255, 3, 1, 1)
         images.lerp_(colour, (0.5 - inside * (size / 2)).clamp_(0, 1)[:, None])
 

@@ -17,12 +17,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from pruning_lab.data import augment
-from pruning_lab.data.decoding import check_broken, decode_all, listed, stamp
+from pruning_lab.data.decoding import Shape, check_broken, decode_all, listed, stamp
 
 Levels = float | tuple[float, ...]  # one number for all channels, or one for each; 0 ... 255
 Axes = tuple[tuple[float, ...], ...]  # (C, C): colour steps, in levels
 
-PARTS = ("train", "val", "test")
 MEMORY_BYTES = 4 * 2**30  # of pixels in memory, at most; larger data sets stream
 _BATCH_VALUES = 2**22  # of images in one batch of a split, at most: 16 MB as floats
 
@@ -33,14 +32,12 @@ IMAGENET: tuple[Levels, Levels] = (
 )
 
 # Of ImageNet's RGB, as fb.resnet.torch measured them, in levels of 1: eigenvalue, eigenvector.
-IMAGENET_AXES: Axes = tuple(
-    tuple(255 * eigenvalue * entry for entry in vector)
-    for eigenvalue, vector in (
-        (0.2175, (-0.5675, -0.5808, -0.5836)),
-        (0.0188, (0.7192, -0.0045, -0.6948)),
-        (0.0045, (0.4009, -0.8140, 0.4203)),
-    )
+_EIGEN = (
+    (0.2175, (-0.5675, -0.5808, -0.5836)),
+    (0.0188, (0.7192, -0.0045, -0.6948)),
+    (0.0045, (0.4009, -0.8140, 0.4203)),
 )
+IMAGENET_AXES: Axes = tuple(tuple(255 * value * x for x in vector) for value, vector in _EIGEN)
 
 
 class Scale(NamedTuple):
@@ -52,10 +49,7 @@ class Scale(NamedTuple):
 
 
 class Images(Protocol):
-    """Batches (x, y), the same number on every pass: x float (N, C, H, W), y int64 (N,).
-
-    A split, a DataLoader and a list of batches are such.
-    """
+    """Re-iterable batches: x float (N, C, H, W), y int64 (N,); a split, a DataLoader or a list."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
@@ -75,7 +69,7 @@ class Part:
     batch_size: int = 500
     axes: Axes | None = field(default=None, repr=False)  # of the training pixels; None: of its own
 
-    shape: ClassVar[tuple[int, int, int]]  # (C, H, W) of an image
+    shape: ClassVar[Shape]  # (C, H, W) of an image
 
     @property
     def n(self) -> int:
@@ -185,8 +179,7 @@ class Split(Part):
     """A part held in memory, on its device."""
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image."""
+    def shape(self) -> Shape:
         return tuple(self.images.shape[1:])
 
     def fingerprint(self) -> str:
@@ -203,39 +196,38 @@ class Split(Part):
             yield self.images[batch] if whole else self.images.index_select(0, batch), slice(None)
 
 
+def _workers() -> int:
+    """One for each core of this process, 8 at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
 @dataclass(frozen=True, eq=False)
 class Stream(Part):
     """A part decoded from its image files on every pass; always RGB, normalised as ImageNet is.
 
-    Images in order have their short side scaled to `short` and their middle size x size cut out. An
-    image that cannot be used is left out of its batch, with a warning; a fraction `broken` of them,
-    rounded up, may be. Random crops are cut from the whole photo; all other augmentation happens on
-    the device.
+    Images in order have their short side scaled to `short` and their middle cut out; random crops
+    are cut from the whole photo. An image that cannot be used is left out of its batch, with a
+    warning; a fraction `broken` of them, rounded up, may be.
     """
 
     root: Path = field(kw_only=True, repr=False)  # the folder of all files
-    size: int = field(kw_only=True)
+    shape: Shape = field(kw_only=True)
     short: int = field(kw_only=True)
     broken: float = field(default=0.01, repr=False)
-    workers: int | None = field(default=None, repr=False)  # None: one for each core, 8 at most
+    workers: int = field(default_factory=_workers, repr=False)  # processes that decode
     left_out: dict[str, str] = field(default_factory=dict, repr=False)  # so far: file -> why
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image."""
-        return 3, self.size, self.size
-
     def head(self, count: int) -> "Stream":
-        """The first `count` images, for a quick look, with a limit of their own on broken ones."""
-        left_out = {
-            name: self.left_out[name] for name in self.images[:count] if name in self.left_out
-        }
-        return replace(super().head(count), left_out=left_out)
+        """The first `count` images, with a limit of their own on broken ones."""
+        head = super().head(count)
+        left_out = {name: self.left_out[name] for name in head.images if name in self.left_out}
+        return replace(head, left_out=left_out)
 
     def fingerprint(self) -> str:
         """SHA-256 of the names and sizes of the files, and of the labels."""
         sizes = [stamp(self.root / name)[0] for name in self.images]
-        content = [self.images, sizes, self.labels.tolist(), self.size, self.short]
+        content = [self.images, sizes, self.labels.tolist(), self.shape, self.short]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def _usable(self) -> Tensor:
@@ -248,7 +240,7 @@ class Stream(Part):
             list(zip(names, numbers or len(names) * [None], strict=True)),
             batch_size=None,  # a sample is a batch already
             collate_fn=partial(decode_all, self.root, self.shape, short=self.short, crop=crop),
-            num_workers=self._workers() if len(names) > 1 else 0,
+            num_workers=self.workers if len(names) > 1 else 0,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # it would draw a number from everyone's
         )
@@ -256,15 +248,10 @@ class Stream(Part):
             self._leave_out(broken)
             yield images.to(self.device, non_blocking=True), usable.to(self.device)
 
-    def _workers(self) -> int:
-        if self.workers is not None:
-            return self.workers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return max(1, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-
     def _leave_out(self, broken: dict[str, str]) -> None:
         for name, why in broken.items():
-            if self.left_out.setdefault(name, why) is why:
+            if name not in self.left_out:
+                self.left_out[name] = why
                 warnings.warn(f"left out: {listed({name: why}, self.root)}", stacklevel=4)
         check_broken(self.root, self.left_out, self.broken, self.n)
 
@@ -279,13 +266,10 @@ class Splits:
     test: Part
     origin: str  # one line: where the images come from
 
-    def renormalised(self, mean: Levels, std: Levels) -> "Splits":
-        """The same images, normalised otherwise: `renormalised(*data.IMAGENET)`."""
-        return replace(self, **{p: getattr(self, p).renormalised(mean, std) for p in PARTS})
-
     def to(self, device: str | torch.device) -> "Splits":
         """The same images on another device."""
-        return replace(self, **{part: getattr(self, part).to(device) for part in PARTS})
+        train, val, test = (part.to(device) for part in (self.train, self.val, self.test))
+        return replace(self, train=train, val=val, test=test)
 
     def __str__(self) -> str:
         shape = " x ".join(map(str, self.train.shape))
@@ -298,28 +282,22 @@ def batch_size_for(values: int) -> int:
     return max(1, min(500, _BATCH_VALUES // values))
 
 
-def too_large(count: int, shape: tuple[int, int, int]) -> str:
+def too_large(count: int, shape: Shape) -> str:
     """Why memory may not hold so many images (C, H, W), a byte for each value; "" where it may."""
     size = count * math.prod(shape)
-    if size <= MEMORY_BYTES:
-        return ""
-    return (
-        f"{count:,} images of {shape[2]} x {shape[1]} take {size / 2**30:.1f} GB, and "
-        f"{MEMORY_BYTES / 2**30:.0f} may be in memory"
-    )
+    images = f"{count:,} images of {shape[2]} x {shape[1]} take {size / 2**30:.1f} GB"
+    most = f"{MEMORY_BYTES / 2**30:.0f} may be in memory"
+    return f"{images}, and {most}" if size > MEMORY_BYTES else ""
 
 
 def in_memory(
     name: str, origin: str, parts: dict[str, tuple[Tensor, Tensor]], scale: Scale | None = None
 ) -> Splits:
-    """Three splits of uint8 (N, C, H, W) and labels, all normalised as the training ones."""
+    """Three splits of uint8 (N, C, H, W) and int64 labels, all normalised as the training ones."""
     pixels = parts["train"][0]
     mean, std, axes = scale or scale_of(pixels)
     batch = batch_size_for(pixels[0].numel())
-    made = {
-        part: Split(part, images, labels.long(), mean, std, batch, axes)
-        for part, (images, labels) in parts.items()
-    }
+    made = {part: Split(part, *own, mean, std, batch, axes) for part, own in parts.items()}
     return Splits(name, origin=origin, **made)
 
 
