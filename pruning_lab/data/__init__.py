@@ -1,8 +1,7 @@
 """Images as tensors on the device: decoded once, split in three, augmented in batches.
 
 Looked for in the folder of the environment variable PRUNING_LAB_DATA, else in `data/`. Nothing is
-downloaded unless asked; `digits` and `shapes` need no file at all, and `folder:PATH` reads images
-of your own. What is too large for memory streams from its files.
+downloaded unless asked. What is too large for memory streams from its files.
 """
 
 import os
@@ -47,8 +46,6 @@ def load(
     `size`: photos become size x size pixels, the short side scaled and the middle cut out (160 for
     imagenette, 224 for imagenet, 64 for shapes). A fraction `broken` of the images, rounded up, may
     be unusable; they are left out, and the origin says so.
-    Raises FileNotFoundError where the files are not there; ValueError for an unknown name or
-    device, for a size that cannot be had, and for more broken images.
     """
     if size is not None and not (isinstance(size, Integral) and 1 <= size <= _MAX_SIZE):
         raise ValueError(f"size is a number of pixels, 1 to {_MAX_SIZE:,}, got {size}")

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pruning_lab import files, rows
 from pruning_lab.data import decoding
-from pruning_lab.data.decoding import Shape
+from pruning_lab.data.decoding import Shape, listed
 from pruning_lab.data.splits import Scale, batch_size_for, scale_of, too_large
 
 _FORMAT = "pruning_lab images 3"
@@ -54,24 +54,23 @@ def load(
     content = [_FORMAT, size, [own for own, _ in parts.values()], stamps]
     key, places = files.sha256(json.dumps(content).encode()), _places(root, size)
     images, about, where = _found(places, key)
-    left_out = about.left_out if about else {}
-    if not about:
+    if about:
+        left_out = about.left_out
+    else:
         images, left_out = _decoded(root, names, _shape_of(root, names, size))
     decoding.check_broken(root, left_out, broken, len(names))
     held, remaining = {}, images
     for part, (own, labels) in parts.items():
         usable = torch.tensor([name not in left_out for name in own])
         if not usable.any():
-            listed = decoding.listed(left_out, root)
-            raise ValueError(f"no image of {part} can be used: {listed}")
+            raise ValueError(f"no image of {part} can be used: {listed(left_out, root)}")
         pixels, remaining = remaining.tensor_split([int(usable.sum())])
         held[part] = pixels, labels[usable]
     if not about:
         about = About(key, left_out, scale_of(held["train"][0]))
         where = _written(places, images.numpy(), about)
     if left_out:
-        listed = decoding.listed(left_out)
-        where = f"LEFT OUT {len(left_out):,} of {len(names):,}: {listed}; {where}"
+        where = f"LEFT OUT {len(left_out):,} of {len(names):,}: {listed(left_out)}; {where}"
     return held, about.scale, where
 
 
@@ -81,7 +80,8 @@ def _decoded(root: Path, names: Sequence[str], shape: Shape) -> tuple[Tensor, di
     step = batch_size_for(math.prod(shape))
     batches = [(names[start : start + step], None) for start in range(0, len(names), step)]
     with ThreadPoolExecutor() as pool:  # PIL decodes without blocking Python's other threads
-        for pixels, _, why in pool.map(partial(decoding.decode_all, root, shape), batches):
+        decode = partial(decoding.decode_all, root, shape, min(shape[1:]), 1.0)
+        for pixels, _, why in pool.map(decode, batches):
             images[count : count + len(pixels)] = pixels
             count, left_out = count + len(pixels), left_out | why
     return images[:count], left_out

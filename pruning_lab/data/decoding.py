@@ -39,10 +39,10 @@ def listed(left_out: Mapping[str, str], root: Path | str = "") -> str:
     return first([f"{Path(root, name)} ({why})" for name, why in left_out.items()])
 
 
-def first(names: Sequence[str], most: int = 5) -> str:
+def first(names: Sequence[str]) -> str:
     """The first few of many names."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def stamp(path: Path) -> tuple[int, int, int]:
@@ -61,12 +61,7 @@ def header(path: Path) -> tuple[bool, int, int]:
 
 
 def decode_all(
-    root: Path,
-    shape: Shape,
-    batch: tuple[Sequence[str], Tensor | None],
-    *,
-    short: int | None = None,
-    crop: float = 1.0,
+    root: Path, shape: Shape, short: int, crop: float, batch: tuple[Sequence[str], Tensor | None]
 ) -> tuple[Tensor, Tensor, dict[str, str]]:
     """uint8 images (n, *shape), their places in the batch, and why the others cannot be used.
 
@@ -77,28 +72,20 @@ def decode_all(
     for place, name in enumerate(names):
         row = None if numbers is None else numbers[place]
         try:
-            images[len(usable)] = decode(root / name, shape, short=short, crop=crop, numbers=row)
+            images[len(usable)] = _decoded(root / name, shape, short, crop, row)
             usable.append(place)
         except BrokenImageError as error:
             broken[name] = str(error)
     return images[: len(usable)], torch.tensor(usable, dtype=torch.int64), broken
 
 
-def decode(
-    path: Path,
-    shape: Shape,
-    *,
-    short: int | None = None,
-    crop: float = 1.0,
-    numbers: Tensor | None = None,
-) -> Tensor:
+def _decoded(path: Path, shape: Shape, short: int, crop: float, numbers: Tensor | None) -> Tensor:
     """uint8 (C, H, W): the first image of the file, without transparency, as torchvision has it.
 
-    The short side is scaled to `short` (else to H or W) and the middle cut out; or, with a row of
-    `numbers`, the box that `augment.boxes` makes of them and `crop` is scaled to H x W.
+    Its short side is scaled to `short` and the middle cut out; or, with numbers, the box that
+    `augment.boxes` makes of them is scaled to H x W.
     """
     channels, high, wide = shape
-    short = short or min(high, wide)
     with _opened(path) as image:
         width, height = image.size
         if numbers is None:
@@ -141,10 +128,9 @@ def _opened(path: Path) -> Iterator:
             raise BrokenImageError(f"more than {MAX_PIXELS:,} pixels") from None
         except Exception:
             raise BrokenImageError("cannot be read as an image") from None
-        if not 0 < math.prod(image.size) <= MAX_PIXELS:
-            size = f"{image.width:,} x {image.height:,}"
-            raise BrokenImageError(f"{size} pixels; 1 to {MAX_PIXELS:,} are decoded")
-        if image.mode.startswith(("I", "F")):
-            deep = f"more than 8 bits for each pixel, mode {image.mode}"
-            raise BrokenImageError(f"{deep}; save it with 8")
+        (wide, high), mode = image.size, image.mode
+        if not 0 < wide * high <= MAX_PIXELS:
+            raise BrokenImageError(f"{wide:,} x {high:,} pixels; 1 to {MAX_PIXELS:,} are decoded")
+        if mode.startswith(("I", "F")):
+            raise BrokenImageError(f"more than 8 bits for each pixel, mode {mode}; save it with 8")
         yield image

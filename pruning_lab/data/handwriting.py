@@ -22,7 +22,7 @@ def mnist(root: Path, *, download: bool) -> Splits:
         folder = root / MNIST
         if len(list(folder.glob("*-ubyte"))) == 4:
             raise ValueError(
-                f"the MNIST files in {folder} are broken: {error or type(error).__name__}; delete "
+                f"the MNIST files in {folder} are broken: {type(error).__name__} {error}; delete "
                 f"them and fetch them again with --download (download=True)"
             ) from None
         if download:

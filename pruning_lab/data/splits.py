@@ -239,21 +239,18 @@ class Stream(Part):
         loader = DataLoader(
             list(zip(names, numbers or len(names) * [None], strict=True)),
             batch_size=None,  # a sample is a batch already
-            collate_fn=partial(decode_all, self.root, self.shape, short=self.short, crop=crop),
+            collate_fn=partial(decode_all, self.root, self.shape, self.short, crop),
             num_workers=self.workers if len(names) > 1 else 0,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # it would draw a number from everyone's
         )
         for images, usable, broken in loader:
-            self._leave_out(broken)
+            for name, why in broken.items():
+                if name not in self.left_out:
+                    self.left_out[name] = why
+                    warnings.warn(f"left out: {listed({name: why}, self.root)}", stacklevel=3)
+            check_broken(self.root, self.left_out, self.broken, self.n)
             yield images.to(self.device, non_blocking=True), usable.to(self.device)
-
-    def _leave_out(self, broken: dict[str, str]) -> None:
-        for name, why in broken.items():
-            if name not in self.left_out:
-                self.left_out[name] = why
-                warnings.warn(f"left out: {listed({name: why}, self.root)}", stacklevel=4)
-        check_broken(self.root, self.left_out, self.broken, self.n)
 
 
 @dataclass(frozen=True)
