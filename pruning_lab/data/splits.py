@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -59,6 +59,7 @@ class Part:
     """The train, val or test part of a data set. `n` counts images, `len(part)` batches.
 
     Iterating gives batches in order, always the same ones, normalised by the training pixels.
+    `shape` is (C, H, W) of an image; `fingerprint()` is SHA-256 of what the part is made of.
     """
 
     name: str  # "train", "val" or "test"
@@ -68,8 +69,6 @@ class Part:
     std: Levels
     batch_size: int = 500
     axes: Axes | None = field(default=None, repr=False)  # of the training pixels; None: of its own
-
-    shape: ClassVar[Shape]  # (C, H, W) of an image
 
     @property
     def n(self) -> int:
