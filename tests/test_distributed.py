@@ -76,7 +76,7 @@ def test_one_killed_process_ends_the_run_with_a_word_and_a_checkpoint(one_killed
     assert done.returncode != 0
     assert seconds < 60  # most of which torch takes to load
     assert "ConnectionError: " in done.stderr
-    assert "the same start with --resume goes on" in done.stderr
+    assert "run the same command with --resume" in done.stderr
     assert [path.name for path in folder.iterdir() if path.suffix != ".log"] == ["checkpoint"]
     _, about = files.load_tensors(folder / "checkpoint")
     assert (len(about["rows"]), about["step"]) == (1, 2)
