@@ -298,9 +298,7 @@ def test_a_file_that_is_longer_or_shorter_than_its_header_says_is_refused(load, 
     raw = Path("dense.safetensors").read_bytes()
     for content_ in (raw[:-1], raw + b"\0"):
         Path("odd").write_bytes(content_)
-        with pytest.raises(
-            ValueError, match=r"odd is not a whole safetensors file: it has 48,\d+ b"
-        ):
+        with pytest.raises(ValueError, match=r"odd is not a whole safetensors file"):
             load("odd")
 
 
@@ -534,27 +532,14 @@ def test_a_scan_of_another_network_is_refused(here):
     ("change", "says"),
     [
         (lambda run: run.update(format="pruning_lab run 1"), "a run of another version of prun"),
-        (lambda run: run.pop("recipe"), "the field 'recipe' is missing"),
-        (lambda run: run["recipe"].pop("network"), "recipe: the field 'network' is missing"),
-        (lambda run: run["recipe"].update(network="resnet"), "no table of the paper has"),
-        (lambda run: run["recipe"]["dense"].update(lr=-1), "recipe.dense: lr must be > 0"),
-        (lambda run: run["recipe"].update(shape={"width": 0.1}), "is it of another width"),
-        (lambda run: run["test"]["pruned"].update(value=None), "test.pruned.value must be number"),
-        (lambda run: run["test"]["pruned"].update(value=0.7), "does not fit .*: accuracy 0.7"),
-        (lambda run: run["test"]["drop"].update(n=7), "does not fit .*: drop"),
-        (lambda run: run["parameters"].update(pruned=1), "it says 1 parameters of the pruned"),
-        (lambda run: run["layers"]["pruned"].pop(), "its layers are not those of the paper"),
-        (
-            lambda run: run["layers"]["pruned"][0].update(kept=5),
-            "its row of layer 'fc1' is not",
-        ),
-        (lambda run: run["layers"]["pruned"][0].update(density=5), "the densities of layer 'fc1'"),
-        (lambda run: run["stages"].pop(), "its stages are not those of 3 rounds"),
-        (lambda run: run["stages"][1].update(kept=10**9), "1000000000 of .* weights in round 1"),
-        (lambda run: run["scan"][0]["accuracy"].update(n=0), "does not fit .*: accuracy"),
-        (lambda run: run["epochs"][0].update(loss="low"), r"epochs\[0\].loss must be number"),
-        (lambda run: run.update(seed="x"), "seed must be whole number, got text"),
-        (lambda run: run.update(stages=7), "stages must be list, got whole number"),
+        (lambda run: run.pop("sha256"), "changed since the run"),
+        (lambda run: run.pop("recipe"), "changed since the run"),
+        (lambda run: run["recipe"].update(network="resnet"), "changed since the run"),
+        (lambda run: run["test"]["pruned"].update(value=0.7), "changed since the run"),
+        (lambda run: run["parameters"].update(pruned=1), "changed since the run"),
+        (lambda run: run["layers"]["pruned"].pop(), "changed since the run"),
+        (lambda run: run["epochs"][0].update(loss="low"), "changed since the run"),
+        (lambda run: run.update(stages=7), "changed since the run"),
     ],
 )
 def test_a_run_that_lies_is_refused(change, says, here):
@@ -570,10 +555,12 @@ def test_a_record_with_nan_is_refused(here):
 
 
 def test_a_run_with_files_of_another_is_refused(here):
+    before = Path("run/model.safetensors").read_bytes()
     shutil.copy("run/dense.safetensors", "run/model.safetensors")
-    check_refused(("report", "run", "--out", "new"), "parameters of the pruned network")
+    check_refused(("report", "run", "--out", "new"), "changed since the run")
+    Path("run/model.safetensors").write_bytes(before)
     shutil.copy("mask.safetensors", "run/mask.safetensors")
-    check_refused(("report", "run", "--out", "new"), "parameters of the pruned network")
+    check_refused(("report", "run", "--out", "new"), "changed since the run")
 
 
 @pytest.mark.parametrize(
@@ -713,16 +700,16 @@ def test_a_network_too_large_for_this_machine_is_refused(here, monkeypatch):
 
 def interrupted(monkeypatch, words, after):
     """Ctrl-C when `train` begins an epoch for the time number `after`."""
-    epoch, seen = training._Loop._epoch, []
+    modes, seen = training.mode, []
 
-    def stop(self, forward):
+    def stop(model, *, training):
         seen.append(1)
         if len(seen) > after:
             raise KeyboardInterrupt
-        return epoch(self, forward)
+        return modes(model, training=training)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Loop, "_epoch", stop)
+        patch.setattr(training, "mode", stop)
         assert typed(*words)[0] == 130
 
 
@@ -795,24 +782,20 @@ def test_what_a_run_was_started_with_is_checked(change, says, here):
     [
         (
             lambda about: about["rows"].append({**about["rows"][0], "epoch": 2}),
-            "2 rows and step 0 are",
+            r"its rows \(2\) and step 0 do not fit epochs=1",
         ),
-        (lambda about: about["rows"][0].update(epoch=3), "rows and step 0 are not"),
-        (lambda about: about["rows"].clear(), "0 rows and step 0 are not"),
+        (lambda about: about["rows"][0].update(epoch=3), r"its rows \(1\) and step 0 do not"),
+        (lambda about: about["rows"].clear(), r"its rows \(0\) and step 0 do not"),
         (lambda about: about["rows"][0].update(loss="x"), r"rows\[0\].loss must be number"),
-        (lambda about: about.update(step=-1), "1 rows and step -1 are not"),
+        (lambda about: about.update(step=-1), r"its rows \(1\) and step -1 do not"),
         (lambda about: about.update(settings=[]), "settings must be object, got list"),
         (lambda about: about["settings"].update(lr=9), "of another training, with another lr"),
-        (lambda about: about.update(optimizer=7), "is a broken checkpoint"),
+        (lambda about: about.update(optimizer=7), "optimizer must be object, got whole number"),
     ],
 )
 def test_a_checkpoint_that_lies_is_refused(change, says, toy, split, tmp_path):
     config, path = training.TrainConfig(epochs=1), tmp_path / "c"
     list(training.train(toy, split, config, checkpoint=path))
-    if "broken checkpoint" in says:
-        config = replace(config, epochs=2)
-        path.unlink()
-        next(training.train(toy, split, config, checkpoint=path))
     edit(path, change)
     old, before = path.read_bytes(), [p.clone() for p in toy.parameters()]
     with pytest.raises(ValueError, match=says) as caught:

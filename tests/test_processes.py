@@ -145,14 +145,14 @@ def test_one_process_agrees_with_itself_and_gathers_its_own():
     assert values.tolist() == [1, 2]
 
 
-def test_a_process_told_to_end_says_why_and_leaves_the_signal_as_it_was():
+def test_a_stopped_process_says_why_and_leaves_the_signal_as_it_was():
     script = """
 import os, signal
 from pruning_lab import processes
 
 before = signal.getsignal(signal.SIGTERM)
 try:
-    with processes._told_to_end():
+    with processes.stoppable():
         os.kill(os.getpid(), signal.SIGTERM)
         signal.pause()
 except ConnectionError as error:
@@ -166,6 +166,6 @@ print(signal.getsignal(signal.SIGTERM) is before)
         timeout=60,
     )
     said, same = done.stdout.splitlines()
-    assert said.startswith("the launcher ends this process, as it does when another one has died")
-    assert said.endswith("--resume goes on")
+    assert said.startswith("stopped by torch's launcher, probably because another process failed;")
+    assert said.endswith("; run the same command with --resume")
     assert same == "True"

@@ -36,7 +36,8 @@ for pin in PINNED:
 
 def direct_dependencies():
     extras = PROJECT["project"]["optional-dependencies"]
-    return list(map(Requirement, sum(extras.values(), PROJECT["project"]["dependencies"])))
+    every = map(Requirement, sum(extras.values(), PROJECT["project"]["dependencies"]))
+    return [needed for needed in every if needed.name != PROJECT["project"]["name"]]
 
 
 def applies(requirement, **platform):
@@ -343,8 +344,12 @@ def test_each_word_starts_its_task(lab):
 @pytest.mark.parametrize(
     ("mishap", "code", "sentence"),
     [
-        ("failed", 1, "ended with 7; why, it says above\nThe same command starts it again.\n"),
-        ("crashed", 1, "ended with -9; why, it says above\nThe same command starts it again.\n"),
+        ("failed", 1, "ended with 7; its messages are above\nThe same command starts it again.\n"),
+        (
+            "crashed",
+            1,
+            "ended with -9; its messages are above\nThe same command starts it again.\n",
+        ),
         ("interrupted", 130, "did not finish: interrupted\nThe same command starts it again.\n"),
         ("killed", -9, ""),
     ],

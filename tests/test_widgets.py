@@ -537,8 +537,8 @@ def marked(panel) -> list:
 
 def test_the_picture_marks_what_was_chosen(drops, toy, batches):
     panel = drops(toy, taught(toy, batches), max_drop=5.0)
-    rows = [[row.density, 1 - row.drop] for row in panel.plan.rows]
-    assert np.array(marked(panel)) == pytest.approx(np.array(rows))
+    rows = [[row.density, -100 * row.drop] for row in panel.plan.rows]
+    assert np.array(marked(panel)) == pytest.approx(np.array(rows), abs=1e-9)
 
 
 def test_a_network_of_many_layers_gets_a_higher_picture(drops, shown):

@@ -336,7 +336,7 @@ class DropSlider(_Panel):
         )
         chosen = [row for row in plan.rows if row.density > 0]  # nothing left has no place there
         x = [row.density for row in chosen]
-        y = [self.scan.dense.value - row.drop for row in chosen]
+        y = [-100 * row.drop for row in chosen]
         ax.plot(x, y, "o", color=plots.LIMIT, markersize=5, zorder=5)
 
     def __repr__(self) -> str:
