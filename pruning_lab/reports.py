@@ -36,45 +36,62 @@ def sentence(record: dict) -> str:
 
 
 def table_1(record: dict) -> Table:
-    """The network's line of Table 1, turned on its side: paper | this run, with intervals."""
-    theirs, counted = paper.TABLE_1[record["recipe"]["network"]], record["parameters"]
+    """The network's line of Table 1, turned on its side: paper | this run, with intervals.
+
+    Of a network that the paper does not have, this run alone.
+    """
+    theirs, counted = paper.TABLE_1.get(record["recipe"]["network"]), record["parameters"]
     dense, pruned = (Accuracy(**record["test"][which]) for which in ("dense", "pruned"))
     change, interval = _change(Drop(**record["test"]["drop"]))
+    rows = [
+        ("", "this run", "95 % interval"),
+        ("error, dense", *_error(dense)),
+        ("error, pruned", *_error(pruned)),
+        ("change of accuracy, points", change, f"{interval}, paired"),
+        ("parameters, dense", f"{counted['dense']:,}", ""),
+        ("parameters, pruned", f"{counted['pruned']:,}", ""),
+        ("compression", f"{_compression(record):.1f}x", ""),
+    ]
+    if theirs is None:
+        return rows
     source, ours = _paper_images(record), record["data"]["name"]
     # Numbers on other images are never shown as if they were on the same.
     names = ("", "") if ours == source else (f", {source}", f", {ours}")
-    better = f"{100 * (theirs.dense_error - theirs.error):+z.2f}"
-    return [
-        ("", f"paper{names[0]}", f"this run{names[1]}", "95 % interval"),
-        ("error, dense", f"{theirs.dense_error:.2%}", *_error(dense)),
-        ("error, pruned", f"{theirs.error:.2%}", *_error(pruned)),
-        ("change of accuracy, points", better, change, f"{interval}, paired"),
-        ("parameters, dense", _short(theirs.dense_parameters), f"{counted['dense']:,}", ""),
-        ("parameters, pruned", _short(theirs.parameters), f"{counted['pruned']:,}", ""),
-        ("compression", f"{theirs.compression}x", f"{_compression(record):.1f}x", ""),
-    ]
+    rows[0] = ("", f"this run{names[1]}", "95 % interval")
+    reported = (
+        f"paper{names[0]}",
+        f"{theirs.dense_error:.2%}",
+        f"{theirs.error:.2%}",
+        f"{100 * (theirs.dense_error - theirs.error):+z.2f}",
+        _short(theirs.dense_parameters),
+        _short(theirs.parameters),
+        f"{theirs.compression}x",
+    )
+    return [(row[0], cell, *row[1:]) for row, cell in zip(rows, reported, strict=True)]
 
 
 def layer_table(record: dict) -> Table:
     """The network's rows of Tables 2-5; each density as paper | this run."""
-    theirs = {row.layer: row for row in paper.LAYER_TABLES[record["recipe"]["network"]]}
+    theirs = {row.layer: row for row in _paper_layers(record)}
     columns = {"act%": "activation_density", "weights%": "density", "FLOP%": "flop_density"}
     pairs = [f"{name}\n{whose}" for name in columns for whose in ("paper", "ours")]
-    table, counts = [("layer", "weights", "FLOP", *pairs)], _counts(record)
+    head, counts = pairs if theirs else columns, _counts(record)
+    table = [("layer", "weights", "FLOP", *head)]
     for row in (*counts, counts.total):
         cells = [row.layer, f"{row.weights:,}", f"{row.flops:,}"]
         for column in columns.values():
-            cells += [f"{getattr(theirs[row.layer], column):.0%}", f"{getattr(row, column):.1%}"]
+            cells += [f"{getattr(theirs[row.layer], column):.0%}"] if theirs else []
+            cells += [f"{getattr(row, column):.1%}"]
         table.append(tuple(cells))
     return table
 
 
 def text(record: dict) -> str:
     """The sentence and both tables for a terminal."""
-    number = paper.TABLE_NUMBERS[record["recipe"]["network"]]
+    first, second = _titles(record)
     return (
-        f"{sentence(record)}\n\nTable 1: {_name(record)}; {_test(record)}\n"
-        f"{_table(table_1(record))}\n\nTable {number}: layer by layer, biases not counted\n"
+        f"{sentence(record)}\n\n{first}{_name(record)}; {_test(record)}\n"
+        f"{_table(table_1(record))}\n\n{second}layer by layer, biases not counted\n"
         f"{_table(layer_table(record))}"
     )
 
@@ -92,16 +109,15 @@ def html(run: Run, command: str | None = None) -> str:
 
 def _sections(run: Run, title: str, command: str) -> Iterable[str]:
     record, counts = run.record, _counts(run.record)
-    theirs = paper.LAYER_TABLES[record["recipe"]["network"]]
-    number = paper.TABLE_NUMBERS[record["recipe"]["network"]]
+    first, second = _titles(record)
     yield f"<h1>{title}</h1><p class='result'>{escape(sentence(record))}</p>"
     yield f"<pre>{escape(command)}</pre>{_small(_about(record))}"
-    yield f"<h2>Table 1, and this run</h2>{_table(table_1(record), 'html')}"
+    yield f"<h2>{first}accuracy and size</h2>{_table(table_1(record), 'html')}"
     yield _small(
         f"All {_test(record)}. The interval of the change is that of the paired difference: both "
         f"networks answered the same images."
     )
-    yield f"<h2>Table {number}, layer by layer</h2>{_table(layer_table(record), 'html')}"
+    yield f"<h2>{second}layer by layer</h2>{_table(layer_table(record), 'html')}"
     yield _small(
         f"Weights without biases; FLOP: two per multiply-accumulate, before pooling; act%: outputs "
         f"that are not zero, after ReLU and pooling; FLOP%: operations left when zero weights and "
@@ -109,8 +125,9 @@ def _sections(run: Run, title: str, command: str) -> Iterable[str]:
         f"{counts.weights_only_flop_density:.1%} of the operations are left."
     )
     wide = _axes(max(6.5, 0.9 * len(counts)))
-    picture = plots.layer_table(counts, theirs, ax=wide)
-    yield _pictures("What is left of each layer, beside the paper.", picture)
+    picture = plots.layer_table(counts, _paper_layers(record), ax=wide)
+    beside = ", beside the paper" if _paper_layers(record) else ""
+    yield _pictures(f"What is left of each layer{beside}.", picture)
     if stages := record.get("stages"):
         caption = (
             "Change of accuracy on the val split after each pruning and each retraining, with "
@@ -194,7 +211,18 @@ def _small(text: str) -> str:
 
 
 def _name(record: dict) -> str:
-    return paper.TABLE_1[record["recipe"]["network"]].network
+    network = record["recipe"]["network"]
+    return paper.TABLE_1[network].network if network in paper.TABLE_1 else network
+
+
+def _paper_layers(record: dict) -> tuple[paper.LayerRow, ...]:
+    return paper.LAYER_TABLES.get(record["recipe"]["network"], ())
+
+
+def _titles(record: dict) -> tuple[str, str]:
+    """How the paper numbers the two tables; nothing for a network that it does not have."""
+    number = paper.TABLE_NUMBERS.get(record["recipe"]["network"])
+    return ("Table 1: ", f"Table {number}: ") if number else ("", "")
 
 
 def _compression(record: dict) -> float:
@@ -227,7 +255,8 @@ def _paper_images(record: dict) -> str:
 
 def _test(record: dict) -> str:
     data, theirs = record["data"], _paper_images(record)
-    note = "" if data["name"] == theirs else f"; the paper's are of {theirs}"
+    note = f"; the paper's are of {theirs}" if _paper_layers(record) else ""
+    note = "" if data["name"] == theirs else note
     once = ", used once" if "seed" in record else ""  # by a run; a report may be made again
     return f"errors on {data['images']['test']:,} test images of {data['name']}{once}{note}"
 

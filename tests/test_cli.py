@@ -765,12 +765,13 @@ def test_a_network_of_ones_own_goes_from_training_to_the_report(own, capsys):
         model = sys.modules["own_nets"].make()
         models.load_(model, f"{name}.safetensors")
         for text in (said, page_):
-            assert str(evaluation.evaluate(model, test)) in text
+            assert f"{evaluation.evaluate(model, test).error:.2%}" in text
     mask = masks.Mask.load("mask.safetensors")
     assert all((model.get_submodule(name).weight[~kept] == 0).all() for name, kept in mask.items())
-    assert "%" in said
+    assert "own_nets:make keeps " in said
     assert "paper" not in said
     assert "used once" not in said
+    assert "beside the paper" not in page_
 
 
 @pytest.mark.parametrize("about", [{"data": 7}, {"size": "large"}, {"root": []}, {"data": "mnits"}])

@@ -51,7 +51,7 @@ def test_the_layer_table_has_a_row_for_each_of_the_papers(run):
 def test_the_terminal_shows_both_tables_under_their_names(run):
     text = reports.text(run.record)
     assert text.startswith(reports.sentence(run.record))
-    assert "\nTable 1: LeNet-5; errors on 359 test images of digits, used once" in text
+    assert "\nTable 1: LeNet-5; errors on 359 test images of digits" in text
     assert "the paper's are of mnist" in text
     assert "\nTable 3: layer by layer" in text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 from typing import Annotated
 
@@ -49,25 +48,5 @@ def report(
         record = lab.experiments.compare(before.to(splits.val.device), model, splits)
         record = {"recipe": {"network": about["network"]}, **record}
         result = lab.experiments.Run(record, before, model, lab.Mask.of(model))
-    network_name = result.record["recipe"]["network"]
-    if network_name in common.RECIPES:
-        text, html = lab.reports.text(result.record), lab.reports.html(result)
-    else:
-        text, html = _without_paper(result.record, lab.counts.layers(model, splits.val))
-    lab.files.write(page, html)
-    output.show(result.record, f"\n{text}\n\nOpen {page} for the plots")
-
-
-def _without_paper(record: dict, layers: lab.counts.Counts) -> tuple[str, str]:
-    """Text and page of a network that is not in the paper."""
-    test, images = record["test"], record["data"]["images"]["test"]
-    lines = [
-        f"{record['recipe']['network']}, on {images:,} test images of {record['data']['name']}"
-    ]
-    for which in ("dense", "pruned"):
-        accuracy = lab.evaluation.Accuracy(**test[which])
-        lines.append(f"{which}: accuracy {accuracy}, {record['parameters'][which]:,} parameters")
-    lines.append(f"change of accuracy: {lab.evaluation.Drop(**test['drop'])}\n\n{layers}")
-    text = "\n".join(lines)
-    head = "<meta charset='utf-8'><meta name='generator' content='pruning_lab'>"
-    return text, f"<!doctype html>\n<html><head>{head}</head><pre>{escape(text)}</pre></html>\n"
+    lab.files.write(page, lab.reports.html(result))
+    output.show(result.record, f"\n{lab.reports.text(result.record)}\n\nOpen {page} for the plots")

@@ -128,17 +128,10 @@ class Training:
         rows = []
         for row in lab.train(model, splits.train, config, mask=mask, checkpoint=checkpoint):
             rows.append(lab.rows.plain(row))
-            output.say(_line(row))
+            output.say(row)
         accuracy = lab.evaluate(model, splits.val)
         output.say(f"accuracy on val: {accuracy}")
         return {"epochs": rows, "val": lab.rows.plain(accuracy)}
-
-
-def _line(row: lab.checkpoints.Epoch) -> str:
-    if "__str__" in vars(type(row)):
-        return str(row)
-    accuracy = f"accuracy {row.accuracy:.2%}, {row.seconds_left:.0f} s left"  # until it has one
-    return f"epoch {row.epoch}/{row.epochs}  loss {row.loss:.3f}, {accuracy}"
 
 
 def save(out: str, model, about: dict, result: dict, output: common.Output) -> None:
