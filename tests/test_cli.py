@@ -49,14 +49,6 @@ def here(*words):
     return cli.main(words)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def own_state(tmp_path_factory):
-    """What the user has typed before is not read, and these tests leave nothing there."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        yield
-
-
 SCAN = ("scan", "dense.safetensors", "--data", "digits")
 
 
@@ -710,20 +702,6 @@ def test_a_file_never_has_code_imported_that_was_not_typed(own, capsys):
         assert "own_broken" not in sys.modules
 
 
-def test_a_file_may_name_a_function_that_was_typed_in_this_folder_and_in_no_other(
-    own, capsys, tmp_path_factory, monkeypatch
-):
-    folder, model = own
-    models.save("own.safetensors", model, about={"network": "own_nets:make"})
-    words = ("prune", str(folder / "own.safetensors"), "--density", "0.5", "--force")
-    assert here(*words) == 2
-    assert here(*words, "--model", "own_nets:make") == 0
-    assert here(*words) == 0
-    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    assert here(*words) == 2
-    assert "code that is not run unasked" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("safe", [(), ("-P",)])  # with it, Python leaves the current folder out
 def test_the_current_folder_is_the_last_in_which_modules_are_found(safe, own):
     folder, _ = own
@@ -737,8 +715,8 @@ def test_the_current_folder_is_the_last_in_which_modules_are_found(safe, own):
 
 
 def test_a_network_of_ones_own_goes_from_training_to_the_report(own, capsys):
-    """The function and the folder are typed once; then each command reads them off the files."""
-    _, _ = own
+    """The folder is typed once, then the files name it; the function is typed for each command."""
+    made_by = ("--model", "own_nets:make")
     words = ("train", "--model", "own_nets:make", "--data", "folder:photos", "--epochs", "2")
     assert here(*words, "--lr", "0.01", "--out", "own.safetensors") == 0
     said = capsys.readouterr().out.splitlines()
@@ -749,16 +727,25 @@ def test_a_network_of_ones_own_goes_from_training_to_the_report(own, capsys):
     folder = f"folder:{Path('photos').absolute()}"
     assert about == {"network": "own_nets:make", "data": folder, "seed": 0}
 
-    assert here("scan", "own.safetensors", *LEVELS) == 0
+    assert here("scan", "own.safetensors", *made_by, *LEVELS) == 0
     val = data.load("folder:photos").val
     scan = sensitivity.Scan.load("scan.csv")
     assert scan.about["images_sha256"] == val.fingerprint()
-    assert here("choose", "scan.csv", "own.safetensors", "--max-drop", "5") == 0
-    assert here("prune", "own.safetensors", "--plan", "plan.json") == 0
-    words = ("own.safetensors", "--mask", "mask.safetensors", "--epochs", "1", "--lr", "0.01")
+    assert here("choose", "scan.csv", "own.safetensors", *made_by, "--max-drop", "5") == 0
+    assert here("prune", "own.safetensors", *made_by, "--plan", "plan.json") == 0
+    words = (
+        "own.safetensors",
+        *made_by,
+        "--mask",
+        "mask.safetensors",
+        "--epochs",
+        "1",
+        "--lr",
+        "0.01",
+    )
     assert here("retrain", *words) == 0
     capsys.readouterr()
-    assert here("report", "pruned.safetensors", "--dense", "own.safetensors") == 0
+    assert here("report", "pruned.safetensors", "--dense", "own.safetensors", *made_by) == 0
     said, page_ = capsys.readouterr().out, Path("report.html").read_text()
     test = data.load("folder:photos").test
     for name in ("own", "pruned"):

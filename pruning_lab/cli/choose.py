@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Annotated
 
 import pruning_lab as lab
@@ -65,7 +64,7 @@ def choose(
                 output.say(f"a search of at most {most:,} evaluations, each on 2,000 images")
             bar.update(done - bar.n)
 
-        plan = _choose(scanned, asked, notify=notify, **options)
+        plan = lab.choose(scanned, **asked, notify=notify, **options)
     plan.save(out)
     output.say(plan)
     if "model" not in options:
@@ -74,10 +73,3 @@ def choose(
     output.show(record, f"wrote {out}")
     name = f" --model {network.model}" if network.model else ""
     output.say(f"next: pruning-lab prune {file or 'NETWORK.safetensors'}{name} --plan {out}")
-
-
-def _choose(scanned, asked: dict, method: str | None, **options) -> lab.sensitivity.Plan:
-    if "max_drop_per_layer" not in inspect.signature(lab.choose).parameters:  # until it has it
-        method = method or ("joint" if "max_drop" in asked else "single")
-        asked = {name.removesuffix("_per_layer"): value for name, value in asked.items()}
-    return lab.choose(scanned, **asked, method=method, **options)

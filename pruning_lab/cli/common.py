@@ -8,9 +8,8 @@ import os
 import pkgutil
 import sys
 from collections.abc import Mapping
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal, get_origin
 
 from cyclopts import Group, Parameter
@@ -158,7 +157,7 @@ class Network:
             raise ValueError(f"{path} does not say which network it is; add --model NAME ({known})")
         if ":" not in name:
             return lab.models.load(path, name)
-        if not (self.model or _was_typed(name)):
+        if not self.model:
             raise ValueError(
                 f"{path} is of code that is not run unasked; if you trust it, add --model {name}"
             )
@@ -188,23 +187,7 @@ def build(about: Mapping):
         raise ValueError(
             f"--model {name} gave a {type(model).__name__}, expected a torch.nn.Module"
         )
-    _was_typed(name, now=True)
     return model
-
-
-def _was_typed(name: str, *, now: bool = False) -> bool:
-    """Whether the user has typed this --model in this folder; `now` notes that it is so.
-
-    From then on a file may name the function; code that only a file names is never run.
-    """
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    path, entry = Path(state) / "pruning_lab" / "models.txt", repr((os.getcwd(), name))
-    typed = []
-    with suppress(OSError, ValueError):  # without a place for it, it is typed every time
-        typed = path.read_text().splitlines() if path.exists() else []
-        if now and entry not in typed:
-            lab.files.write(path, "\n".join([*typed, entry, ""]))
-    return entry in typed
 
 
 def _first_line(error: BaseException) -> str:
