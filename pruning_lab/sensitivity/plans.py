@@ -125,13 +125,11 @@ class Plan:
     def __str__(self) -> str:
         kind = self.asked.split()[0]
         asked = f"{self.asked} {_ASKED[kind]}" if kind in _ASKED else self.asked
-        measured = "all layers together are not measured (give model= and images= for that)"
+        measured = "not measured together, for which give model= and images="
         if self.together is not None:
-            measured = f"all layers together: {self.together} on {self.together.n:,} images"
-        lines = [
-            f"{self.rows}\n",
-            f"Asked for {asked}; {measured}; {self.density:.2%} of the weights stay.",
-        ]
+            measured = f"measured together: {self.together} on {self.together.n:,} images"
+        sentence = f"Asked for {asked}; {measured}; {self.density:.2%} of the weights stay."
+        lines = [f"{self.rows}\n", sentence]
         if self.predicted is not None:
             lines.append(
                 f"The changes of single layers sum to {change(self.predicted)} points; they do not "
