@@ -2,17 +2,17 @@
 
 import csv
 import io
-import math
+import json
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import ClassVar, Literal, NotRequired, TypedDict
 
-from torch import Tensor, nn
+from torch import nn
 
-from pruning_lab import criteria, files
+from pruning_lab import files
 from pruning_lab.criteria import Saliency
 from pruning_lab.data import Images
 from pruning_lab.evaluation import Accuracy, Drop
@@ -107,51 +107,33 @@ class Scan(Rows[ScanPoint]):
 
     def save(self, path: str | Path) -> Path:
         """Write the rows as CSV, and beside them as .json what was scanned and how."""
-        about = {"format": _FORMAT, "dense": plain(self.dense), **self.about}
-        files.save_json(_beside(path), about)
         table = io.StringIO()
         writer = csv.DictWriter(table, _COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(map(flat, self))
+        about = {**self.about, "dense": plain(self.dense)}
+        seal = {"format": _FORMAT, "sha256": _digest(about, table.getvalue())}
+        files.save_json(_beside(path), {**seal, **about})
         return files.write(path, table.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> "Scan":
-        """Read what `save` wrote. Raises ValueError with the file and line of what is broken.
-
-        Every row has to be of a layer and level that the .json names, in its order, and its numbers
-        have to agree with each other, as those that were measured do.
-        """
+        """Read what `save` wrote. Raises ValueError where either file has changed since then."""
         beside = _beside(path)
-        about = decode(ScanAbout, files.load_json(beside), beside, _FORMAT)
-        dense = about.pop("dense")
-        lines = csv.reader(files.read_text(path).splitlines())
-        try:
-            header, *lines = list(lines) or [[]]
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {lines.line_num} is broken: {error}") from None
-        if header != _COLUMNS:
-            raise ValueError(f"{path}, line 1: expected the columns {','.join(_COLUMNS)}")
-        points = [_point(line, f"{path}, line {n}") for n, line in enumerate(lines, start=2)]
-        cells = [(layer, level) for layer in about["layers"] for level in about["levels"]]
-        wrong = {beside: _wrong_about(about, dense)}
-        for number, (point, cell) in enumerate(zip(points, cells, strict=False), start=2):
-            wrong[f"{path}, line {number}"] = _wrong_point(point, *cell, about, dense)
-        if len(points) != len(cells):
-            wrong[path] = (
-                f"{len(points)} rows, and {beside.name} names {len(cells)} layers x levels"
+        content, table = files.load_json(beside), files.read_text(path)
+        about = decode(ScanAbout, content, beside, _FORMAT)
+        if about.pop("sha256") != _digest({n: content[n] for n in about}, table):
+            raise ValueError(
+                f"{path} is broken: it or {beside.name} has changed since the scan; scan again"
             )
-        for where, what in wrong.items():
-            if what is not None:
-                raise ValueError(f"{where} is broken: {what}")
-        return cls(points, dense=dense, about=about)
+        lines = csv.DictReader(table.splitlines())
+        points = [_point(line, f"{path}, line {n}") for n, line in enumerate(lines, start=2)]
+        return cls(points, dense=about.pop("dense"), about=about)
 
 
 class Sizes(TypedDict):
-    """Weights of one or more layers, and those that are not zero."""
-
     weights: int
-    kept: int
+    kept: int  # those that are not zero
 
 
 class LayerAbout(Sizes):
@@ -160,8 +142,10 @@ class LayerAbout(Sizes):
 
 
 class ScanAbout(TypedDict):
-    """What a scan's .json holds."""
+    """What a scan's .json holds; in memory `dense` is the scan's, and there is no seal."""
 
+    sha256: NotRequired[str]  # of the other entries and the rows
+    dense: NotRequired[Accuracy]
     pruning_lab: str
     torch: str
     split: str | None
@@ -174,7 +158,6 @@ class ScanAbout(TypedDict):
     recalibrated: bool  # BatchNorm statistics renewed in every cell
     layers: dict[str, LayerAbout]
     other_layers: Sizes
-    dense: NotRequired[Accuracy]  # in the file; in memory it is the scan's
 
 
 TOLERATED = 0.005  # the loss that the summary of a scan speaks of
@@ -186,30 +169,15 @@ _COLUMNS = [
 ]
 
 
-def sizes(weights: Iterable[Tensor]) -> Sizes:
-    counts = [(weight.numel(), int(weight.count_nonzero())) for weight in weights]
-    return {"weights": sum(n for n, _ in counts), "kept": sum(kept for _, kept in counts)}
+def _digest(about: Mapping, table: str) -> str:
+    return files.sha256(json.dumps(about, sort_keys=True).encode(), table.encode())
 
 
-def layer_about(name: str, weight: Tensor) -> LayerAbout:
-    return {
-        **sizes([weight]),
-        "shape": list(weight.shape),
-        "sigma": criteria.sigma_of(name, weight.detach()),
-    }
-
-
-def _point(cells: list[str], where: str) -> ScanPoint:
-    if len(cells) != len(_COLUMNS):
-        raise ValueError(f"{where} is broken: {len(cells)} cells, expected {len(_COLUMNS)}")
-    row = dict(zip(_COLUMNS, cells, strict=True))
+def _point(line: dict[str, str], where: str) -> ScanPoint:
+    row = line | {name: line[name] or None for name in ("quality", "threshold")}
     for name in ("accuracy", "drop"):
         row[name] = {part: row.pop(name + suffix) for part, suffix in _PARTS.items()}
-    row |= {name: row[name] or None for name in ("quality", "threshold")}
     return decode(ScanPoint, row, where, strict=False)
-
-
-# ------------------------------------------------------------------------------ what must be true
 
 
 def wrong_measurement(accuracy: Accuracy, lost: Drop | None = None) -> str | None:
@@ -230,43 +198,6 @@ def wrong_measurement(accuracy: Accuracy, lost: Drop | None = None) -> str | Non
     if not any(lost == Drop.counted(won + net, won, n) for won in possible[place : place + 1]):
         return f"drop {lost.value:g} ({lost.low:g} to {lost.high:g}) of {lost.n} images"
     return None
-
-
-def _wrong_about(about: ScanAbout, dense: Accuracy) -> str | None:
-    most = 1 if about["asked"] == "density" else math.inf
-    for level in about["levels"]:
-        if not 0 <= level <= most:
-            return f"levels has the {about['asked']} {level:g}"
-    for name, row in {**about["layers"], "other_layers": about["other_layers"]}.items():
-        if not 0 <= row["kept"] <= row["weights"] or row.get("sigma", 0) < 0:
-            return f"{name} has {row['kept']:,} of {row['weights']:,} weights"
-        if math.prod(row.get("shape", [row["weights"]])) != row["weights"]:
-            return f"{name} has {row['weights']:,} weights, and the shape {row['shape']}"
-    if not about["layers"] or not about["levels"]:
-        return "it names no layer or no level"
-    return wrong_measurement(dense)
-
-
-def _wrong_point(
-    point: ScanPoint, layer: str, level: float, about: ScanAbout, dense: Accuracy
-) -> str | None:
-    row, by_density = about["layers"][layer], about["asked"] == "density"
-    weights, sigma, asked = row["weights"], row["sigma"], f"{about['asked']} {level:g}"
-    if (point.layer, point.asked) != (layer, asked):
-        return f"expected layer {layer!r} at {asked}, got {point.layer!r} at {point.asked}"
-    kept = round((level if by_density else point.density) * weights)
-    if point.density != min(kept, row["kept"]) / max(weights, 1) or point.density < 0:
-        return f"density {point.density:g} at {asked} of {weights:,} weights"
-    cut = point.threshold
-    quality = level if not by_density else None if cut is None or sigma == 0 else cut / sigma
-    if point.quality is not None and (point.quality != quality or cut is None):
-        return f"quality {point.quality:g}, threshold {cut}, sigma {sigma:g} at {asked}"
-    if not by_density and cut != level * sigma:
-        return f"threshold {cut} at {asked}, sigma {sigma:g}"
-    lost = dense.value - point.accuracy.value
-    if point.accuracy.n != dense.n or not math.isclose(lost, point.drop.value, abs_tol=1e-9):
-        return f"drop {point.drop.value:g} from {dense.value:g} to {point.accuracy.value:g}"
-    return wrong_measurement(point.accuracy, point.drop)
 
 
 def _beside(path: str | Path) -> Path:

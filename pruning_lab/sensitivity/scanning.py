@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count, islice
+from operator import methodcaller
 from pathlib import Path
 
 import torch
@@ -14,12 +15,12 @@ from torch import Tensor, nn
 from pruning_lab import __version__, criteria, data, models, processes
 from pruning_lab.criteria import Saliency
 from pruning_lab.data import Images, Part
-from pruning_lab.evaluation import Accuracy, Drop, measuring, right, workers
-from pruning_lab.evaluation.replica import Changes, Replica, described, replicas
-from pruning_lab.layers import Layer, device_of, find, prunable
+from pruning_lab.evaluation import Accuracy, Changes, Drop, Thresholded, measuring, right, workers
+from pruning_lab.evaluation.replica import NOTHING, Replica, described, replicas
+from pruning_lab.evaluation.thresholded import prepared
+from pruning_lab.layers import device_of, find, prunable
 from pruning_lab.sensitivity.journal import Journal
-from pruning_lab.sensitivity.levels import Cell, cells_of, join
-from pruning_lab.sensitivity.points import Origin, Scan, ScanPoint, layer_about, sizes
+from pruning_lab.sensitivity.points import LayerAbout, Origin, Scan, ScanPoint
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,8 @@ def scan(
     with measuring(model):
         sample, batches = _own_batches(images)
         copies = replicas(model, *sample)
-        chosen = {name: chosen[name] for name in copies[0].layers if name in chosen}
-        others = [layer.weight for name, layer in found.items() if name not in chosen]
-        about = _about(model, images, chosen, others) | {
+        weights = {n: found[n].weight.detach() for n in copies[0].layers}
+        about = _about(model, images, weights, chosen) | {
             "saliency": criteria.name_of(saliency),
             "asked": kind,
             "levels": levels,
@@ -89,24 +89,24 @@ def scan(
                 "torch.manual_seed with the same number in each"
             )
         cells = []
-        for name, layer in chosen.items():
-            sigma = about["layers"][name]["sigma"]
-            cells += cells_of(name, layer.weight.detach(), saliency, kind, levels, sigma)
-        base = join(copies, cells, len(levels), cumulative, recalibrate)
+        for name, row in about["layers"].items():
+            cells += _cells(name, weights[name], saliency, kind, levels, row["sigma"])
+        base = _join(copies, cells, len(levels), cumulative, recalibrate)
         journal = Journal(out, header, 1 + len(cells), resume) if out is not None else None
         known = journal.done if journal else {}
-        once = isinstance(images, Iterator)  # images that are gone are not remembered
+        once = isinstance(images, Iterator)  # then the images are gone, and not remembered
         origin = None if once else Origin(model, images, recalibrate, saliency)
         made = partial(_scan_of, cells, about, origin)
-        tally = _Tally(1 + len(cells), data.count(images), described(copies), made)
-        notify(tally.progress())
-        jobs = (partial(_count, known.get(n), n, x, y, cells, base) for n, (x, y) in batches)
-        for number, counts in workers.each(copies, jobs):
-            tally.add(counts, is_new=number not in known)
+        told = partial(_progress, time.perf_counter(), data.count(images), described(copies), made)
+        counts = torch.zeros(1 + len(cells), 4, dtype=torch.int64)
+        notify(told(counts))
+        jobs = (partial(_count, known, cells, base, batch) for batch in batches)
+        for number, new in workers.each(copies, jobs):
+            counts = counts + new
             if journal and number not in known:
-                journal.note(number, counts)
-            notify(tally.progress())
-        result = made(processes.summed(tally.counts))
+                journal.note(number, new)
+            notify(told(counts))
+        result = made(processes.summed(counts))
     if journal:
         if processes.rank() == 0:
             result.save(out)
@@ -143,75 +143,109 @@ def _own_batches(images: Images) -> tuple[tuple[Tensor, Tensor], Iterator]:
 
 
 def _about(
-    model: nn.Module, images: Images, layers: Mapping[str, Layer], others: list[Tensor]
+    model: nn.Module, images: Images, weights: Mapping[str, Tensor], chosen: Iterable[str]
 ) -> dict:
+    rows = {
+        name: LayerAbout(
+            weights=weight.numel(),
+            kept=int(weight.count_nonzero()),
+            shape=list(weight.shape),
+            sigma=criteria.sigma_of(name, weight),
+        )
+        for name, weight in weights.items()
+    }
+    others = [row for name, row in rows.items() if name not in chosen]
     return {
         "pruning_lab": __version__,
         "torch": torch.__version__,
         "split": images.name if isinstance(images, Part) else None,
         "images_sha256": data.fingerprint_of(images),
         "model_sha256": models.fingerprint(model),
-        "layers": {name: layer_about(name, layer.weight) for name, layer in layers.items()},
-        "other_layers": sizes(others),
+        "layers": {name: row for name, row in rows.items() if name in chosen},
+        "other_layers": {key: sum(row[key] for row in others) for key in ("weights", "kept")},
     }
 
 
+# --------------------------------------------------------------------------------------- cells
+
+
+@dataclass
+class _Cell:
+    """One layer at one level."""
+
+    point: dict  # what its ScanPoint says besides what is measured
+    first: str  # the first layer that changes
+    changes: Changes  # what stands in for its weight
+
+
+def _cells(
+    layer: str, weight: Tensor, saliency: Saliency, kind: str, levels: list[float], sigma: float
+) -> Iterator[_Cell]:
+    """A layer at all levels, with one byte for each weight instead of a tensor for each level.
+
+    Levels are nested: a weight stays at one if it stays at as many as keep no fewer weights.
+    """
+    values, rows = criteria.saliency_of(saliency, layer, weight), []
+    ranks = torch.zeros_like(weight, dtype=torch.int16 if len(levels) > 255 else torch.uint8)
+    for kept, cut in criteria.by_levels(kind, levels, values, weight != 0, sigma):
+        rows.append((int(kept.count_nonzero()), cut))
+        ranks += kept
+    for level, (left, cut) in zip(levels, rows, strict=True):
+        quality = level if kind == "quality" else None
+        if quality is None and saliency is criteria.magnitude and cut is not None and sigma > 0:
+            quality = cut / sigma
+        point = {"layer": layer, "asked": f"{kind} {level:g}", "quality": quality, "threshold": cut}
+        point["density"] = left / max(1, weight.numel())
+        stand_in = Thresholded(weight, sum(other >= left for other, _ in rows), ranks)
+        yield _Cell(point, layer, {layer: prepared(stand_in)})
+
+
+def _join(
+    copies: list[Replica], cells: list[_Cell], levels: int, cumulative: bool, train: Images | None
+) -> Changes:
+    """Make cells change earlier layers too, and BatchNorm buffers; the dense network's buffers."""
+    for before, cell in zip(cells, cells[levels:], strict=False) if cumulative else ():
+        cell.first, cell.changes = before.first, {**before.changes, **cell.changes}
+    if train is None:
+        return NOTHING
+    images = [(x.to(device_of(copies[0].model)), y) for x, y in train]
+    changes = [NOTHING, *(cell.changes for cell in cells)]
+    jobs = (methodcaller("statistics", images, change) for change in changes)
+    base, *renewed = workers.each(copies, jobs)
+    for cell, buffers in zip(cells, renewed, strict=True):
+        cell.changes = {**cell.changes, **buffers}
+    return base
+
+
 def _count(
-    known: Tensor | None,
-    number: int,
-    x: Tensor,
-    y: Tensor,
-    cells: list[Cell],
-    base: Changes,
-    replica: Replica,
+    known: Mapping[int, Tensor], cells: list[_Cell], base: Changes, batch: tuple, replica: Replica
 ) -> tuple[int, Tensor]:
     """The number of a batch, and (1 + cells, 4) n, right, lost and won: dense, and of each cell."""
-    if known is not None:
-        return number, known
-    device = device_of(replica.model)
-    answer, kept = replica.start(x.to(device), base)
-    dense, y = right(answer, y), y.to(device)
+    number, (x, y) = batch
+    if number in known:
+        return number, known[number]
+    answer, kept = replica.start(x.to(device_of(replica.model)), base)
+    dense, y = right(answer, y), y.to(answer.device)
     answers = (replica.resume(cell.first, kept, cell.changes)[0] for cell in cells)
     hits = torch.stack([dense, *(answer.argmax(1) == y for answer in answers)])
-    counts = [torch.full((len(hits),), len(y), device=device), hits.sum(1)]
-    counts += [(dense > hits).sum(1), (hits > dense).sum(1)]
-    return number, torch.stack(counts, 1).cpu()
+    columns = torch.ones_like(hits), hits, dense > hits, hits > dense
+    return number, torch.stack([column.sum(1) for column in columns], 1).cpu()
 
 
-class _Tally:
-    """The sum of all counts so far, and how long the new ones took."""
-
-    def __init__(self, rows: int, total: int | None, how: str, made: Callable[[Tensor], Scan]):
-        self.counts, self.total, self.how, self.made = torch.zeros(rows, 4).long(), total, how, made
-        self.began, self.new = time.perf_counter(), 0
-
-    def add(self, counts: Tensor, *, is_new: bool) -> None:
-        self.counts = self.counts + counts
-        self.new += is_new * int(counts[0, 0])
-
-    def progress(self) -> Progress:
-        done, left = int(self.counts[0, 0]) * processes.world(), None
-        if self.total is not None:
-            done = min(done, self.total)
-            seconds = time.perf_counter() - self.began
-            left = (
-                seconds * (self.total - done) / self.new / processes.world() if self.new else None
-            )
-        return Progress(done, self.total, left, self.how, partial(self.made, self.counts))
-
-
-def _scan_of(cells: list[Cell], about: dict, origin: Origin | None, counts: Tensor) -> Scan:
-    (n, hits, _, _), *rows = counts.tolist()
+def _scan_of(cells: list[_Cell], about: dict, origin: Origin | None, counts: Tensor) -> Scan:
+    (n, hits, *_), *rows = counts.tolist()
     points = [
-        ScanPoint(
-            layer=cell.layer,
-            asked=cell.asked,
-            density=cell.density,
-            quality=cell.quality,
-            threshold=cell.threshold,
-            accuracy=Accuracy.counted(hits, n),
-            drop=Drop.counted(lost, won, n),
-        )
-        for cell, (n, hits, lost, won) in zip(cells, rows, strict=True)
+        ScanPoint(**cell.point, accuracy=Accuracy.counted(k, n), drop=Drop.counted(lost, won, n))
+        for cell, (_, k, lost, won) in zip(cells, rows, strict=True)
     ]
     return Scan(points, dense=Accuracy.counted(hits, n), about=about, origin=origin)
+
+
+def _progress(
+    began: float, total: int | None, how: str, made: Callable[[Tensor], Scan], counts: Tensor
+) -> Progress:
+    done, left = int(counts[0, 0]) * processes.world(), None
+    if done and total is not None:
+        done = min(done, total)
+        left = (time.perf_counter() - began) / done * (total - done)
+    return Progress(done, total, left, how, partial(made, counts))
