@@ -24,7 +24,7 @@ from pruning_lab.evaluation import (
 )
 from pruning_lab.layers import prunable
 from pruning_lab.masks import masked
-from pruning_lab.sensitivity.plans import METHODS, Plan, PlanRow, check_network, known
+from pruning_lab.sensitivity.plans import Plan, PlanRow, check_network, known
 from pruning_lab.sensitivity.points import Scan, ScanPoint, Sizes
 
 Counts = dict[str, int]  # layer -> how many of its weights stay
@@ -67,12 +67,15 @@ def choose(
     """
     asked = {"max_drop": max_drop, "max_drop_per_layer": max_drop_per_layer, "density": density}
     check_choice(**asked, method=method, evaluations=evaluations)
+    (request,) = (f"{name} {amount:g}" for name, amount in asked.items() if amount is not None)
     is_search = max_drop is not None or method == "joint"
     if is_search and model is None and images is None and (origin := scan.origin):
         model, images, recalibrate = origin.model, origin.images, origin.recalibrate
         saliency = saliency or origin.saliency
+    if (model is None) != (images is None) or (is_search and model is None):
+        raise ValueError("to measure all layers together, give both model= and images=splits.val")
     data.for_choosing(images, "a plan")
-    _check_scan(scan, model, images, recalibrate, is_search=is_search)
+    _check_scan(scan, model, recalibrate)
     if model is not None or saliency is not None:
         saliency = known(scan.about["saliency"], saliency)
     curves = [_Curve(scan, layer) for layer in scan.layers]
@@ -80,13 +83,13 @@ def choose(
         single = _at(curves, (max_drop_per_layer or 0) / 100)
     else:
         single = _at_density(curves, density, scan.about["other_layers"])
-    made = partial(
-        _plan, scan, curves, next(f"{k} {v:g}" for k, v in asked.items() if v is not None)
-    )
+    made = partial(_plan, scan, curves, request)
     measured = partial(_measured, model, images, recalibrate, saliency)
     if not is_search:
         return made(single) if model is None else measured(made(single))
-    search = _Search(model, images, recalibrate, scan.layers, saliency, evaluations, notify)
+    notify(0, evaluations)
+    evaluator = Evaluator(model, images, recalibrate=recalibrate)
+    search = _Search(evaluator, scan.layers, saliency, evaluations, notify)
     if density is not None:
         return measured(made(search.exchange(single), single))
     single, found = search.within(curves, max_drop / 100)
@@ -106,21 +109,17 @@ def check_choice(
     """Raise ValueError unless `choose` can be asked this."""
     if [max_drop, max_drop_per_layer, density].count(None) != 2:
         raise ValueError("give max_drop, max_drop_per_layer or density, one of the three")
-    if method not in (None, *METHODS):
-        raise ValueError(f"method must be single or joint, got {method!r}")
-    if method == "single" and max_drop is not None:
+    unfit = {"single": max_drop, "joint": max_drop_per_layer}
+    if method is not None and unfit.get(method, method) is not None:
         raise ValueError(
-            "max_drop is what the whole network may lose, and searched by the method joint; for "
-            "what each layer alone may lose, give max_drop_per_layer"
+            f"method must be joint for max_drop (of the whole network), single for "
+            f"max_drop_per_layer, single or joint for density, got {method!r}"
         )
-    if method == "joint" and max_drop_per_layer is not None:
-        raise ValueError("max_drop_per_layer goes with the method single; give max_drop to search")
     if evaluations < 1:
         raise ValueError(f"evaluations must be 1 or more, got {evaluations}")
     if density is not None:
         criteria.check_amount("density", density)
-    points = max_drop if max_drop_per_layer is None else max_drop_per_layer
-    if points is not None and not 0 <= points <= 100:
+    elif not 0 <= (points := max_drop_per_layer if max_drop is None else max_drop) <= 100:
         raise ValueError(f"max_drop must be 0 to 100 percentage points, got {points:g}")
 
 
@@ -131,22 +130,13 @@ def check_same_weights(scan: Scan, model: nn.Module) -> None:
     check_network(model, "scan", sizes, others, scan.about.get("model_sha256"))
 
 
-def _check_scan(
-    scan: Scan,
-    model: nn.Module | None,
-    images: Images | None,
-    recalibrate: Images | None,
-    *,
-    is_search: bool,
-) -> None:
-    """Raise ValueError where the scan and what it is measured with do not answer."""
+def _check_scan(scan: Scan, model: nn.Module | None, recalibrate: Images | None) -> None:
+    """Raise ValueError where nothing can be chosen by the scan, or not for this network."""
     if scan.about["cumulative"]:
         raise ValueError(
             "a cumulative scan does not say what one layer alone costs; "
             "scan with cumulative=False to choose"
         )
-    if (model is None) != (images is None) or (is_search and model is None):
-        raise ValueError("to measure all layers together, give both model= and images=splits.val")
     if model is None:
         return
     check_same_weights(scan, model)
@@ -297,19 +287,15 @@ class _Search:
 
     def __init__(
         self,
-        model: nn.Module,
-        images: Images,
-        train: Images | None,
+        evaluator: Evaluator,
         layers: Sequence[str],
         saliency: Saliency,
-        evaluations: int,
+        most: int,
         notify: Callable[[int, int], None],
     ):
-        self.done, self.most, self.notify = 0, evaluations, notify
-        notify(0, evaluations)
-        self.evaluator = Evaluator(model, images, recalibrate=train)
-        self.dense = self.evaluator.accuracy()
-        found = prunable(model)
+        self.done, self.most, self.notify = 0, most, notify
+        self.evaluator, self.dense = evaluator, evaluator.accuracy()
+        found = prunable(evaluator.model)
         self.weights = {name: found[name].weight.detach() for name in layers}
         self.alive = {name: int(weight.count_nonzero()) for name, weight in self.weights.items()}
         self.saliencies = {  # a zero weight is gone: it ranks last, and is given to no layer
