@@ -9,7 +9,6 @@ import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_hex
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
@@ -93,8 +92,7 @@ def sensitivity(
 
     Convolutions are blue, solid and filled; fully connected layers orange, dashed and hollow; the
     deeper, the lighter. Bands are paired 95 % intervals of the drop: where one reaches up to the
-    dense accuracy the drop is within the noise, and that part is grey. A cross marks a level that
-    the scan left at chance, after fewer images.
+    dense accuracy the drop is within the noise, and that part is grey.
 
     With `max_drop`, in percentage points, a line shows how low that is, and the picture stays close
     to it; curves leave it downwards (`ax.set_ylim(0, 1)` brings them back). `convolutions` names
@@ -118,8 +116,6 @@ def sensitivity(
         _sensitivity_of(ax, sorted(rows, key=lambda row: -row.density), densities, style)
     if any(map(_within_noise, points)):
         ax.plot([], [], color=NOISE, linewidth=2, label="drop within the noise")
-    if left := [(densities(p.density), p.accuracy.value) for p in points if p.note]:
-        _cross(ax, *zip(*left, strict=True), label="left at chance")
     if max_drop is not None:
         _allow(ax, points, dense, max_drop / 100)
     _legend_beside(ax)
@@ -306,13 +302,6 @@ def _dense_line(ax: Axes, dense: float) -> None:
         ha="right",
         color=INK,
     )
-
-
-def _cross(ax: Axes, x: Sequence[float], y: Sequence[float], *, label: str) -> None:
-    """Crosses that can be seen on points of any colour."""
-    halo = [withStroke(linewidth=5, foreground="white")]
-    look = {"color": INK, "markersize": 12, "markeredgewidth": 2.5, "path_effects": halo}
-    ax.plot(x, y, "x", label=label, zorder=4, **look)
 
 
 def _allow(ax: Axes, points: Sequence[ScanPoint], dense: float, allowed: float) -> None:

@@ -125,7 +125,6 @@ def scan(options: argparse.Namespace) -> None:
                 saliency=names.saliency(options),
                 layers=options.layers,
                 cumulative=options.cumulative,
-                stop_at_chance=not options.no_stop,
                 recalibrate=names.recalibrate(options, model, splits),
                 out=options.out,
                 resume=options.resume,
@@ -139,8 +138,9 @@ def scan(options: argparse.Namespace) -> None:
 def choose(options: argparse.Namespace) -> None:
     if (options.max_drop is None) == (options.density is None):
         raise ValueError("choose by --max-drop POINTS or by --density SHARE, one of the two")
-    if options.evaluations and options.method != "joint":
-        raise ValueError("--evaluations goes with --method joint")
+    is_search = options.method == "joint" or options.max_drop is not None
+    if options.evaluations and not is_search:
+        raise ValueError("--evaluations goes with --max-drop or --method joint")
     scanned = sensitivity.Scan.load(options.scan)
     saliency = names.known_saliency(scanned.about.get("saliency"), options.scan)
     model = val = train = None
@@ -152,9 +152,9 @@ def choose(options: argparse.Namespace) -> None:
         _set_threads(options)
         _check_same_images(options.scan, scanned, val)
         _check_scanned(options.scan, scanned, model)
-    elif options.method == "joint":
+    elif is_search:
         raise ValueError(
-            f"--method joint measures all layers together; "
+            f"this measures all layers together; "
             f"name the network's file: pruning-lab choose {options.scan} NETWORK.safetensors ..."
         )
     with _progress(None, options) as notify:

@@ -185,7 +185,6 @@ def parser() -> argparse.ArgumentParser:
     add("--saliency", choices=SALIENCIES, default=SALIENCIES[0], help="which weights matter")
     add("--layers", nargs="+", metavar="LAYER", help="only these")
     add("--cumulative", action="store_true", help="each layer with all before it")
-    add("--no-stop", action="store_true", help="measure levels at chance to the end too")
     add("--resume", action="store_true", help="go on behind the last finished batch")
     add("--out", default="scan.csv", help="file for the rows (scan.csv); a .json goes beside it")
 
@@ -207,8 +206,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--method",
         choices=METHODS,
-        default=METHODS[0],
-        help="single: what each layer loses alone (the default); joint: searched for all together",
+        help="of --density; single: by what each layer loses alone (the default); joint: searched",
     )
     add("--evaluations", type=_COUNT, metavar="N", help=_EVALUATIONS)
     add("--out", default="plan.json", help="file for the plan (plan.json)")
