@@ -435,5 +435,5 @@ def test_a_plan_with_an_impossible_density_is_refused(tmp_path):
     about = json.loads(path.read_text())
     about["rows"][0]["density"] = 7
     path.write_text(json.dumps(about))
-    with pytest.raises(ValueError, match="divide by 100"):
+    with pytest.raises(ValueError, match=r"rows\[0\]\.density must be number <= 1"):
         Plan.load(path)

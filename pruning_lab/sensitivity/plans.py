@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
+from msgspec import Meta
 from torch import nn
 
 from pruning_lab import criteria, files, models
@@ -14,7 +15,6 @@ from pruning_lab.layers import find, prunable
 from pruning_lab.masks import Mask, prune
 from pruning_lab.rows import Rows, decode, plain
 
-METHODS = ("single", "joint")
 _FORMAT = "pruning_lab plan 4"
 _ASKED = {
     "max_drop": "points that the whole network may lose",
@@ -28,19 +28,11 @@ class PlanRow:
     """What one layer keeps, and why."""
 
     layer: str
-    weights: int
-    density: float
-    quality: float | None  # threshold / sigma, where the saliency is magnitude
-    drop: float | None  # when this layer alone is pruned: read off its curve
+    weights: Annotated[int, Meta(ge=1)]
+    density: Annotated[float, Meta(ge=0, le=1)]
+    quality: Annotated[float, Meta(ge=0)] | None  # threshold / sigma, where saliency is magnitude
+    drop: Annotated[float, Meta(ge=-1, le=1)] | None  # of this layer alone: read off its curve
     why: str
-
-    def __post_init__(self):
-        criteria.check_amount("density", self.density)
-        criteria.check_amount("quality", self.quality or 0)
-        if self.weights < 1:
-            raise ValueError(f"weights must be 1 or more, got {self.weights}")
-        if not -1 <= (self.drop or 0) <= 1:
-            raise ValueError(f"drop must lie in [-1, 1], a fraction, got {self.drop}")
 
 
 class PlanRows(Rows[PlanRow]):
@@ -58,9 +50,9 @@ class PlanRows(Rows[PlanRow]):
 class Plan:
     """Densities for all layers of a network, with reasons; print it, save it, make its mask."""
 
-    rows: tuple[PlanRow, ...]
+    rows: Annotated[tuple[PlanRow, ...], Meta(min_length=1)]
     asked: str  # "max_drop 0.5", "density 0.1"
-    method: str  # "single", "joint"
+    method: Literal["single", "joint", "studio"]
     saliency: str  # what `criteria.name_of` calls it
     together: Drop | None = None  # all layers at once, measured
     other_weights: int = 0  # of layers that were not scanned: they stay as they are
@@ -73,10 +65,6 @@ class Plan:
         layers = [row.layer for row in self.rows]
         if twice := {layer for layer in layers if layers.count(layer) > 1}:
             raise ValueError(f"layer {min(twice)!r} stands twice")
-        if not layers:
-            raise ValueError("a plan needs a row for at least one layer")
-        if self.method not in (*METHODS, "studio"):
-            raise ValueError(f"method must be {', '.join(METHODS)} or studio, got {self.method!r}")
         if not 0 <= self.other_kept <= self.other_weights:
             raise ValueError(f"other_kept {self.other_kept} of other_weights {self.other_weights}")
         if self.together and not (self.together.n > 0 and abs(self.together.value) <= 1):
@@ -159,20 +147,16 @@ def check_network(
     model: nn.Module, what: str, sizes: Mapping[str, int], others: int, sha256: str | None
 ) -> None:
     """Raise KeyError or ValueError unless the network has these layers, and these weights."""
-    layers = prunable(model)
+    layers, wrong = prunable(model), ""
     there = {name: layer.weight.numel() for name, layer in layers.items()}
     for name, weights in sizes.items():
         find(model, name, layers)
         if there[name] != weights:
-            raise ValueError(
-                f"layer {name!r} has {there[name]:,} weights here, not {weights:,}; "
-                f"name the network that was scanned"
-            )
-    if (left := sum(there.values()) - sum(sizes.values())) != others:
-        raise ValueError(
-            f"this network has {left:,} weights in other layers, expected {others:,}; "
-            f"name the network that was scanned"
-        )
+            wrong = f"layer {name!r} has {there[name]:,} weights here, not {weights:,}"
+    if not wrong and (left := sum(there.values()) - sum(sizes.values())) != others:
+        wrong = f"this network has {left:,} weights in other layers, expected {others:,}"
+    if wrong:
+        raise ValueError(f"{wrong}; name the network that was scanned")
     if sha256 not in (None, models.fingerprint(model)):
         advice = "scan this one first" if what == "scan" else "choose for this one"
         raise ValueError(f"the {what} is for a network with other weights; {advice}")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import ClassVar, Literal, NotRequired, TypedDict
+from typing import ClassVar, Literal, TypedDict
 
 from torch import nn
 
@@ -144,8 +144,8 @@ class LayerAbout(Sizes):
 class ScanAbout(TypedDict):
     """What a scan's .json holds; in memory `dense` is the scan's, and there is no seal."""
 
-    sha256: NotRequired[str]  # of the other entries and the rows
-    dense: NotRequired[Accuracy]
+    sha256: str  # of the other entries and the rows
+    dense: Accuracy
     pruning_lab: str
     torch: str
     split: str | None
