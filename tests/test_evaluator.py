@@ -845,7 +845,7 @@ def test_a_thresholded_weight_answers_part_by_part_as_the_whole_does(dtype, monk
             assert torch.allclose(F.linear(x, Thresholded(weight, 0.7), some), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", EASY)
+@pytest.mark.parametrize("name", [*EASY, "computed", "functional", "transformer"])
 def test_an_evaluator_takes_thresholds_for_weights(name, doubles, spread, monkeypatch):
     monkeypatch.setattr(thresholded, "SMALL", 30)
     model = make(name)

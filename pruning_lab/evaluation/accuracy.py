@@ -148,9 +148,8 @@ def _described(value) -> str:
 def measuring(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, no gradients inside; afterwards mode, buffers, random states as before.
 
-    A DataLoader draws from torch's generator even when it does not shuffle, hence the states. In
-    any thread but the main one they are left alone: restoring them would repeat what the main
-    thread drew in the meantime.
+    A DataLoader draws though it does not shuffle, hence the states. Only the main thread restores
+    them: any other would repeat what the main thread drew in the meantime.
     """
     owners = [module._buffers for module in model.modules()]
     buffers = [(o, n, b, b if b is None else b.clone()) for o in owners for n, b in o.items()]

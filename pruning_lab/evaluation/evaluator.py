@@ -29,13 +29,10 @@ class Evaluator:
     """A network's answers on the same images again and again, with other weights in some layers.
 
     What enters each layer is kept, for as many images (whole batches, from the first on) as
-    `budget` bytes hold: `n` of them, `bytes` in all. A change then computes what follows the first
-    changed layer and nothing else; `how` says by which strategy: graph or whole. With
-    `recalibrate`, training images, BatchNorm layers get their statistics from these, after every
-    change again.
-
-    The model itself is never touched, and must not be changed meanwhile. Raises ValueError where
-    not even one batch fits.
+    `budget` bytes hold: `n` of them, `bytes` in all; a change computes only what follows the first
+    changed layer. With `recalibrate`, training images, BatchNorm layers get their statistics from
+    these, after every change again. The model itself is never touched, and must not be changed
+    meanwhile. Raises ValueError where not even one batch fits.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from pruning_lab.data import Images
 from pruning_lab.evaluation.accuracy import check_labels, check_logits, measuring
 from pruning_lab.evaluation.recalibration import batch_norms, recalibrate
-from pruning_lab.evaluation.thresholded import Thresholded
+from pruning_lab.evaluation.thresholded import Thresholded, whole
 from pruning_lab.layers import device_of, prunable, unwrapped
 
 # layer -> the weight (out, in, ...) that stands in for its own; "bn.running_mean" -> a buffer
@@ -49,12 +49,13 @@ class Replica:
         }
         self._kept = {node for nodes in self._alive.values() for node in nodes}
         modules = dict(model.named_modules())
+        owned = [(m, key, p) for m in modules.values() for key, p in m._parameters.items()]
         self._places = {
-            f"{n}.{key}": [(m._buffers, key)] for n, m in modules.items() for key in m._buffers
+            name: [(m, m._parameters, k) for m, k, p in owned if p is weight]
+            for name, weight in weights.items()
         }
-        for name, weight in weights.items():
-            owners = [m._parameters for m in modules.values()]
-            self._places[name] = [(o, key) for o in owners for key, p in o.items() if p is weight]
+        for path, module in modules.items():
+            self._places |= {f"{path}.{k}": [(module, module._buffers, k)] for k in module._buffers}
 
     def _first_use(self, weight: nn.Parameter) -> int:
         """The place of the first node that reads the weight, or of the output if none does."""
@@ -102,11 +103,11 @@ class Replica:
     def _changed(self, changes: Changes) -> Iterator[None]:
         """Other weights and buffers inside."""
         places = [(*place, tensor) for n, tensor in changes.items() for place in self._places[n]]
-        before = [(owner, key, owner[key]) for owner, key, _ in places]
+        before = [(owner, key, owner[key]) for _, owner, key, _ in places]
         with nullcontext() if self.is_copy else measuring(self.model):
             try:
-                for owner, key, tensor in places:
-                    owner[key] = tensor
+                for module, owner, key, tensor in places:  # only nn.Linear takes no whole tensor
+                    owner[key] = tensor if type(module) is nn.Linear else whole(tensor)
                 yield
             finally:
                 for owner, key, own in before:

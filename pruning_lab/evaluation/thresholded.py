@@ -59,6 +59,14 @@ class Thresholded:
         return y if bias is None else y.add_(bias)
 
 
+def _operator(name: str):
+    return lambda self, *others: getattr(self.whole(), name)(*others)
+
+
+for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "matmul", "neg", "getitem"):
+    setattr(Thresholded, f"__{_name}__", _operator(f"__{_name}__"))  # Python asks the class for it
+
+
 def whole(weight):
     return weight.whole() if isinstance(weight, Thresholded) else weight
 

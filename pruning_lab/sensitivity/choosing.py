@@ -56,14 +56,9 @@ def choose(
     A search needs `model` and `images`, unless the scan has just been made and remembers them. It
     evaluates the network at most `evaluations` times (on 2,000 images each) and keeps the best that
     it has found by then; `notify` gets how many are done, of how many at most. Where `model` and
-    `images` are given, the drop of all layers together is measured without a search too; with
-    `recalibrate`, training images, BatchNorm layers get their statistics from these in every
-    network that is measured, the dense one too, as in the scan.
-
-    `saliency` is the scan's; it has to be given again where it was computed beforehand or is a
-    function of your own. Layers that were not scanned stay as they are. Raises ValueError where the
-    scan cannot answer, for another saliency or other weights than the scan's, and for the test
-    split.
+    `images` are given, all layers together are measured without a search too. `recalibrate` and
+    `saliency` are the scan's; magnitude and random need not be given. Layers that were not scanned
+    stay as they are. Raises ValueError where the scan cannot answer, and for the test split.
     """
     asked = {"max_drop": max_drop, "max_drop_per_layer": max_drop_per_layer, "density": density}
     check_choice(**asked, method=method, evaluations=evaluations)

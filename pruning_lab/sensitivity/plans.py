@@ -89,9 +89,8 @@ class Plan:
     def mask(self, model: nn.Module, *, saliency: Saliency | None = None) -> Mask:
         """The same plan gives the same mask of the same weights, after `save` and `load` too.
 
-        A saliency whose name says all of it (magnitude, random with its seed) need not be given.
-        Raises ValueError where another one is given, or none and the plan needs it, and for a
-        network with other layers or weights than the plan's.
+        `saliency` is the plan's, and need not be given where its name says all (magnitude, random).
+        Raises ValueError for another one, and for a network with other layers or weights.
         """
         saliency = known(self.saliency, saliency)
         self.check(model)

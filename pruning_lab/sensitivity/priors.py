@@ -16,7 +16,7 @@ from pruning_lab.layers import prunable
 
 @dataclass(frozen=True, kw_only=True)
 class PriorRow:
-    """One layer at one quality: the fraction of its surviving weights that stays, as predicted too."""
+    """One layer at one quality: the fraction of its surviving weights that stays, and predicted."""
 
     layer: str
     quality: float

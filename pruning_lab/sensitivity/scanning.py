@@ -55,12 +55,10 @@ def scan(
     in every cell, and in the dense network that it is compared with.
 
     `notify` gets the progress before the first batch and after each. With `out` (a .csv), every
-    batch is noted beside it as soon as it is done, and the rows are written there at the end;
-    `resume` skips the batches of an interrupted call, to the same files. Under torch's distributed
-    launcher the processes share the batches, and all return the same scan.
-
-    The model is left as it was, to the byte. Raises ValueError for the test split: choosing by it
-    would spoil it.
+    batch is noted beside it when it is done, and the rows are written at the end; `resume` skips
+    the batches of an interrupted call. Under torch's distributed launcher the processes share the
+    batches, and all return the same scan. The model is left as it was, to the byte. Raises
+    ValueError for the test split.
     """
     kind, levels = _checked_levels(densities, qualities, saliency)
     images = data.for_choosing(images, "a scan")
