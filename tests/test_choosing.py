@@ -71,7 +71,7 @@ def test_with_nothing_allowed_what_costs_something_stays():
     assert sensitivity.choose(scan, max_drop_per_layer=0).densities == {"a": 1.0, "b": 0.5}
 
 
-def test_a_lucky_level_behind_a_bad_one_is_not_believed():
+def test_a_lucky_level_after_a_bad_one_is_not_believed():
     scan = made_scan({"a": {0.5: 0.03, 0.25: 0.0, 0.1: 0.5}})
     assert sensitivity.choose(scan, max_drop_per_layer=1).densities["a"] > 0.5
 

@@ -240,7 +240,7 @@ def hooked_outside():
     return model
 
 
-def hooked_inside_behind_two():
+def hooked_inside_after_two():
     """What two images do not show, within."""
     model = alexnet_like()
     hook = lambda layer, args, y: torch.cat([y[:2], y[2:].flip(1)])  # noqa: E731
@@ -254,7 +254,7 @@ def one_after_the_other(self, x):
     return x
 
 
-def hooked_outside_behind_two():
+def hooked_outside_after_two():
     """What two images do not show."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, CLASSES))
     model.register_forward_hook(lambda model, args, y: torch.cat([y[:2], y[2:].flip(1)]))
@@ -367,7 +367,7 @@ ZOO = {
     "writes over its input": ("graph", writes_over_its_input),
     "a skip over the images": ("graph", lambda: layers_of_a_line(a_skip_over_the_images)),
     "hooked inside": ("graph", hooked_inside),
-    "hooked inside behind two": ("graph", hooked_inside_behind_two),
+    "hooked inside after two": ("graph", hooked_inside_after_two),
     "flattening a part": ("graph", flattening_a_part),
     "by keyword": ("graph", lambda: layers_of_a_line(by_keyword)),
     "tied in a graph": ("graph", tied_in_a_graph),
@@ -376,7 +376,7 @@ ZOO = {
     "deciding": ("whole", lambda: layers_of_a_line(deciding)),
     "deciding over the images": ("whole", lambda: layers_of_a_line(deciding_over_the_images)),
     "hooked outside": ("whole", hooked_outside),
-    "hooked outside behind two": ("whole", hooked_outside_behind_two),
+    "hooked outside after two": ("whole", hooked_outside_after_two),
     "computed": ("whole", computed),
     "doubling a skip": ("whole", lambda: layers_of_a_line(doubling_a_skip)),
     "rarely clamping a skip": ("whole", lambda: layers_of_a_line(rarely_clamping_a_skip)),
@@ -531,7 +531,7 @@ def test_a_residual_network_of_torchvision_resumes_in_its_graph():
 
 @pytest.mark.parametrize(
     "name",
-    ["mixing", "softmax over the batch", "norm of the batch", "hooked inside behind two"],
+    ["mixing", "softmax over the batch", "norm of the batch", "hooked inside after two"],
 )
 def test_images_that_depend_on_each_other_stay_together(name, doubles, spread):
     model = make(name)
@@ -591,7 +591,7 @@ def test_a_network_that_cannot_be_copied_is_left_as_it_was(doubles, spread, ever
     model.train()(doubles[0][0]).sum().backward()  # what it caches is no inference tensor
 
 
-def test_a_network_behind_torch_compile_is_measured_without_it(doubles):
+def test_a_network_after_torch_compile_is_measured_without_it(doubles):
     model = make("like alexnet")
     compiled = torch.compile(model, backend="eager")
     changes = {"features.0": pruned(model, "features.0", 0.3)}

@@ -14,6 +14,8 @@ import test_evaluator as zoo
 import torch
 from distributed_worker import FINE, many
 from distributed_worker import scannable as network
+from hypothesis import given
+from hypothesis import strategies as st
 from test_processes import files_in
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -489,7 +491,7 @@ def test_levels_may_be_numpys(toy, split, tmp_path):
     assert Scan.load(tmp_path / "scan.csv") == points
 
 
-def test_progress_tells_images_ways_and_the_scan_so_far(toy, split, batches):
+def test_progress_says_images_strategy_and_the_scan_so_far(toy, split, batches):
     told = []
     points = sensitivity.scan(
         toy, split, LEVELS, notify=lambda p: told.append((p, p.images and p.scan()))
@@ -601,7 +603,7 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.mark.parametrize("images", [0, 300, 900, 1200, 1500])
 @pytest.mark.parametrize("spread_over_workers", [False, True])
-def test_a_scan_goes_on_where_it_was_interrupted(
+def test_a_scan_resumes_where_it_was_interrupted(
     images, spread_over_workers, tmp_path, uninterrupted
 ):
     out = tmp_path / "scan.csv"
@@ -711,7 +713,7 @@ def test_a_broken_line_in_the_middle_is_measured_again(line, tmp_path):
     assert scan(out=tmp_path / "scan.csv", resume=True) == scan()
 
 
-def test_only_a_split_is_gone_on_with(toy, batches, tmp_path):
+def test_only_a_split_resumes(toy, batches, tmp_path):
     with pytest.raises(ValueError, match=r"give a Split, such as splits\.val"):
         sensitivity.scan(toy, batches, LEVELS, out=tmp_path / "scan.csv", resume=True)
 
@@ -870,6 +872,23 @@ def test_a_scan_ends_with_its_finding(lost, about, says):
     scan = made_scan(lost, **about)
     assert scan.summary == says
     assert str(scan).endswith(f"\n\n{says}")
+
+
+@given(data=st.data(), n=st.integers(1, 3000))
+def test_what_was_counted_fits_and_anything_else_does_not(data, n):
+    lost = data.draw(st.integers(0, n))
+    won = data.draw(st.integers(0, n - lost))
+    right = data.draw(st.integers(won, n - lost))
+    accuracy, drop = Accuracy.counted(right, n), Drop.counted(lost, won, n)
+    assert sensitivity.wrong_measurement(accuracy, drop) is None
+    field = data.draw(st.sampled_from(["value", "low", "high", "n"]))
+    step = data.draw(st.sampled_from([-1, 1])) * (1 if field == "n" else 1e-4)
+    for odd in ((accuracy, off_by(drop, field, step)), (off_by(accuracy, field, step), drop)):
+        assert sensitivity.wrong_measurement(*odd) is not None
+
+
+def off_by(measured, field, step):
+    return replace(measured, **{field: getattr(measured, field) + step})
 
 
 def test_a_loss_is_shown_with_a_minus():
