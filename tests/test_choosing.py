@@ -270,6 +270,58 @@ def test_with_no_evaluation_left_nothing_is_believed(lenet, digits, scanned):
     assert plan.together.value <= 0.005
 
 
+def test_layers_that_stand_in_for_each_other_are_not_both_taken_away(digits):
+    """Each of two equal branches can go alone at no loss; both cannot."""
+
+    class Twins(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = (models.lenet_300_100(trained="mnist") for _ in range(2))
+
+        def forward(self, x):
+            return self.one(x) + self.other(x)
+
+    model = Twins().eval()
+    layers = ["one.fc1", "other.fc1"]
+    scan = sensitivity.scan(model, digits, [0.5, 0.0], layers=layers)
+    assert max(point.drop.value for point in scan) <= 0.04
+    plan = sensitivity.choose(scan, max_drop=4.0, evaluations=60)
+    assert plan.together == applied(model, plan, digits)
+    assert plan.together.value <= 0.04
+    assert max(plan.densities.values()) > 0
+    assert sum(plan.densities.values()) < 1
+
+
+def test_ties_are_searched_as_they_are_pruned(split):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4)).eval()
+    with torch.no_grad():
+        model[1].weight.sign_()
+    scan = sensitivity.scan(model, split, [0.5, 0.2, 0.05])
+    told = []
+    plan = sensitivity.choose(
+        scan, max_drop=0.0, evaluations=30, notify=lambda done, most: told.append(done)
+    )
+    assert plan.together == applied(model, plan, split)
+    assert plan.together.value <= 0
+    assert told[-1] < 30
+
+
+def test_what_the_search_has_not_seen_is_verified(digits, monkeypatch):
+    """A search in so little memory that it sees twenty images, of one class."""
+    few = lambda *given, **more: evaluation.Evaluator(*given, budget=250_000, **more)  # noqa: E731
+    monkeypatch.setattr("pruning_lab.sensitivity.choosing.Evaluator", few)
+    order = digits.labels.argsort()
+    images = replace(
+        digits, images=digits.images[order], labels=digits.labels[order], batch_size=10
+    )
+    model = small_cnn()
+    scan = sensitivity.scan(model, images, [0.02, 0.05, 0.1, 0.2, 0.4, 0.7])
+    plan = sensitivity.choose(scan, max_drop=0.5, evaluations=200)
+    assert plan.together == applied(model, plan, images)
+    assert plan.together.value <= 0.005
+
+
 def test_a_scan_from_a_file_has_no_network_to_search_with(lenet, digits, scanned, tmp_path):
     read = Scan.load(scanned.save(tmp_path / "scan.csv"))
     with pytest.raises(ValueError, match=r"give both model= and images=splits\.val"):

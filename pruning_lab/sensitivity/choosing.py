@@ -8,7 +8,8 @@ from functools import partial
 from itertools import permutations
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pruning_lab import criteria, data
 from pruning_lab.criteria import Saliency
@@ -247,7 +248,7 @@ def _at(curves: Sequence[_Curve], allowed: float) -> Counts:
 
 
 def _at_density(curves: Sequence[_Curve], density: float, others: Sizes) -> Counts:
-    """The same drop allowed to every layer, so that this density of the whole network stays."""
+    """As `_keeping`, at a density of the whole network that the scan can answer for."""
     total = sum(curve.weights for curve in curves) + others["weights"]
     target = density * total - others["kept"]
     if (least := sum(_at(curves, 1.0).values())) > target + len(curves):  # each is rounded
@@ -255,6 +256,11 @@ def _at_density(curves: Sequence[_Curve], density: float, others: Sizes) -> Coun
             f"the scan's sparsest levels keep {least:,} weights, and density {density:g} leaves "
             f"{max(target, 0):,.0f} for the scanned layers; scan lower densities or more layers"
         )
+    return _keeping(curves, target)
+
+
+def _keeping(curves: Sequence[_Curve], target: float) -> Counts:
+    """The same drop allowed to every layer, so that `target` weights stay."""
     low, high = -1.0, 1.0  # below 0 all stay
     for _ in range(60):
         middle = (low + high) / 2
@@ -293,21 +299,35 @@ class _Search:
         found = prunable(evaluator.model)
         self.weights = {name: found[name].weight.detach() for name in layers}
         self.alive = {name: int(weight.count_nonzero()) for name, weight in self.weights.items()}
-        self.saliencies = {  # a zero weight is gone: it ranks last, and is given to no layer
-            name: criteria.saliency_of(saliency, name, w).masked_fill(w == 0, -math.inf)
-            for name, w in self.weights.items()
-        }
-        self.ranked = {name: s.flatten().sort().values for name, s in self.saliencies.items()}
+        self.ranks = {n: self._ranked(n, w, saliency) for n, w in self.weights.items()}
+
+    @staticmethod
+    def _ranked(name: str, weight: Tensor, saliency: Saliency) -> Tensor:
+        """Of each weight, shaped like them, from 1 up; a weight that is gone ranks last."""
+        values = criteria.saliency_of(saliency, name, weight).masked_fill(weight == 0, -math.inf)
+        order = values.flatten().sort(descending=True, stable=True).indices
+        ranks = torch.empty(len(order), dtype=torch.int32, device=weight.device)
+        ranks[order] = torch.arange(len(order), 0, -1, dtype=torch.int32, device=weight.device)
+        return ranks.view(weight.shape)
 
     def within(self, curves: Sequence[_Curve], max_drop: float) -> tuple[Counts, list[Counts]]:
         """Where it started, and ever sparser networks whose drop stays within; first the whole."""
-        low, high = 0.0, max_drop  # what each layer alone may lose; together they lose more
-        for _ in range(6):
-            middle = (low + high) / 2
-            fits = self._drop(_at(curves, middle)) <= max_drop
-            low, high = (middle, high) if fits else (low, middle)
-        start = _at(curves, low)
-        found = [self.alive, start]
+        low, high = sum(_at(curves, max_drop).values()), sum(self.alive.values())
+        found, target = (
+            [self.alive],
+            low,
+        )  # together layers lose more than each alone, so often none
+        for _ in range(8):
+            counts = _keeping(curves, target)
+            if self._drop(counts) <= max_drop:
+                found.append(counts)
+                high = target
+            else:
+                low = target
+            if low >= high:
+                break
+            target = math.sqrt(max(1, low) * high)
+        start = found[-1]
         trial = self.exchange(start)
         if self._drop(trial) <= max_drop:  # a lower loss is not always a higher accuracy
             found.append(trial)
@@ -353,8 +373,9 @@ class _Search:
         self.notify(self.done, self.most)
 
     def _changes(self, counts: Counts) -> Changes:
-        """Layers with as many of their most salient weights (and ties of the last of them)."""
-        cuts = {
-            n: self.ranked[n][-count].item() if count else math.inf for n, count in counts.items()
+        """Layers with so many of their most salient weights; of ties the earlier stay."""
+        return {
+            name: Thresholded(self.weights[name], ranks.numel() - counts[name] + 1, ranks)
+            for name, ranks in self.ranks.items()
+            if name in counts
         }
-        return {n: Thresholded(self.weights[n], cut, self.saliencies[n]) for n, cut in cuts.items()}
