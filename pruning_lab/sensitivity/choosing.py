@@ -313,10 +313,7 @@ class _Search:
     def within(self, curves: Sequence[_Curve], max_drop: float) -> tuple[Counts, list[Counts]]:
         """Where it started, and ever sparser networks whose drop stays within; first the whole."""
         low, high = sum(_at(curves, max_drop).values()), sum(self.alive.values())
-        found, target = (
-            [self.alive],
-            low,
-        )  # together layers lose more than each alone, so often none
+        found, target = [self.alive], low  # where each layer alone keeps within; together few do
         for _ in range(8):
             counts = _keeping(curves, target)
             if self._drop(counts) <= max_drop:

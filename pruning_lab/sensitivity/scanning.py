@@ -95,15 +95,17 @@ def scan(
         once = isinstance(images, Iterator)  # then the images are gone, and not remembered
         origin = None if once else Origin(model, images, recalibrate, saliency)
         made = partial(_scan_of, cells, about, origin)
-        told = partial(_progress, time.perf_counter(), data.count(images), described(copies), made)
+        progress = partial(
+            _progress, time.perf_counter(), data.count(images), described(copies), made
+        )
         counts = torch.zeros(1 + len(cells), 4, dtype=torch.int64)
-        notify(told(counts))
+        notify(progress(counts))
         jobs = (partial(_count, known, cells, base, batch) for batch in batches)
         for number, new in workers.each(copies, jobs):
             counts = counts + new
             if journal and number not in known:
                 journal.note(number, new)
-            notify(told(counts))
+            notify(progress(counts))
         result = made(processes.summed(counts))
     if journal:
         if processes.rank() == 0:
