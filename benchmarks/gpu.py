@@ -171,7 +171,7 @@ def _scan(splits: data.Splits) -> list[dict]:
     ours, plain = [], []
     for _ in range(3):
         began = time.perf_counter()
-        scan = sensitivity.scan(model, images, DENSITIES, stop_at_chance=False)
+        scan = sensitivity.scan(model, images, DENSITIES)
         ours.append(time.perf_counter() - began)
         began = time.perf_counter()
         for layer in masks.prunable(model):

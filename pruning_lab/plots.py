@@ -15,7 +15,6 @@ from cycler import cycler
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_hex
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from torch import Tensor
 
@@ -133,8 +132,7 @@ def sensitivity(
 
     Convolutions are blue, solid and filled; fully connected layers orange, dashed and hollow; the
     deeper, the lighter. Bands are paired 95 % intervals of the change: where one reaches up to the
-    dense accuracy the change is within the noise, and that part is grey. A cross marks a level at
-    which the scan stopped early, at chance, after fewer images.
+    dense accuracy the change is within the noise, and that part is grey.
 
     With `max_drop`, in percentage points, a line shows how low that is, and the picture stays close
     to it; curves leave it downwards (`ax.set_ylim(-100, 5)` brings them back). `convolutions` names
@@ -156,11 +154,6 @@ def sensitivity(
         _curve(ax, sorted(rows, key=lambda row: -row.density), place, look)
     if any(map(_within_noise, points)):
         ax.plot([], [], color=NOISE, linewidth=2, label="within the noise")
-    if stopped := [(place(p.density), -100 * p.drop.value) for p in points if p.note]:
-        halo = [withStroke(linewidth=5, foreground="white")]  # seen on points of any colour
-        look = {"markersize": 12, "markeredgewidth": 2.5, "path_effects": halo, "zorder": 4}
-        label = "stopped early (at chance)"
-        ax.plot(*zip(*stopped, strict=True), "x", color=INK, label=label, **look)
     if max_drop is not None:
         amount = f"-{max_drop:g} point{'' if max_drop == 1 else 's'}"
         ax.axhline(-max_drop, color=LIMIT, linewidth=2, label=f"allowed: {amount}")

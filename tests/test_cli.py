@@ -431,7 +431,6 @@ def test_scan_without_levels_takes_nine_densities(inside, capsys):
     [
         (("--qualities", "0.5", "1.5"), {"qualities": [0.5, 1.5]}),
         ((*LEVELS, "--cumulative"), {"cumulative": True}),
-        ((*LEVELS, "--no-stop"), {"stop_at_chance": False}),
         ((*LEVELS, "--saliency", "random", "--seed", "4"), {"saliency": criteria.random(4)}),
     ],
 )

@@ -133,7 +133,7 @@ def brute_force(model, images, changes) -> int:
 
 def test_a_scan_counts_what_brute_force_counts_and_leaves_no_trace(model, images):
     before = everything_of(model)
-    scan = sensitivity.scan(model, images, DENSITIES, stop_at_chance=False)
+    scan = sensitivity.scan(model, images, DENSITIES)
     assert everything_of(model) == before
     assert len(scan) == len(DENSITIES) * len(masks.prunable(model))
     for point in scan:

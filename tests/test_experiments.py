@@ -63,7 +63,7 @@ def test_an_impossible_compression_is_refused(compression):
     ("choose", "message"),
     [
         ({"density": 8}, "divide by 100"),
-        ({"density": 0.1, "max_drop": 1}, "one of the two"),
+        ({"density": 0.1, "max_drop": 1}, "one of the three"),
         ({"density": 0.001}, "keep 0.002 of the weights at least"),
     ],
 )

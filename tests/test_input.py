@@ -253,7 +253,7 @@ def test_what_is_no_file_of_the_kind_is_named(kind, here):
         "empty": b"",
         "nul": bytes(500),
         "bom": "\ufeff{}".encode(),
-        "utf16": '{"format": "pruning_lab plan 3"}'.encode("utf-16"),
+        "utf16": '{"format": "pruning_lab plan 4"}'.encode("utf-16"),
         "latin1": '{"format": "é"}'.encode("latin-1"),
         "deep": b"[" * 100_000,
         "deeper": b'{"a":' * 100_000,
@@ -402,10 +402,13 @@ PLAN = ("prune", "dense.safetensors", "--plan", "plan.json", "--out", "new")
     [
         (lambda plan: plan["rows"].pop(), "other layers"),
         (lambda plan: plan["rows"].append(plan["rows"][0]), "'fc1' stands twice"),
-        (lambda plan: plan["rows"].clear(), "a row for at least one layer"),
+        (lambda plan: plan["rows"].clear(), "rows must be .*length >= 1"),
         (lambda plan: plan["rows"][1].update(layer="fc9"), "no layer 'fc9' to prune; did you mean"),
-        (lambda plan: plan["rows"][1].update(density=50), r"rows\[1\]: density must lie in \[0, 1"),
-        (lambda plan: plan["rows"][1].update(density=-0.1), r"rows\[1\]: density must lie in"),
+        (lambda plan: plan["rows"][1].update(density=50), r"rows\[1\].density must be number <= 1"),
+        (
+            lambda plan: plan["rows"][1].update(density=-0.1),
+            r"rows\[1\].density must be number >= 0",
+        ),
         (
             lambda plan: plan["rows"][1].update(density="0.5"),
             r"rows\[1\].density must be number, g",
@@ -414,17 +417,20 @@ PLAN = ("prune", "dense.safetensors", "--plan", "plan.json", "--out", "new")
         (lambda plan: plan["rows"][1].update(density=True), r"rows\[1\].density must be number, g"),
         (lambda plan: plan["rows"][1].update(density=10**400), r"rows\[1\].density"),
         (lambda plan: plan["rows"][1].update(weights=10**400), r"rows\[1\].weights must be a fin"),
-        (lambda plan: plan["rows"][1].update(weights=0), r"rows\[1\]: weights must be 1 or more"),
+        (
+            lambda plan: plan["rows"][1].update(weights=0),
+            r"rows\[1\].weights must be whole number >= 1",
+        ),
         (lambda plan: plan["rows"][1].update(weights=76), "has 75 weights here, not 76"),
         (lambda plan: plan["rows"][1].update(weights=75.5), r"rows\[1\].weights must be whole num"),
-        (lambda plan: plan["rows"][1].update(quality=-1), r"rows\[1\]: quality must be a finite"),
-        (lambda plan: plan["rows"][1].update(drop=7), r"rows\[1\]: drop must lie in"),
+        (lambda plan: plan["rows"][1].update(quality=-1), r"rows\[1\].quality must be number >= 0"),
+        (lambda plan: plan["rows"][1].update(drop=7), r"rows\[1\].drop must be number <= 1"),
         (lambda plan: plan["rows"][1].update(colour="red"), r"rows\[1\]: unknown field 'colour'"),
         (lambda plan: plan["rows"][1].pop("why"), r"rows\[1\]: the field 'why' is missing"),
         (lambda plan: plan.pop("other_kept"), "the field 'other_kept' is missing"),
         (lambda plan: plan.update(other_weights=10, other_kept=11), "other_kept 11 of other_weigh"),
         (lambda plan: plan.update(other_weights=10, other_kept=1), "expected 10"),
-        (lambda plan: plan.update(method="best"), "method must be single, joint or studio"),
+        (lambda plan: plan.update(method="best"), "method.*'best'"),
         (lambda plan: plan.update(saliency="size"), "'size', which its name alone"),
         (lambda plan: plan.update(saliency=7), "saliency must be text, got whole number"),
         (lambda plan: plan.update(model_sha256="0"), "network with other weights; choose for this"),
@@ -471,59 +477,72 @@ def about(change):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    "change",
     [
-        (rows(lambda lines: lines.pop(3)), "line 4 is broken: expected layer 'fc2' at density 0.5"),
-        (rows(lambda lines: lines.pop()), "5 rows, and scan.json names 6 layers x levels"),
-        (rows(lambda lines: lines.append(lines[-1])), "7 rows, and scan.json names 6"),
-        (rows(lambda lines: lines.insert(2, lines[1])), "line 3 is broken: expected layer 'fc1'"),
-        (rows(lambda lines: lines.reverse()), "line 1: expected the columns layer,asked"),
-        (rows(lambda lines: lines.clear()), "line 1: expected the columns layer,asked"),
-        (rows(lambda lines: lines[2].pop()), "line 3 is broken: 12 cells, expected 13"),
-        (cell("density", "-0.5"), "line 2 is broken: density -0.5 at density 0.5 of 11,760"),
-        (cell("density", "50"), "line 2 is broken: density 50 at density 0.5 of 11,760 weights"),
-        (cell("density", "0.4"), "line 2 is broken: density 0.4 at density 0.5 of 11,760"),
-        (cell("density", "half"), "line 2 is broken: density must be number, got text"),
-        (cell("density", ""), "line 2 is broken: density must be number, got text"),
-        (cell("density", "nan"), "line 2 is broken: density must be a finite number, got nan"),
-        (cell("images", "-144"), "line 2 is broken: accuracy"),
-        (cell("images", "0"), "line 2 is broken: accuracy"),
-        (cell("images", "1e3"), "line 2 is broken: accuracy"),
-        (cell("accuracy", "0.5001"), "line 2 is broken: accuracy 0.5001"),
-        (cell("accuracy", "50"), "line 2 is broken: accuracy 50"),
-        (cell("low", "0"), "line 2 is broken: accuracy"),
-        (cell("drop", "0.5"), "line 2 is broken: drop 0.5"),
-        (cell("drop_high", "0.9"), "line 2 is broken: drop"),
-        (cell("drop_low", "inf"), "line 2 is broken: drop.low must be a finite number"),
-        (cell("quality", "9"), "line 2 is broken: quality 9, threshold"),
-        (cell("threshold", ""), "line 2 is broken: quality .*, threshold None"),
-        (cell("layer", "fc9"), "expected layer 'fc1' at density 0.5, got 'fc9'"),
-        (cell("asked", "density 0.9"), "expected layer 'fc1' at density 0.5, got 'fc1' at density"),
-        (about(lambda a: a["levels"].append(0.02)), "6 rows|expected layer"),
-        (about(lambda a: a["levels"].__setitem__(0, 50)), "levels has the density 50"),
-        (about(lambda a: a.update(asked="quality")), "expected layer 'fc1' at quality 0.5"),
-        (about(lambda a: a["layers"].pop("fc2")), "line 4 is broken: expected layer 'fc3' at"),
-        (about(lambda a: a["layers"].clear()), "names no layer or no level"),
-        (about(lambda a: a["layers"]["fc1"].update(weights=9)), "fc1 has 11,760 of 9 weights"),
-        (about(lambda a: a["layers"]["fc1"].update(kept=-1)), "fc1 has -1 of 11,760 weights"),
-        (about(lambda a: a["layers"]["fc1"].update(kept=10**9)), "fc1 has 1,000,000,000 of"),
-        (about(lambda a: a["other_layers"].update(kept=5)), "other_layers has 5 of 0 weights"),
-        (about(lambda a: a["dense"].update(n=-3)), r"scan\.json is broken: accuracy"),
-        (about(lambda a: a["dense"].update(value=2)), r"scan\.json is broken: accuracy"),
-        (about(lambda a: a.pop("levels")), "the field 'levels' is missing"),
-        (about(lambda a: a.update(colour=1)), "unknown field 'colour'"),
-        (about(lambda a: a.update(layers=[1])), "layers must be object, got list"),
-        (about(lambda a: a.update(saliency="size")), "saliency 'size', which its name alone"),
+        rows(lambda lines: lines.pop(3)),
+        rows(lambda lines: lines.pop()),
+        rows(lambda lines: lines.append(lines[-1])),
+        rows(lambda lines: lines.insert(2, lines[1])),
+        rows(lambda lines: lines.reverse()),
+        rows(lambda lines: lines.clear()),
+        rows(lambda lines: lines[2].pop()),
+        cell("density", "-0.5"),
+        cell("density", "50"),
+        cell("density", "0.4"),
+        cell("density", "half"),
+        cell("density", ""),
+        cell("density", "nan"),
+        cell("accuracy_n", "-144"),
+        cell("accuracy_n", "0"),
+        cell("accuracy_n", "1e3"),
+        cell("accuracy", "0.5001"),
+        cell("accuracy", "50"),
+        cell("accuracy_low", "0"),
+        cell("drop", "0.5"),
+        cell("drop_high", "0.9"),
+        cell("drop_low", "inf"),
+        cell("quality", "9"),
+        cell("threshold", ""),
+        cell("layer", "fc9"),
+        cell("asked", "density 0.9"),
+        about(lambda a: a["levels"].append(0.02)),
+        about(lambda a: a["levels"].__setitem__(0, 50)),
+        about(lambda a: a.update(asked="quality")),
+        about(lambda a: a["layers"].pop("fc2")),
+        about(lambda a: a["layers"].clear()),
+        about(lambda a: a["layers"]["fc1"].update(weights=9)),
+        about(lambda a: a["layers"]["fc1"].update(kept=-1)),
+        about(lambda a: a["layers"]["fc1"].update(kept=10**9)),
+        about(lambda a: a["other_layers"].update(kept=5)),
+        about(lambda a: a["dense"].update(n=-3)),
+        about(lambda a: a["dense"].update(value=2)),
+        about(lambda a: a.update(saliency="size")),
     ],
 )
-def test_a_scan_that_lies_is_refused(change, says, here):
+def test_a_scan_that_was_changed_is_refused(change, here):
     change()
+    says = r"scan\.csv is broken: it or scan\.json has changed since the scan; scan again"
+    check_refused(("choose", "scan.csv", "--density", ".3", "--out", "new"), says)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda a: a.pop("levels"), "the field 'levels' is missing"),
+        (lambda a: a.pop("sha256"), "the field 'sha256' is missing"),
+        (lambda a: a.update(colour=1), "unknown field 'colour'"),
+        (lambda a: a.update(layers=[1]), "layers must be object, got list"),
+        (lambda a: a.update(format="pruning_lab scan 2"), "a scan of another version"),
+    ],
+)
+def test_a_file_that_is_no_scan_is_refused(change, says, here):
+    edit("scan.json", change)
     check_refused(("choose", "scan.csv", "--density", ".3", "--out", "new"), says)
 
 
 def test_a_scan_of_another_network_is_refused(here):
     words = ("choose", "scan.csv", "other.safetensors", *DIGITS, "--density", ".3", "--out", "new")
-    check_refused(words, r"scan\.csv: the scan is of a network with other weights; scan this one")
+    check_refused(words, r"scan\.csv: the scan is for a network with other weights; scan this one")
     words = ("studio", "other.safetensors", *DIGITS, "--scan", "scan.csv", "--no-browser")
     check_refused(words, "other weights")
 
@@ -1001,7 +1020,7 @@ def check_right(name, new, folder, made):
     elif name in ("scan.json", "scan.csv"):
         one, other = (sensitivity.Scan.load(where / "scan.csv") for where in (folder, made))
         for ours, theirs in zip(one, other, strict=True):
-            assert replace(ours, note="") == theirs
+            assert ours == theirs
     elif name == "mask.safetensors":
         assert masks.Mask.load(folder / name) == masks.Mask.load(made / name)
     elif name == "dense.safetensors":

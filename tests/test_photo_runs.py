@@ -475,8 +475,8 @@ def test_a_run_on_streamed_photos(streamed, tmp_path):
 def test_the_suffix_evaluator_answers_on_a_stream_as_on_the_same_tensors(streamed):
     _, model, splits = streamed
     held, levels = list(splits.val), [0.5, 0.05]
-    expected = list(sensitivity.scan(model, held, levels, stop_at_chance=False))
-    points = list(sensitivity.scan(model, splits.val, levels, stop_at_chance=False))
+    expected = list(sensitivity.scan(model, held, levels))
+    points = list(sensitivity.scan(model, splits.val, levels))
     assert points == expected
     for point, (layer, level) in zip(
         points, [(name, level) for name in masks.prunable(model) for level in levels], strict=True

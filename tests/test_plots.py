@@ -1,6 +1,5 @@
 """Plots draw on the axes they are given, give them back, and show the numbers they got."""
 
-from dataclasses import replace
 from itertools import combinations, pairwise
 
 import matplotlib.pyplot as plt
@@ -302,7 +301,7 @@ def test_a_loss_of_nothing_or_all_has_a_bar_that_can_be_drawn(ax, n):
 # --- sensitivity -------------------------------------------------------------------------------
 
 
-def point(layer: str, density: float, lost: int, won: int = 0, n: int = 500, note: str = ""):
+def point(layer: str, density: float, lost: int, won: int = 0, n: int = 500):
     """Of a dense network that answers 80 % rightly."""
     right = round(0.8 * n) - lost + won
     return sensitivity.ScanPoint(
@@ -312,7 +311,6 @@ def point(layer: str, density: float, lost: int, won: int = 0, n: int = 500, not
         threshold=None,
         accuracy=evaluation.Accuracy.counted(right, n),
         drop=evaluation.Drop.counted(lost, won, n),
-        note=note,
     )
 
 
@@ -419,17 +417,6 @@ def test_with_an_allowed_drop_the_picture_stays_close_to_it(ax):
     assert low < -100 * few[0].drop.high < -100 * few[0].drop.low < high  # the noise is in sight
 
 
-def test_levels_stopped_at_chance_are_crossed_out_and_do_not_tell_the_dense_accuracy(ax):
-    given_up = point("fc1", 0.1, 69, n=100, note="at chance from density 0.2 on")
-    easier = replace(given_up, accuracy=evaluation.Accuracy.counted(15, 100))  # there dense: 84 %
-    points = [easier, point("fc1", 0.5, 3), point("fc1", 0.2, 350)]
-    plots.sensitivity(points, ax=ax)
-    assert legend(ax)["stopped early (at chance)"].get_xydata().tolist() == [[0.1, -69]]
-    assert ax.texts[0].get_text() == "dense 80.00%"
-    plots.sensitivity(points[1:], ax=(other := Figure().subplots()))
-    assert "stopped early (at chance)" not in legend(other)
-
-
 def are_convolutions(ax) -> dict[str, bool]:
     """By line style and filling, which must agree, and by what is more of a colour: blue or red."""
     found = {}
@@ -457,7 +444,9 @@ def test_convolutions_and_fully_connected_layers_look_different(ax):
 def test_a_scan_that_knows_its_layers_shapes_is_believed(ax):
     points = [point("stem", 0.1, 100), point("convert", 0.1, 100)]
     shapes = {"stem": {"shape": [4, 1, 3, 3]}, "convert": {"shape": [4, 16]}}
-    scan = sensitivity.Scan(points, evaluation.Accuracy.counted(400, 500), {"layers": shapes})
+    scan = sensitivity.Scan(
+        points, dense=evaluation.Accuracy.counted(400, 500), about={"layers": shapes}
+    )
     plots.sensitivity(scan, ax=ax)
     assert are_convolutions(ax) == {"stem": True, "convert": False}
 

@@ -76,7 +76,7 @@ def drops(closed):
     """A function that scans a model, and makes a panel to choose from the scan."""
 
     def make(model, images, *, densities=(0.7, 0.5, 0.3, 0.2, 0.1, 0.05), **options):
-        scan = sensitivity.scan(model, images, densities, stop_at_chance=False)
+        scan = sensitivity.scan(model, images, densities)
         closed.append(DropSlider(scan, model, images, **options))
         return closed[-1]
 
@@ -395,7 +395,7 @@ def test_the_allowed_drop_matters_here(toy, batches):
     """Else the test above could not fail; and single drops do not add."""
     images = taught(toy, batches)
     scan = sensitivity.scan(toy, images, [0.7, 0.5, 0.3, 0.2, 0.1, 0.05])
-    plans = [sensitivity.choose(scan, max_drop=allowed) for allowed in (0, 2, 10, 30)]
+    plans = [sensitivity.choose(scan, max_drop_per_layer=allowed) for allowed in (0, 2, 10, 30)]
     together = [together_by_hand(toy, plan.densities, images) for plan in plans]
     assert len(set(together)) >= 3
     assert any(plan.predicted != pytest.approx(t) for plan, t in zip(plans, together, strict=True))
@@ -406,13 +406,13 @@ def test_its_plan_is_what_choose_says(drops, toy, batches):
     panel = drops(toy, images, max_drop=2.0)
     for max_drop in (0.0, 2.0, 5.0):
         panel.max_drop = max_drop
-        expected = sensitivity.choose(panel.scan, max_drop=max_drop)
+        expected = sensitivity.choose(panel.scan, max_drop_per_layer=max_drop)
         assert dataclasses.replace(panel.plan, together=None) == expected
         assert panel.slider.value == max_drop
         for name, kept in expected.mask(toy).items():
             assert torch.equal(panel.mask[name], kept)
     panel.slider.value = 2.0  # as the browser does
-    assert panel.plan.asked == "max_drop 2"
+    assert panel.plan.asked == "max_drop_per_layer 2"
 
 
 def test_layers_that_were_not_scanned_stay_dense(closed, toy, batches):

@@ -19,7 +19,6 @@ def scan(
     saliency: common.Saliency = "magnitude",
     layers: common.Layers = None,
     cumulative: bool = False,
-    no_stop: bool = False,
     resume: bool = False,
     out: Annotated[str, common.File("scan"), common.FILE] = "scan.csv",
     recalibrate: common.Recalibrate = None,
@@ -42,7 +41,6 @@ def scan(
         saliency: Which weights stay: the largest, or random ones.
         layers: Only these layers.
         cumulative: Prune each layer together with all before it.
-        no_stop: Measure levels at chance on all images too.
         resume: Continue after the last finished batch.
         out: File for the rows; a .json is written beside it.
     """
@@ -68,7 +66,6 @@ def scan(
             saliency=lab.criteria.random(seed) if saliency == "random" else lab.criteria.magnitude,
             layers=layers,
             cumulative=cumulative,
-            stop_at_chance=not no_stop,
             recalibrate=common.recalibration(recalibrate, model, splits),
             out=out,
             resume=resume,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pruning_lab import counts, models
 from pruning_lab.data import Images
-from pruning_lab.evaluation import Evaluator
+from pruning_lab.evaluation import Evaluator, right
 from pruning_lab.masks import prunable
 from pruning_lab.studio.attempts import ALL, Setting
 from pruning_lab.studio.layers import Choice, Layer
@@ -88,7 +88,10 @@ class Base:
             for name, choice in choices.items()
             if not choice.same(self._settled[name])
         }
-        yield from self.session.advance(changes)
+        seen = 0
+        for logits in self.session.advance(changes):
+            yield right(logits, self.session.labels[seen : seen + len(logits)]).cpu()
+            seen += len(logits)
         self._settled = dict(choices)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from pruning_lab import masks, plots, sensitivity
 from pruning_lab.criteria import Saliency
 from pruning_lab.data import Images, for_choosing
-from pruning_lab.evaluation import Accuracy, Changes, Drop, Evaluator, drop
+from pruning_lab.evaluation import Accuracy, Changes, Drop, Evaluator, drop, right
 from pruning_lab.layers import find
 from pruning_lab.studio.attempts import Setting
 from pruning_lab.studio.layers import Choice, Layer
@@ -102,7 +102,7 @@ class _Panel(SliderPanel):
         for some in self._evaluator.advance(self._changes(state)):
             if stale():
                 return
-            hits.append(some)
+            hits.append(right(some, self._evaluator.labels[seen : seen + len(some)]).cpu())
             seen += len(some)
             if FIRST_LOOK <= seen < self.dense.n and not looked:
                 yield Accuracy.of(torch.cat(hits))
@@ -300,7 +300,7 @@ class DropSlider(_Panel):
         return self._drop_at(self.max_drop)
 
     def _plan_at(self, max_drop: float) -> sensitivity.Plan:
-        return sensitivity.choose(self.scan, max_drop=max_drop, saliency=self._saliency)
+        return sensitivity.choose(self.scan, max_drop_per_layer=max_drop, saliency=self._saliency)
 
     def _mask_at(self, max_drop: float) -> masks.Mask:
         return self._plan_at(max_drop).mask(self._model, saliency=self._saliency)
