@@ -22,8 +22,9 @@ _NUMBER = re.compile(r"[-+±×*]?[\d.,]+( ?%|×)?")
 class Rows(tuple[T, ...]):
     """A row per dataclass: prints as a table, and slices to another table of the same type.
 
-    `columns` maps the header of a printed column to the text of a row's cell; columns of numbers
-    are aligned to the right. Keywords become attributes, which slices and copies keep.
+    `columns` maps the header of a printed column to the text of a row's cell (default: all fields);
+    columns of numbers are aligned to the right. Keywords become attributes, which slices and copies
+    keep.
     """
 
     columns: ClassVar[Mapping[str, Callable[[T], str]]] = {}
@@ -49,19 +50,34 @@ class Rows(tuple[T, ...]):
     @classmethod
     def table(cls, rows: Iterable[T]) -> str:
         """The rows as text, one line each, under the headers."""
-        cells = [[cell(row) for cell in cls.columns.values()] for row in rows]
+        rows = list(rows)
+        columns = cls.columns or _columns_of(rows)
+        cells = [[cell(row) for cell in columns.values()] for row in rows]
         align = [
             "right" if all(not c or _NUMBER.fullmatch(c) for c in column) else "left"
             for column in zip(*cells, strict=True)
         ]
         options = {"colalign": align} if cells else {}  # tabulate wants no alignment of no rows
-        return tabulate(cells, list(cls.columns), disable_numparse=True, **options)
+        return tabulate(cells, list(columns), disable_numparse=True, **options)
 
     def to_pandas(self):
         """A pandas.DataFrame; an accuracy's interval becomes columns such as accuracy_low."""
         import pandas  # part of the course's installation, not of the library's
 
         return pandas.DataFrame([flat(row) for row in self])
+
+
+def _columns_of(rows: list) -> dict[str, Callable]:
+    """A column for each field of the rows."""
+
+    def cell(name: str) -> Callable:
+        def text(row) -> str:
+            value = getattr(row, name)
+            return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+        return text
+
+    return {field.name: cell(field.name) for row in rows[:1] for field in fields(row)}
 
 
 def flat(row: object) -> dict:

@@ -793,8 +793,8 @@ def test_no_accuracy_is_ever_taken_for_another_attempts(splits, studio_of, monke
             lambda: studio.redo(),
             lambda: studio.branch(),
             lambda: studio.rename(str(seed)),
-            lambda: studio.stop(),
-            lambda: time.sleep(0.02),
+            lambda: dice.random() < 0.3 and studio.stop(),
+            *2 * [lambda: time.sleep(0.05)],
             retrain,
         ]
         try:
@@ -804,7 +804,7 @@ def test_no_accuracy_is_ever_taken_for_another_attempts(splits, studio_of, monke
                 try:
                     dice.choice(actions)()
                 except (RuntimeError, ValueError) as error:
-                    words = "the studio is retraining", "there is nothing to", "there is a line"
+                    words = "the studio is retraining", "there is nothing to"
                     if not str(error).startswith(words):
                         raise
                 found = studio.metrics()
@@ -815,7 +815,7 @@ def test_no_accuracy_is_ever_taken_for_another_attempts(splits, studio_of, monke
 
     def enough() -> bool:
         measured_ones = [attempt for attempt in studio.attempts if attempt.accuracy is not None]
-        return len(measured_ones) > 10 and len({a.version for a in measured_ones}) > 2
+        return len(measured_ones) > 6 and len({a.version for a in measured_ones}) > 1
 
     users = [threading.Thread(target=user, args=[seed]) for seed in range(3)]
     for one in users:

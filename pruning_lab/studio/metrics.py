@@ -53,16 +53,6 @@ class ClassChange:
     drop: Drop
 
 
-class Classes(Rows[ClassChange]):
-    columns: ClassVar = {
-        "label": lambda row: str(row.label),
-        "images": lambda row: f"{row.n:,}",
-        "before": lambda row: f"{row.before.value:.1%}",
-        "after": lambda row: f"{row.after.value:.1%}",
-        "change": lambda row: str(row.drop),
-    }
-
-
 @dataclass(frozen=True)
 class Flip:
     """An image that one of the two networks answers rightly, and the other does not."""
@@ -74,18 +64,6 @@ class Flip:
     margin_before: float  # the label's logit less the largest other: above 0 where it is right
     margin_after: float
     lost: bool  # right before, wrong after
-
-
-class Flips(Rows[Flip]):
-    columns: ClassVar = {
-        "image": lambda row: str(row.index),
-        "label": lambda row: str(row.label),
-        "before": lambda row: str(row.before),
-        "after": lambda row: str(row.after),
-        "margin before": lambda row: f"{row.margin_before:.3g}",
-        "margin after": lambda row: f"{row.margin_after:.3g}",
-        "": lambda row: "lost" if row.lost else "won",
-    }
 
 
 def answers_of(logits: Tensor, labels: Tensor) -> Tensor:
@@ -116,16 +94,16 @@ class Change:
         return drop(Accuracy.of(hits(self.before)), self.accuracy)
 
     @property
-    def per_class(self) -> Classes:
+    def per_class(self) -> Rows[ClassChange]:
         rows, labels = [], self.before[:, 0]
         for label in labels.unique().tolist():
             own = labels == label
             pair = [Accuracy.of(hits(answers[own])) for answers in (self.before, self.after)]
             rows.append(ClassChange(int(label), pair[0].n, *pair, drop(*pair)))
-        return Classes(rows)
+        return Rows(rows)
 
     @property
-    def flips(self) -> Flips:
+    def flips(self) -> Rows[Flip]:
         """Lost images first, both kinds in the order of the images."""
         lost = hits(self.before) & ~hits(self.after)
         won = hits(self.after) & ~hits(self.before)
@@ -135,7 +113,7 @@ class Change:
             _, now, margin_now = self.after[index].tolist()
             classes = int(label), int(named), int(now)
             rows.append(Flip(index, *classes, margin, margin_now, bool(lost[index])))
-        return Flips(rows)
+        return Rows(rows)
 
 
 class Metrics(Rows[LayerMetrics]):
@@ -191,6 +169,10 @@ class Metrics(Rows[LayerMetrics]):
         return None if self.flops is None else sum(row.flops * row.density for row in self)
 
     @property
-    def per_class(self) -> Classes:
+    def per_class(self) -> Rows[ClassChange]:
         """The accuracy of each label before and after; no rows until there is an estimate."""
-        return Classes() if self.change is None else self.change.per_class
+        return Rows() if self.change is None else self.change.per_class
+
+    @property
+    def flipped(self) -> Rows[Flip]:
+        return Rows() if self.change is None else self.change.flips

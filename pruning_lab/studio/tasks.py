@@ -3,6 +3,7 @@
 `control` says what is done (`say`), and raises Stopped where the user asked for an end (`check`).
 """
 
+import copy
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -82,9 +83,10 @@ def test(
     train_images: Images | None,
     control: Measurer,
 ) -> tuple[Accuracy, Drop]:
-    """Accuracy on test images, and the drop from the dense network (which is recalibrated)."""
+    """Accuracy on test images, and the drop from the dense network."""
     images = StudioImages(images, control.check)
     after = evaluate(network, images)
     if train_images is not None:
+        dense = copy.deepcopy(dense)
         recalibrate(dense, train_images)
     return after, drop(evaluate(dense, images), after)
