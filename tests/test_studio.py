@@ -875,7 +875,8 @@ def test_a_drag_that_goes_on_at_the_last_moment_keeps_no_older_accuracy(
     monkeypatch.setattr(measurer, "LOOK_SECONDS", 0)
     model = pausing()
     studio = studio_of(model, batches).settle()
-    looks = []
+    looks, moved = [], []
+    studio.on(Moved, lambda event: moved.append(studio.attempt.accuracy))
 
     def drag_on(event):
         looks.append(event)
@@ -887,6 +888,7 @@ def test_a_drag_that_goes_on_at_the_last_moment_keeps_no_older_accuracy(
     check(studio.settle(), model, batches)
     assert (len(studio.attempts), len(looks)) == (2, 9)
     assert [look.final for look in looks] == [False] * 8 + [True]
+    assert moved == [None, None]
 
 
 def test_looks_come_no_faster_than_an_eye_follows(batches, studio_of, monkeypatch):

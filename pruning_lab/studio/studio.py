@@ -30,9 +30,8 @@ class Studio:
     >>> studio.undo().attempt.what
     'as it came'
 
-    It works on its own copy of the model; weights that are zero count as gone. `set` returns at
-    once, and a thread measures the latest attempt on val; `settle` waits for it, and raises what
-    went wrong there. Every `set` is an attempt, which stays, and can be undone.
+    It works on its own copy of the model; zero weights count as gone. `set` makes an attempt, which
+    stays, and a thread measures the latest one on val; `settle` waits for it, and raises its error.
     """
 
     def __init__(
