@@ -362,14 +362,14 @@ plt.show()
 
 # %%
 studio = Studio(model, splits, scan=scan, about=recipe.about)
-studio.set(density={"conv1": 0.5}).name("half of conv1").settle()
+studio.set(density={"conv1": 0.5}).rename("half of conv1").settle()
 studio.undo()
-studio.set(density={"fc1": 0.1}).name("a tenth of fc1").settle()
+studio.set(density={"fc1": 0.1}).rename("a tenth of fc1").settle()
 studio.undo()
 print(studio.compare())
 
 # %% tags=["nbval-check-output"]
-now = studio.set(density=reported).name("paper's").settle().metrics()
+now = studio.set(density=reported).rename("paper's").settle().metrics()
 asked = {row.layer: round(reported[row.layer] * row.weights) for row in now.layers}
 print("each layer keeps what was asked:", asked == {row.layer: row.kept for row in now.layers})
 print("weights kept:", sum(asked.values()))
@@ -380,14 +380,14 @@ print("the model is as it came:", all(bool((w != 0).all()) for w in weights_of(m
 # which of them has taken too much; or press the button that retrains.
 
 # %%
-studio.suggest(density=studio.attempt.density).name("suggested").settle()
+studio.suggest(density=studio.attempt.density).rename("suggested").settle()
 panel = StudioPanel(studio)
 panel.layer = order[0]
 panel.settle()
 panel
 
 # %%
-studio.retrain(config=replace(recipe.retrain[-1], epochs=1)).name("suggested, retrained")
+studio.retrain(config=replace(recipe.retrain[-1], epochs=1)).rename("suggested, retrained")
 panel.settle()
 print(studio.compare())
 

@@ -101,7 +101,7 @@ print("dense, paper:", f"{table_3['total'].flops:,.0f}")
 
 # %% [markdown]
 # Every `set` is an *attempt*, and attempts stay. Go back with `undo` and forth with `redo`; take
-# another way with `branch`; give one a `name`.
+# another way with `branch`; `rename` one.
 
 # %% tags=["nbval-check-output"]
 there = studio.fingerprint()
@@ -130,10 +130,10 @@ print(studio.compare())
 
 # %%
 reported = {row.layer: row.density for row in paper.LENET_5 if row.layer != "total"}
-studio.set(density=reported).name("paper's").settle()
+studio.set(density=reported).rename("paper's").settle()
 at_theirs = studio.attempt
 print(f"cut:       {studio.metrics().accuracy}")
-studio.retrain(EPOCHS).name("paper's, retrained")
+studio.retrain(EPOCHS).rename("paper's, retrained")
 print(f"retrained: {studio.metrics().accuracy}")
 
 # %% tags=["nbval-check-output"]
@@ -148,7 +148,7 @@ print("zeros stayed zero:", zeros >= 430_500 - sum(kept.values()))
 
 # %%
 studio.go(1).branch("ours")
-studio.suggest(density=at_theirs.density).name("suggested")
+studio.suggest(density=at_theirs.density).rename("suggested")
 suggested = {row.layer: row.kept for row in studio.metrics().layers}
 print(studio.metrics().accuracy)
 pd.DataFrame(
@@ -193,9 +193,9 @@ print("the model is as it came:", bool((model.conv1.weight != 0).all()))
 studio.undo()
 taken = 400 - suggested["conv1"]
 studio.set(density={"conv1": 400 / 500, "fc1": (suggested["fc1"] - taken) / 400_000})
-studio.name("by hand").settle()
+studio.rename("by hand").settle()
 print(studio.metrics().accuracy)
-studio.retrain(EPOCHS).name("by hand, retrained")
+studio.retrain(EPOCHS).rename("by hand, retrained")
 print("retrained:", studio.metrics().accuracy)
 
 # %% [markdown]
@@ -205,7 +205,7 @@ print("retrained:", studio.metrics().accuracy)
 # same mask of the two; here we call it from Python.
 
 # %%
-exported = studio.export("runs/studio/plan.json")
+exported = studio.export("runs/studio/plan.json", overwrite=True)
 print(exported.command)
 code = cli.main([*exported.command.split()[1:], "--out", "runs/studio/mask.safetensors", "--force"])
 
