@@ -68,7 +68,7 @@ class Flip:
 
 def answers_of(logits: Tensor, labels: Tensor) -> Tensor:
     """(n, 3) of logits (n, classes): the label, the class named, the label's margin."""
-    place = labels.clamp(0, logits.shape[1] - 1).unsqueeze(1)  # a label may be no class
+    place = labels.long().clamp(0, logits.shape[1] - 1).unsqueeze(1)  # a label may be no class
     others = logits.scatter(1, place, -torch.inf).amax(1)
     margins = logits.gather(1, place).squeeze(1) - others
     return torch.stack([labels.double(), logits.argmax(1).double(), margins.double()], 1).cpu()
