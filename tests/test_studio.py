@@ -511,7 +511,7 @@ def test_a_wrong_ask_gets_one_sentence_and_changes_nothing(toy, split, studio_of
         (lambda: studio.go(9), ValueError, "attempts go from 1 to 2, got 9"),
         (lambda: studio.rename("x", 9), ValueError, "attempts go from 1 to 2, got 9"),
         (lambda: studio.branch("main"), ValueError, "there is a line 'main' already; it has main"),
-        (lambda: studio.suggest(0.5, density=0.1), ValueError, "give max_drop or density, one"),
+        (lambda: studio.suggest(0.5, density=0.1), ValueError, "give max_drop.* or density, one"),
         (lambda: studio.suggest(max_drop=200), ValueError, "max_drop must be 0 to 100"),
         (lambda: studio.retrain(), ValueError, "no images to retrain on; open the studio with"),
         (lambda: studio.test(), ValueError, "there are no test images; open the studio with"),
@@ -1210,15 +1210,17 @@ def test_the_model_and_the_random_numbers_are_never_touched(splits, studio_of, e
 
 
 @pytest.mark.parametrize("waits", [True, False])
-def test_the_main_thread_draws_the_numbers_it_would_draw_alone(toy, splits, studio_of, waits):
+def test_the_main_thread_draws_the_numbers_it_would_draw_alone(splits, studio_of, waits):
     """While the thread reads a DataLoader, drops out and shuffles, with `wait` and without."""
+    toy = normed().append(nn.Dropout(0.1))
 
     def loader(part, **options):
         pixels = torch.cat([x for x, _ in part])
         return DataLoader(TensorDataset(pixels, part.labels), batch_size=8, **options)
 
     parts = {"val": loader(splits.val), "train": loader(splits.train, shuffle=True)}
-    studio = studio_of(toy, replace(splits, test=loader(splits.test), **parts))
+    options = {"recalibrate": parts["train"]}
+    studio = studio_of(toy, replace(splits, test=loader(splits.test), **parts), **options)
     torch.manual_seed(5)
     expected = [torch.rand(3).tolist() for _ in range(4000)]
     torch.manual_seed(5)

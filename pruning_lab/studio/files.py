@@ -121,5 +121,6 @@ def export(
 
 def _is_studio(path: Path) -> bool:
     with contextlib.suppress(ValueError, OSError):  # no safetensors file, or none there
-        return (files.load_about(path) or {}).get("format") == _FORMAT
+        form = (files.load_about(path) or {}).get("format")
+        return str(form).startswith("pruning_lab studio")  # of another version too
     return False

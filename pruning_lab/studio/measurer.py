@@ -15,7 +15,7 @@ from pruning_lab.data import Images
 from pruning_lab.evaluation import Accuracy, Drop, Evaluator
 from pruning_lab.layers import device_of
 from pruning_lab.studio.history import Attempt
-from pruning_lab.studio.images import Stopped, StudioImages
+from pruning_lab.studio.images import Stopped, own
 from pruning_lab.studio.layers import Settings, Version
 from pruning_lab.studio.metrics import Change, answers_of, hits
 
@@ -267,10 +267,8 @@ class Measurer:
         if self._open[0] is not version:
             self.say("preparing the images …")
             self._open = None, None, {}  # frees memory
-            images, training = (
-                None if given is None else StudioImages(given, self._check_open)
-                for given in (self._images, self._recalibrate)
-            )
+            images = own(self._images, self._check_open)  # in the same order as the last time
+            training = own(self._recalibrate, self._check_open)
             options = {"budget": self._budget, "recalibrate": training}
             evaluator = Evaluator(version.network(), images, **options)
             labels = evaluator.labels.cpu().double()

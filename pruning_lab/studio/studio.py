@@ -56,7 +56,7 @@ class Studio:
         self._test_images: Images | None = getattr(splits, "test", None)
         if scan is not None:
             sensitivity.check_same_weights(scan, model)
-        self.about, self._recalibrate = about, recalibrate
+        self.about, self._recalibrate = about, images.own(recalibrate)
         first = Version(copy.deepcopy(model))
         first.scan, self._versions = scan, [first]
         self.tests = 0  # how often the test split was used; what came of it the last time:

@@ -55,15 +55,14 @@ def suggest(
 ) -> sensitivity.Plan:
     """The plan by a scan of these weights, which is made once for each version."""
 
-    def progress(text: str) -> None:
-        control.check()
-        control.say(text)
-
     def scanned(seen: sensitivity.Progress) -> None:
-        progress(f"scanning … {f'{seen.images / seen.total:.0%}' if seen.total else ''}")
+        control.check()
+        control.say(f"scanning … {f'{seen.images / seen.total:.0%}' if seen.total else ''}")
 
     def searched(done: int, most: int) -> None:
-        progress(f"searching … {done} networks of at most {most}")
+        control.check()
+        if done % 10 == 0:
+            control.say(f"searching … {done} networks of at most {most}")
 
     network, options = version.network(), {"recalibrate": train_images}
     is_part = isinstance(images, Part)
