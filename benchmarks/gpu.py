@@ -160,7 +160,7 @@ def _moves(splits: data.Splits) -> list[dict]:
             studio.set({layer: 0.5 + turn / 20}).settle()
             seconds.append(time.perf_counter() - began)
         studio.set({layer: 0.0}).settle()
-        how = f"median of 15, accuracy on {studio.n} images"
+        how = f"median of 15, accuracy on {studio.dense.n} images"
         rows.append(_row(f"move of {layer}", 1000 * statistics.median(seconds), "ms", how))
     studio.close()
     return rows

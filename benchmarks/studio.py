@@ -29,8 +29,7 @@ from tabulate import tabulate
 
 from pruning_lab import data, files, models, provenance
 from pruning_lab.masks import prunable
-from pruning_lab.studio import Studio
-from pruning_lab.studio.layers import LIMIT, STEP
+from pruning_lab.studio import LIMIT, STEP, Studio
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -261,9 +260,9 @@ class Watch:
 
     def __init__(self, studio: Studio):
         self.studio, self.said, self.first = studio, [], None
-        studio.listen(self._listen)
+        studio.on(object, self._listen)
 
-    def _listen(self, event: str) -> None:
+    def _listen(self, event: object) -> None:
         self.said.append(self.studio.status)
         if self.first is None and self.studio.metrics().accuracy is not None:
             self.first = time.perf_counter()

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from operator import attrgetter
 from typing import ClassVar, TypeVar
 
 import msgspec
@@ -19,8 +20,8 @@ _NUMBER = re.compile(r"[-+±×*]?[\d.,]+( ?%|×)?")
 class Rows(tuple[T, ...]):
     """A tuple of dataclass rows that prints as a table; a slice is a table of the same type.
 
-    `columns` maps the header of a printed column to a function from a row to its cell's text.
-    Keywords become attributes, which slices and copies keep.
+    `columns` maps the header of a printed column to a function from a row to its cell (default: all
+    fields). Keywords become attributes, which slices and copies keep.
     """
 
     columns: ClassVar[Mapping[str, Callable[[T], str]]] = {}
@@ -46,19 +47,26 @@ class Rows(tuple[T, ...]):
     @classmethod
     def table(cls, rows: Iterable[T]) -> str:
         """The rows as text, one line each, under the headers; numbers are aligned to the right."""
-        cells = [[printable(cell(row)) for cell in cls.columns.values()] for row in rows]
+        rows = list(rows)
+        names = (field.name for row in rows[:1] for field in fields(row))
+        columns = cls.columns or {name: attrgetter(name) for name in names}
+        cells = [[_text(cell(row)) for cell in columns.values()] for row in rows]
         align = [
             "right" if all(not c or _NUMBER.fullmatch(c) for c in column) else "left"
             for column in zip(*cells, strict=True)
         ]
         options = {"colalign": align} if cells else {}  # tabulate wants no alignment of no rows
-        return tabulate(cells, list(cls.columns), disable_numparse=True, **options)
+        return tabulate(cells, list(columns), disable_numparse=True, **options)
 
     def to_pandas(self):
         """A pandas.DataFrame; an accuracy's interval becomes columns such as accuracy_low."""
         import pandas  # part of the course's installation, not of the library's
 
         return pandas.DataFrame([flat(row) for row in self])
+
+
+def _text(cell: object) -> str:
+    return f"{cell:.4g}" if isinstance(cell, float) else printable(cell)
 
 
 def printable(text: object) -> str:

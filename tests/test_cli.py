@@ -981,7 +981,7 @@ def test_without_a_file_the_studio_has_a_lenet_as_it_ships(words, weights, capsy
     assert studio.metrics().weights == weights
     shipped = models.lenet_300_100 if words else models.lenet_5
     expected = shipped(trained="mnist").state_dict()
-    assert all(torch.equal(t, expected[n]) for n, t in studio.model.state_dict().items())
+    assert all(torch.equal(t, expected[n]) for n, t in studio.network().state_dict().items())
     assert capsys.readouterr().out.startswith("digits: ")
 
 

@@ -487,7 +487,7 @@ def test_the_suffix_evaluator_answers_on_a_stream_as_on_the_same_tensors(streame
 def test_the_studio_opens_streamed_photos(streamed):
     _, model, splits = streamed
     s = studio.Studio(model, splits)
-    s.set(fc1=1.0, conv2=0.5)
+    s.set({"fc1": 1.0, "conv2": 0.5})
     s.settle()
     metrics = s.metrics()
     s.close()

@@ -1,19 +1,27 @@
-"""One layer's weights, ready to be asked how many stay at a threshold, and which."""
+"""The weights that a studio prunes: how many stay at a threshold, which, and their histogram."""
 
+import copy
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pruning_lab import criteria, paper
-from pruning_lab.evaluation import Accuracy, Drop, Thresholded
-from pruning_lab.studio.attempts import Setting
+from pruning_lab import criteria
+from pruning_lab.evaluation import Changes, Thresholded
+from pruning_lab.layers import not_covered, prunable
+from pruning_lab.masks import Mask, Receipt, ReceiptRow
+from pruning_lab.sensitivity import Scan
+from pruning_lab.studio.history import ALL, Setting
+from pruning_lab.studio.metrics import LayerMetrics
 
 LIMIT, STEP = 3.0, 0.05  # of a slider: qualities on this grid are counted ahead
 _CHUNK = 2**18  # weights at a time: what a core's cache holds
 _BINS = 120  # of a histogram, as wide as the largest weights
+
+Settings = Mapping[str, Setting]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,28 +30,32 @@ class Choice:
 
     kept: int
     threshold: float  # |w| >= threshold stays, and no zero
-    chosen: Tensor | None = None  # where ties were cut through, what stays
-
-    def same(self, other: "Choice") -> bool:
-        return self.threshold == other.threshold and self.chosen is other.chosen
+    chosen: Tensor | None = None  # what stays, where no threshold says it: ties, nothing
 
 
 class Layer:
-    """The weights of a layer as they came, or as a retraining left them; zeros are gone for good.
+    """The weights of a layer, read and never written; zeros are gone for good.
 
-    They are read and never written. Nothing as large as the weights is kept beside them.
+    Nothing as large as the weights is kept beside them.
     """
 
     def __init__(self, name: str, weight: Tensor):
         self.name, self.weight = name, _dense(weight.detach())
-        self.size = weight.numel()
-        self.is_conv = weight.dim() > 2
+        self.size, self.is_conv = weight.numel(), weight.dim() > 2
         self.alive = int(self.weight.count_nonzero())
         self.sigma = criteria.sigma_of(name, self.weight)
         self._counts: dict[float, int] = {}
+        self._latest = ALL, Choice(self.alive, 0.0)
 
     def choose(self, setting: Setting) -> Choice:
-        """Which weights stay, as `masks.prune` chooses them within those that are not zero."""
+        """Which weights stay, as `masks.prune` chooses them; the latest choice is remembered."""
+        asked, choice = self._latest
+        if asked != setting:
+            choice = self._choose(setting)
+            self._latest = setting, choice
+        return choice
+
+    def _choose(self, setting: Setting) -> Choice:
         if setting.kind == "quality":
             threshold = setting.amount * self.sigma
             return Choice(self._count(threshold), threshold)
@@ -52,16 +64,14 @@ class Layer:
             return Choice(self.alive, 0.0)
         ((chosen, cut),) = criteria.by_densities(criteria.magnitude(self.weight), [setting.amount])
         if cut is None:
-            return Choice(0, float("inf"))
-        if self._count(cut) == count:
-            return Choice(count, cut)
-        return Choice(count, cut, chosen)
+            return Choice(0, float("inf"), chosen)
+        return Choice(count, cut, None if self._count(cut) == count else chosen)
 
     def kept(self, choice: Choice) -> Tensor:
         """bool, shaped like the weight."""
         if choice.chosen is not None:
             return choice.chosen
-        return (self.weight.abs() >= choice.threshold) & (self.weight != 0)
+        return criteria.by_threshold(self.weight.abs(), choice.threshold, self.weight != 0)
 
     def cut(self, choice: Choice) -> Tensor | Thresholded:
         """The weight with zeros where nothing stays."""
@@ -71,32 +81,32 @@ class Layer:
             return self.weight * choice.chosen
         return Thresholded(self.weight, choice.threshold)
 
+    def row(self, setting: Setting, locked: bool, flops: int | None) -> LayerMetrics:
+        choice = self.choose(setting)
+        quality = choice.threshold / self.sigma if self.sigma else 0.0
+        numbers = choice.threshold, quality, self.sigma, self.size, choice.kept
+        return LayerMetrics(self.name, setting, *numbers, flops, locked, self.is_conv)
+
     def prepare(self) -> None:
-        """Count ahead for every quality on the grid of a slider, and for the histogram."""
-        _ = self.histogram
-        if self.weight.dtype not in _NUMPY:
+        """Count ahead, once, for every quality on the grid of a slider and for the histogram."""
+        if "histogram" in vars(self):
             return
-        steps = round(LIMIT / STEP)
-        thresholds = [round(step * STEP, 10) * self.sigma for step in range(1, steps + 1)]
-        cuts = np.array(thresholds, _NUMPY[self.weight.dtype])
-        counts = np.zeros(steps, np.int64)
-        for part in self._sorted_parts():
-            counts += len(part) - np.searchsorted(part, cuts)
-            counts += np.searchsorted(part, -cuts, side="right")
-        self._counts |= zip(thresholds, counts.tolist(), strict=True)
+        steps = range(1, round(LIMIT / STEP) + 1)
+        thresholds = [round(step * STEP, 10) * self.sigma for step in steps]
+        cuts = torch.tensor([*thresholds, float("inf")], dtype=self.weight.dtype)
+        counts = self._histogram(_numpy(cuts), torch.abs)
+        at_least = counts[::-1].cumsum()[::-1]
+        self._counts |= zip(thresholds, at_least.tolist(), strict=True)
+        _ = self.histogram
 
     @cached_property
     def histogram(self) -> tuple[np.ndarray, np.ndarray]:
         """(counts, edges) of the weights that are not zero, as matplotlib's `stairs` takes them."""
         ends = self.weight.aminmax() if self.size else (0.0, 0.0)
-        edge = max(*(abs(float(end)) for end in ends), 1e-12)
+        edge = max(1e-12, *(abs(float(end)) for end in ends))
         edges = np.linspace(-edge, edge, _BINS + 1)
         edges[_BINS // 2] = 0.0
-        below = np.zeros(_BINS + 1, np.int64)
-        for part in self._sorted_parts():
-            below += np.searchsorted(part, edges.astype(part.dtype))
-        below[-1] = self.size
-        counts = np.diff(below)
+        counts = self._histogram(edges)
         counts[_BINS // 2] -= self.size - self.alive  # zeros open the first bin right of the middle
         return counts, edges
 
@@ -104,18 +114,79 @@ class Layer:
         if threshold <= 0:
             return self.alive
         if threshold not in self._counts:
-            parts = _flat(self.weight).split(_CHUNK)
-            count = sum(int((part.abs() >= threshold).count_nonzero()) for part in parts)
+            count = sum(int((part.abs() >= threshold).count_nonzero()) for part in self._parts())
             self._counts[threshold] = count
         return self._counts[threshold]
 
-    def _sorted_parts(self):
-        for part in _flat(self.weight).split(_CHUNK):
-            wide = part if part.dtype in _NUMPY else part.float()
-            yield np.sort(wide.cpu().numpy())
+    def _histogram(self, edges: np.ndarray, of: Callable = torch.clone) -> np.ndarray:
+        return sum(np.histogram(_numpy(of(part)), edges)[0] for part in self._parts())
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        """All weights in the order in which they lie in memory, as views."""
+        weight = self.weight
+        return weight.as_strided((self.size,), (1,), weight.storage_offset()).split(_CHUNK)
 
 
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+class Version:
+    """One set of weights of a network: as it came, or as a retraining left it. Never changed."""
+
+    def __init__(self, model: nn.Module, weights: Mapping[str, Tensor] | None = None):
+        """`weights`: other ones than the model's own."""
+        state = model.state_dict(keep_vars=True)
+        weights = state if weights is None else weights
+        self.weights = {name: weights[name].detach().to(t.device) for name, t in state.items()}
+        self.scan: Scan | None = None
+        self._model = model
+        layers = prunable(self.network())
+        self.layers = {name: Layer(name, layer.weight) for name, layer in layers.items()}
+        if not layers:
+            raise ValueError("this model has no layer to prune, so there is nothing to set")
+
+    def network(self) -> nn.Module:
+        """The network before pruning, with these tensors and no copies of them."""
+        memo = {}
+        for name, tensor in self._model.state_dict(keep_vars=True).items():
+            own = self.weights[name]
+            is_parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(own, tensor.requires_grad) if is_parameter else own
+        return copy.deepcopy(self._model, memo).eval()
+
+    def prepare(self, stale: Callable[[], bool]) -> bool:
+        """Count ahead what makes a slider quick; returns whether all is done."""
+        for layer in self.layers.values():
+            if not stale():
+                layer.prepare()
+        return not stale()
+
+    def changes(self, settings: Settings, before: Settings) -> Changes:
+        """The pruned weights of the layers whose settings are others than before."""
+        asked = {name: settings.get(name, ALL) for name in self.layers}
+        changed = {n: setting for n, setting in asked.items() if setting != before.get(n, ALL)}
+        return {n: self.layers[n].cut(self.layers[n].choose(s)) for n, s in changed.items()}
+
+    def rows(
+        self, settings: Settings, locks: Collection[str] = (), flops: Mapping[str, int] = {}
+    ) -> list[LayerMetrics]:
+        return [
+            layer.row(settings.get(name, ALL), name in locks, flops.get(name))
+            for name, layer in self.layers.items()
+        ]
+
+    def mask(self, settings: Settings) -> Mask:
+        """What stays, with its receipt."""
+        kept, receipt = {}, []
+        for row in self.rows(settings):
+            layer, is_asked = self.layers[row.layer], row.layer in settings
+            kept[row.layer] = layer.kept(layer.choose(row.asked))
+            asked, cut = (str(row.asked), row.threshold) if is_asked else ("-", None)
+            numbers = cut if row.kept else None, row.sigma, row.weights, row.kept, row.density
+            receipt.append(ReceiptRow(row.layer, asked, *numbers))
+        return Mask(kept, Receipt(receipt, not_covered=not_covered(self._model)))
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    """Half precisions, which numpy does not know, widened."""
+    return (values.float() if values.element_size() < 4 else values).cpu().numpy()
 
 
 def _dense(weight: Tensor) -> Tensor:
@@ -123,81 +194,3 @@ def _dense(weight: Tensor) -> Tensor:
     layouts = (torch.contiguous_format, *((torch.channels_last,) if weight.dim() == 4 else ()))
     tight = any(weight.is_contiguous(memory_format=layout) for layout in layouts)
     return weight if tight else weight.contiguous()
-
-
-def _flat(weight: Tensor) -> Tensor:
-    """All weights in the order in which they lie in memory, as a view."""
-    return weight.as_strided((weight.numel(),), (1,), weight.storage_offset())
-
-
-@dataclass(frozen=True)
-class LayerMetrics:
-    """One layer where the studio stands."""
-
-    layer: str
-    asked: Setting
-    threshold: float  # |w| from here on stays
-    quality: float  # threshold / sigma
-    sigma: float  # of the weights that this network still has
-    weights: int
-    kept: int
-    flops: int | None  # of the dense layer, per image; None until it has been counted
-    locked: bool
-    is_conv: bool
-
-    @property
-    def density(self) -> float:
-        return self.kept / max(self.weights, 1)
-
-    @property
-    def bytes(self) -> int:
-        """Stored as the paper does: 32 bits for a kept weight, 8 or 5 for its relative index.
-
-        Or dense, where that is smaller. Fillers for long gaps are not counted (section 5).
-        """
-        index = paper.INDEX_BITS["conv" if self.is_conv else "fc"]
-        return min(-(-self.kept * (32 + index) // 8), 4 * self.weights)
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Where the studio stands. `accuracy` and `drop` are None until there is a first look.
-
-    `final` says that they are of all the images and nothing is left to do.
-    """
-
-    attempt: int
-    layers: tuple[LayerMetrics, ...]
-    accuracy: Accuracy | None
-    drop: Drop | None  # against the network as it came, on the same images
-    final: bool
-    status: str  # "ready", "measuring", "preparing ...", "retraining ...", "failed: ..."
-
-    @property
-    def weights(self) -> int:
-        return sum(row.weights for row in self.layers)
-
-    @property
-    def kept(self) -> int:
-        return sum(row.kept for row in self.layers)
-
-    @property
-    def density(self) -> float:
-        return self.kept / max(self.weights, 1)
-
-    @property
-    def bytes(self) -> int:
-        return sum(row.bytes for row in self.layers)
-
-    @property
-    def flops(self) -> int | None:
-        """Of the dense network, per image."""
-        flops = [row.flops for row in self.layers]
-        return None if None in flops else sum(flops)
-
-    @property
-    def flops_kept(self) -> float | None:
-        """Left when zero weights are skipped, and no zero activations."""
-        if self.flops is None:
-            return None
-        return sum(row.flops * row.density for row in self.layers)

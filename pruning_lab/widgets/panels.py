@@ -7,7 +7,7 @@ import ipywidgets
 import traitlets
 
 from pruning_lab import criteria
-from pruning_lab.studio import NewestFirst
+from pruning_lab.studio import LatestOnlyWorker
 from pruning_lab.widgets.pictures import WIDTH
 
 
@@ -35,7 +35,7 @@ class SliderPanel(ipywidgets.VBox):
         description: str,
     ):
         self._limit, self._step = limit, step
-        self._worker = NewestFirst(work)
+        self._worker = LatestOnlyWorker(work)
         self.slider = ipywidgets.FloatSlider(
             min=0,
             max=limit,

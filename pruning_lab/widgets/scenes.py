@@ -31,7 +31,7 @@ class WeightsFilm:
     def picture(self, layer: str) -> bytes:
         self._layer = layer
         scan = self.studio.scan
-        scene = layer, self.studio.attempt.base, id(scan)
+        scene = layer, self.studio.attempt.version, id(scan)
         return self._film.frame(scene, self._move)
 
     def _draw(self, figure: Figure) -> list:

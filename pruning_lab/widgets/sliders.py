@@ -16,7 +16,7 @@ from pruning_lab.criteria import Saliency
 from pruning_lab.data import Images, for_choosing
 from pruning_lab.evaluation import Accuracy, Changes, Drop, Evaluator, drop, right
 from pruning_lab.layers import find
-from pruning_lab.studio.attempts import Setting
+from pruning_lab.studio import Setting
 from pruning_lab.studio.layers import Choice, Layer
 from pruning_lab.widgets.panels import SliderPanel
 from pruning_lab.widgets.pictures import LINE, OTHERS, WIDTH, png

@@ -10,8 +10,17 @@ from functools import partial
 import ipywidgets
 from ipywidgets import HTML, Box, Button, HBox, Layout, VBox
 
-from pruning_lab.studio import ALL, LayerMetrics, Metrics, Setting, Studio
-from pruning_lab.studio.layers import LIMIT, STEP
+from pruning_lab.studio import (
+    ALL,
+    LIMIT,
+    STEP,
+    LayerMetrics,
+    Measured,
+    Metrics,
+    Moved,
+    Setting,
+    Studio,
+)
 from pruning_lab.widgets.scenes import TrailFilm, WeightsFilm
 from pruning_lab.widgets.tables import NUMBER, table
 
@@ -78,7 +87,7 @@ class StudioPanel(VBox):
         for name, part in named.items():
             part.add_class(f"studio-{name}")
         self._write()
-        studio.listen(self._follow)
+        studio.on(object, self._follow)
         studio.refresh()
 
     # ------------------------------------------------------------------------------ for a cell
@@ -156,7 +165,7 @@ class StudioPanel(VBox):
             "stop": ("end what is running", studio.stop),
             "undo": ("back one attempt", studio.undo),
             "redo": ("forth again", studio.redo),
-            "name": ("call this attempt something", lambda: studio.name(self.label.value)),
+            "name": ("call this attempt something", lambda: studio.rename(self.label.value)),
             "branch": ("begin another line of attempts here", self._branch),
             "export": ("write the plan, and the network it is for", self._export),
             "test": (
@@ -237,12 +246,12 @@ class StudioPanel(VBox):
 
     # ---------------------------------------------------------------------------- what is shown
 
-    def _follow(self, event: str) -> None:
+    def _follow(self, event: object) -> None:
         """Called by the studio, in its thread."""
-        if event == "moved":
+        if isinstance(event, Moved):
             self._write()
             self.picture.value = self._films[0].picture(self._layer)
-        elif event == "done":
+        elif isinstance(event, Measured) and event.final:
             self._write(whole=True)
             if self.studio.attempt.accuracy is not None:  # else a hand is further, and waits
                 self.trail.value = self._films[1].picture()

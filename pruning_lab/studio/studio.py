@@ -1,0 +1,324 @@
+"""The threshold studio: a network whose thresholds are moved and whose accuracy follows."""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from pruning_lab import data, models, sensitivity
+from pruning_lab.data import Images
+from pruning_lab.evaluation import Accuracy, recalibrate
+from pruning_lab.masks import Amount, Mask
+from pruning_lab.rows import Rows
+from pruning_lab.sensitivity import Scan
+from pruning_lab.studio import files, images, tasks
+from pruning_lab.studio.history import ALL, Attempt, Comparison, History, Setting
+from pruning_lab.studio.layers import Layer, Version
+from pruning_lab.studio.measurer import Event, Measurer
+from pruning_lab.studio.metrics import Change, Flip, Metrics
+from pruning_lab.training import Epoch, TrainConfig
+
+
+class Studio:
+    """A network whose thresholds are moved and whose accuracy follows.
+
+    >>> studio = Studio(models.lenet_300_100(trained="mnist"), data.load("digits"))
+    >>> accuracy = studio.set({"fc1": 1.4}).settle().metrics().accuracy
+    >>> studio.undo().attempt.what
+    'as it came'
+
+    It works on its own copy of the model; zero weights count as gone. `set` makes an attempt, which
+    stays, and a thread measures the latest one on val; `settle` waits for it, and raises its error.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        splits,
+        *,
+        scan: Scan | None = None,
+        about: Mapping | None = None,
+        budget: int | None = None,
+        recalibrate: Images | None = None,
+    ):
+        """`splits` are data.load's; to measure, one split or any re-iterable of (x, y) serves too.
+
+        `scan` is one of these weights, to draw and to suggest by; `about` goes into the files;
+        `budget` is bytes of activations, for as many images of val (268 MB, on a GPU 4.3 GB). With
+        `recalibrate`, training images, BatchNorm layers get their statistics from these in every
+        network. Raises ValueError for the test split, and for a scan of other weights.
+        """
+        self.val = data.for_choosing(getattr(splits, "val", splits), "the studio")
+        self.train: Images | None = getattr(splits, "train", None)
+        self._test_images: Images | None = getattr(splits, "test", None)
+        if scan is not None:
+            sensitivity.check_same_weights(scan, model)
+        self.about, self._recalibrate = about, images.own(recalibrate)
+        first = Version(copy.deepcopy(model))
+        first.scan, self._versions = scan, [first]
+        self.tests = 0  # how often the test split was used; what came of it the last time:
+        self.tested, self.test_drop = None, None
+        self.layers, self.history = list(first.layers), History(tuple(first.layers))
+        self._measurer = Measurer(first, self.val, self._record, budget, recalibrate)
+        self.refresh()
+
+    @property
+    def attempt(self) -> Attempt:
+        return self.history.attempt
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        return self.history.attempts
+
+    @property
+    def locked(self) -> frozenset[str]:
+        return frozenset(self.history.locks)
+
+    @property
+    def can_redo(self) -> bool:
+        return self.history.children[self.history.now - 1] > 0
+
+    @property
+    def status(self) -> str:
+        """What it does now: "ready", "measuring", "retraining …", "failed: …"."""
+        return self._measurer.status
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task runs; it has to end, or be stopped, before the next step."""
+        return bool(self._measurer.busy)
+
+    @property
+    def scan(self) -> Scan | None:
+        """The scan of the current weights, where there is one."""
+        return self._version.scan
+
+    @property
+    def has_test(self) -> bool:
+        return self._test_images is not None
+
+    @property
+    def dense(self) -> Accuracy | None:
+        """Of the network as it came; None until it has been measured."""
+        return self._measurer.dense
+
+    @property
+    def mask(self) -> Mask:
+        """What stays, ready to apply or to train with."""
+        attempt = self.attempt
+        return self._versions[attempt.version].mask(attempt.settings)
+
+    def layer(self, name: str) -> Layer:
+        """A layer's weights: its sigma and histogram. Raises KeyError for an unknown one."""
+        self.history.known(name)
+        return self._version.layers[name]
+
+    def setting(self, layer: str) -> Setting:
+        self.history.known(layer)
+        return self.attempt.settings.get(layer, ALL)
+
+    def metrics(self) -> Metrics:
+        """Densities, bytes and FLOPs of the current attempt; accuracy as far as it is known."""
+        with self._measurer.lock:
+            attempt, change = self.attempt, self._measurer.change(self.attempt)
+            final = attempt.accuracy is not None
+            known = attempt if final or change is None else change
+            rows = self._version.rows(attempt.settings, self.locked, self._measurer.flops)
+            about = {"attempt": attempt.number, "made": self.history.made, "status": self.status}
+            about |= {"accuracy": known.accuracy, "drop": known.drop, "final": final}
+            return Metrics(rows, change=change, **about)
+
+    def flipped(self) -> Rows[Flip]:
+        """The images that pruning lost or won, of those measured so far; lost ones first."""
+        return self.metrics().flipped
+
+    def pictures(self, indices: Iterable[int]) -> list[np.ndarray]:
+        """Images of val for display, uint8 (H, W, 3) or (H, W)."""
+        return images.pictures(self.val, indices)
+
+    def network(self) -> nn.Module:
+        """A copy of the network as it is pruned now, zeros in place."""
+        with self._measurer.lock:
+            model = self.mask.apply_(copy.deepcopy(self._version.network()))
+        if self._recalibrate is not None:
+            recalibrate(model, self._recalibrate)
+        return model
+
+    def fingerprint(self) -> str:
+        """SHA-256 of `network()`: two attempts with the same one are the same network."""
+        return models.fingerprint(self.network())
+
+    def compare(self) -> Comparison:
+        """All attempts side by side; `.pareto` are those that no other beats."""
+        return Comparison(self.attempts, chance=self._measurer.chance)
+
+    def set(
+        self, quality: Amount | None = None, *, density: Amount | None = None, merge: bool = False
+    ) -> "Studio":
+        """Ask layers for a quality or a density: `set({"fc1": 1.2})`, `set(density=0.08)`.
+
+        A number goes to every layer that is not locked, a dict to those it names. With `merge` the
+        step replaces the one before it, if that moved the same layers and was never measured.
+        """
+        return self._move(partial(History.set, quality=quality, density=density, merge=merge))
+
+    def undo(self) -> "Studio":
+        """Back to the attempt that this one was made from; nothing is lost, `redo` returns."""
+        return self._move(History.undo)
+
+    def redo(self) -> "Studio":
+        return self._move(History.redo)
+
+    def go(self, number: int) -> "Studio":
+        """Make any attempt the current one."""
+        return self._move(History.go, number)
+
+    def branch(self, name: str = "") -> "Studio":
+        """Begin another line of attempts here; the one so far stays, and `go` leads back to it."""
+        return self._move(History.branch, name)
+
+    def rename(self, name: str, attempt: int | None = None) -> "Studio":
+        """Name an attempt, the current one unless its number is given."""
+        return self._move(History.rename, name, attempt, anytime=True)
+
+    def lock(self, *layers: str) -> "Studio":
+        """Leave these layers alone: `set` with a number and `suggest` pass them by."""
+        return self._move(History.lock, *layers, anytime=True)
+
+    def unlock(self, *layers: str) -> "Studio":
+        return self._move(History.unlock, *layers, anytime=True)
+
+    def refresh(self) -> "Studio":
+        """Have listeners told again where the studio stands."""
+        return self._move(lambda history: history, anytime=True)
+
+    def on(self, kind: type[Event], listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call `listener` with each Moved, Measured, Progress or Failed; returns what ends that."""
+        self._measurer.listeners.append(entry := (kind, listener))
+        return partial(self._measurer.listeners.remove, entry)
+
+    def retrain(
+        self,
+        epochs: int = 1,
+        *,
+        config: TrainConfig | None = None,
+        wait: bool = True,
+        on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    ) -> "Studio":
+        """Train what is kept: an attempt with weights of its own; `stop` keeps whole epochs."""
+        if self.train is None:
+            raise ValueError("there are no images to retrain on; open the studio with data.load's")
+        config = config or TrainConfig(epochs=epochs, lr=0.02)
+
+        def task() -> None:
+            given = self.train, config, on_epoch, self._measurer
+            weights, what = tasks.retrain(self.network(), self.mask, *given)
+            if weights is not None:
+                with self._measurer.lock:
+                    self._versions.append(Version(self._versions[0].network(), weights))
+                    self._move(History.retrained, what, anytime=True)
+
+        self._measurer.start("retraining", task, wait)
+        return self
+
+    def suggest(
+        self, max_drop: float | None = None, *, density: float | None = None, wait: bool = True
+    ) -> "Studio":
+        """Set all layers that are not locked to what sensitivity.choose says of a scan.
+
+        `max_drop` is what the whole network may lose, in percentage points (0.5).
+        """
+        max_drop = 0.5 if max_drop is None and density is None else max_drop
+        choice = {"max_drop": max_drop, "density": density}
+        sensitivity.check_choice(**choice)
+
+        def task() -> None:
+            given = self._version, self.val, self._recalibrate
+            plan = tasks.suggest(*given, choice, self._measurer)
+            free = {n: d for n, d in plan.densities.items() if n not in self.locked}
+            asked = {name: Setting("density", density) for name, density in free.items()}
+            self._move(History.step, asked, f"suggested for {plan.asked}", anytime=True)
+
+        self._measurer.start("scanning", task, wait)
+        return self
+
+    def test(self, *, wait: bool = True) -> Accuracy | None:
+        """Accuracy on the test split: for the end, not for choosing. `tests` counts its uses."""
+        if self._test_images is None:
+            raise ValueError("there are no test images; open the studio with data.load's splits")
+
+        def task() -> None:
+            self.tests += 1
+            networks = self.network(), self._versions[0].network()
+            given = self._test_images, self._recalibrate, self._measurer
+            self.tested, self.test_drop = tasks.test(*networks, *given)
+
+        self._measurer.start("testing", task, wait)
+        return self.tested if wait else None
+
+    def stop(self) -> "Studio":
+        """End what is running; `settle` waits until it has ended."""
+        self._measurer.stop()
+        return self
+
+    def settle(self, timeout: float | None = None) -> "Studio":
+        """Wait until the latest attempt is measured; raises what went wrong on the way."""
+        self._measurer.settle(timeout)
+        return self
+
+    def close(self) -> None:
+        """End the thread; what it was working on stays undone."""
+        self._measurer.close()
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything into one safetensors file, from which `load` resumes."""
+        with self._measurer.lock:
+            about = files.About(
+                about=None if self.about is None else dict(self.about),
+                images=data.fingerprint_of(self.val),
+                recalibrated=self._recalibrate is not None,
+                tests=self.tests,
+                history=self.history,
+            )
+            return files.save(path, about, [version.weights for version in self._versions])
+
+    @classmethod
+    def load(cls, path: str | Path, model: nn.Module, splits, **options) -> "Studio":
+        """Resume where `save` left off, on the same images; `model` gives the architecture."""
+        about, model, weights = files.load(path, model, splits, **options)
+        studio = cls(model, splits, about=about["about"], **options)
+        with studio._measurer.lock:
+            studio._versions += [Version(model, tensors) for tensors in weights[1:]]
+            studio.tests = about["tests"]
+            return studio._move(lambda _: about["history"], anytime=True)
+
+    def export(self, path: str | Path, *, overwrite: bool = False) -> files.Exported:
+        """Write a plan (JSON) and its network beside it; `overwrite` says that they may exist."""
+        with self._measurer.lock:
+            return files.export(path, self._version, self.attempt, self.about, overwrite)
+
+    def __repr__(self) -> str:
+        found, many = self.metrics(), len(self.attempts)
+        network = f"{found.density:.1%} of {found.weights:,} weights"
+        return f"Studio(attempt {found.attempt} of {many}, {network}, {found.accuracy})"
+
+    @property
+    def _version(self) -> Version:
+        return self._versions[self.attempt.version]
+
+    def _move(self, step: Callable[..., History], *args, anytime: bool = False) -> "Studio":
+        """Make a transition of the history, and have where it leads measured."""
+        with self._measurer.lock if anytime else self._measurer.free():
+            history = step(self.history, *args)
+            version = self._versions[history.attempt.version]
+            rows = Metrics(version.rows(history.attempt.settings))
+            self.history = history.update(density=rows.density, bytes=rows.bytes)
+            self._measurer.request(version, self.attempt)
+        return self
+
+    def _record(self, attempt: Attempt, change: Change) -> None:
+        with self._measurer.lock:
+            self.history = self.history.measured(attempt.key, change.accuracy, change.drop)
