@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Set up pruning_lab beside this file, once, and run it.
+"""Set up pruning_lab next to this file, once, and run it.
 
     python3 lab.py run              train, scan, prune, retrain and report, on a LeNet
     python3 lab.py test             every test, notebooks and browser included
     python3 lab.py test -k masks    what follows goes to pytest
     python3 lab.py notebooks        the course, in JupyterLab
     python3 lab.py studio           the threshold studio, in the browser
-    python3 lab.py scan ...         any other word goes to pruning-lab, with what follows it
+    python3 lab.py scan ...         any other command goes to pruning-lab, with its options
 
 The first call makes .venv here, with uv where it is on the PATH, else with pip. That takes some
-minutes, and on Linux downloads about 3 GB that become 6 GB (torch's CUDA build, which also serves
-the CPU). Later calls start at once. It needs Python 3.11 or newer, and nothing else.
+minutes, and on Linux downloads about 3 GB that become 6 GB (PyTorch's CUDA build, which runs on the
+CPU too). Later calls start at once. It needs Python 3.11 or newer, and nothing else.
 """
 
 # Written so that a much older Python can still read this file, and say which one it needs.
@@ -32,7 +32,7 @@ STAMP = ENV / "lab-stamp.txt"
 
 
 def main(words):
-    if sys.version_info < (3, 11):  # noqa: UP036, an older Python is whom this is for
+    if sys.version_info < (3, 11):  # noqa: UP036, older Pythons are to read this
         sys.exit(
             f"pruning_lab needs Python 3.11 or newer, and this is {sys.version.split()[0]};"
             " start it with a newer one, as in: python3.12 lab.py run"
@@ -40,7 +40,7 @@ def main(words):
     if not words or words[0] in ("-h", "--help", "help"):
         print(__doc__.strip())
         return 0
-    # Where this is set no bytecode is kept, and every notebook kernel compiles all of torch again.
+    # With this set, no bytecode is kept, and every notebook kernel compiles all of torch again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if not is_ready():
         try:
@@ -56,13 +56,13 @@ def main(words):
 
 def run(word, *rest):
     """Do one task in the environment; on POSIX this process becomes it."""
-    # Wherever this is typed: without it, `data/` is looked for in the folder one happens to be in.
+    # Without it, `data/` would be looked for in the current folder.
     os.environ.setdefault("PRUNING_LAB_DATA", str(ROOT / "data"))
-    # Threads that spin long starve each other where notebooks, tests or people share a machine.
+    # Threads that spin long starve each other on a machine that is shared.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # Inside a notebook, `!pruning-lab` and `!pip` shall mean this environment too.
+    # Inside a notebook, `!pruning-lab` and `!pip` are to mean this environment too.
     os.environ["PATH"] = str(BIN) + os.pathsep + os.environ.get("PATH", os.defpath)
-    # -P: a random.py in the folder this is typed in is the user's own, and not to be imported.
+    # -P: a random.py in the current folder belongs to the user, and is not to be imported.
     task = ["-P", "-m", "pruning_lab", word]
     if word == "test":
         os.chdir(str(ROOT))
@@ -81,7 +81,7 @@ def is_ready():
 
 
 def stamp():
-    """What an environment is made for: this folder, and this Python with the two files' wishes."""
+    """What an environment depends on: this folder, this Python and the two files."""
     inputs = hashlib.sha256("{}.{}".format(*sys.version_info).encode())
     for name in ("pyproject.toml", "constraints.txt"):
         inputs.update((ROOT / name).read_bytes())
@@ -89,7 +89,7 @@ def stamp():
 
 
 def set_up():
-    """Make the environment, or bring it up to date, and stamp it once all of it is there."""
+    """Make or update the environment, and stamp it when it is complete."""
     uv = shutil.which("uv")
     if not uv and not all(map(importlib.util.find_spec, ("venv", "ensurepip"))):
         sys.exit(
@@ -97,15 +97,15 @@ def set_up():
             " type `sudo apt install python3-venv` (Debian, Ubuntu), or install uv."
         )
     finished = stamp()
-    anew = not is_usable()
+    fresh = not is_usable()
     print(
-        f"lab.py: {'making' if anew else 'updating'} .venv with {'uv' if uv else 'pip'};"
+        f"lab.py: {'making' if fresh else 'updating'} .venv with {'uv' if uv else 'pip'};"
         " the first time, this takes some minutes and, on Linux, 6 GB",
         file=sys.stderr,
     )
     ENV.mkdir(exist_ok=True)
-    STAMP.write_text("unfinished")  # until the end: whatever stops us, the next call starts anew
-    if anew:
+    STAMP.write_text("unfinished")  # until the end: if it is stopped, the next call starts again
+    if fresh:
         make_empty()
     what = ["-c", "constraints.txt", "-e", ".[dev]"]
     if uv:
@@ -114,19 +114,19 @@ def set_up():
         pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", *what]
         steps = [[str(PYTHON), "-m", "ensurepip", "--default-pip"], pip]
     for step in steps:
-        # Onto stderr, for what the task prints may be piped on.
+        # To stderr, because the output of the task may be piped.
         code = subprocess.call(step, cwd=str(ROOT), stdout=sys.stderr)
-        if code > 0 and not anew:
-            STAMP.unlink()  # it gave up by itself, as when offline: what was here can be built on
+        if code > 0 and not fresh:
+            STAMP.unlink()  # it failed by itself, as when offline: the old one is still usable
         if code:
-            stop("`{}` ended with {}; why, it says above".format(" ".join(step), code))
+            stop("`{}` ended with {}; its messages are above".format(" ".join(step), code))
     STAMP.write_bytes(finished)
 
 
 def is_usable():
-    """Whether there is an environment to build on: whole, in its place, and of this Python.
+    """Whether there is a complete environment of this Python in its place.
 
-    It need not be ours: what `uv run` or a person made is kept, with all that is in it.
+    One that `uv run` or the user made is kept, with all that is in it.
     """
     if STAMP.is_file() and STAMP.read_bytes().partition(b"\n")[0] != os.fsencode(str(ROOT)):
         return False  # unfinished, or the folder moved: its scripts point to where it was
@@ -139,19 +139,19 @@ def is_usable():
 
 
 def make_empty():
-    import venv  # here, for not every Python has it
+    import venv  # here, because not every Python has it
 
     for path in ENV.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(str(path))
-        elif path != STAMP:  # it says unfinished, also when we are interrupted in here
+        elif path != STAMP:  # it says "unfinished", in case this is interrupted
             path.unlink()
     venv.create(str(ENV), symlinks=os.name != "nt")
 
 
 @contextlib.contextmanager
 def one_at_a_time():
-    """A second call waits here until the first has set up; a lock dies with its process."""
+    """A second call waits until the first has set up; a lock ends with its process."""
     with open(__file__, "rb") as file:
         with contextlib.suppress(ImportError, OSError):  # Windows and some shared folders have none
             import fcntl

@@ -3,8 +3,8 @@
     python benchmarks/gpu.py                # about two minutes; needs a GPU, and Imagenette
     python benchmarks/gpu.py --save         # also write results/gpu.json
 
-Training is held against a plain DataLoader loop (torchvision's ImageFolder and transforms, eight
-workers) and against the card's ceiling: forward, backward and step on one batch that never changes.
+Training is compared with a plain DataLoader loop (torchvision's ImageFolder and transforms, 8
+workers) and with the ceiling of the card: forward, backward and step on one constant batch.
 Everything runs in one process, AlexNet of full width with ten classes, in batches of 128, bfloat16.
 """
 
@@ -20,7 +20,7 @@ from tabulate import tabulate
 from torch.utils.data import DataLoader
 
 from pruning_lab import data, evaluation, files, masks, models, provenance, sensitivity, training
-from pruning_lab.data.photos import imagenette_folder
+from pruning_lab.data.photos import IMAGENETTE
 from pruning_lab.studio import Studio
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -44,7 +44,7 @@ def main() -> None:
     splits = data.load("imagenette", root=options.root, device=DEVICE, size=SIZE)
     print(splits, flush=True)
     rows = [
-        *_training(splits, imagenette_folder(options.root) / "train"),
+        *_training(splits, options.root / IMAGENETTE / "train"),
         *_masked_step(splits),
         *_moves(splits),
         *_scan(splits),
@@ -160,7 +160,7 @@ def _moves(splits: data.Splits) -> list[dict]:
             studio.set({layer: 0.5 + turn / 20}).settle()
             seconds.append(time.perf_counter() - began)
         studio.set({layer: 0.0}).settle()
-        how = f"median of 15, accuracy on {studio.n} images"
+        how = f"median of 15, accuracy on {studio.dense.n} images"
         rows.append(_row(f"move of {layer}", 1000 * statistics.median(seconds), "ms", how))
     studio.close()
     return rows
@@ -171,7 +171,7 @@ def _scan(splits: data.Splits) -> list[dict]:
     ours, plain = [], []
     for _ in range(3):
         began = time.perf_counter()
-        scan = sensitivity.scan(model, images, DENSITIES, stop_at_chance=False)
+        scan = sensitivity.scan(model, images, DENSITIES)
         ours.append(time.perf_counter() - began)
         began = time.perf_counter()
         for layer in masks.prunable(model):

@@ -50,8 +50,8 @@ def _imports(turns: int) -> dict:
     )
     times = []
     for _ in range(turns):
-        said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-        times.append([float(word) for word in said.stdout.split()])
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        times.append([float(word) for word in done.stdout.split()])
     torch_alone, added = zip(*times, strict=True)
     return {
         "import torch, s": statistics.median(torch_alone),

@@ -1,9 +1,9 @@
-"""Finished runs on photos, as the rows behind the README's table.
+"""Finished runs on photos, as the rows of the table in results/README.md.
 
     pruning-lab run --model alexnet --out runs/alexnet
     python benchmarks/photos.py runs/alexnet runs/alexnet-40x      # or run.json files
 
-Rows go to results/photos.json; one of the same network, data, compression and machine gives way.
+Rows go to results/photos.json; one of the same network, data, compression and machine is replaced.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main() -> None:
 
 def _with_recipe(record: dict) -> dict:
     recipe = decode(experiments.Recipe, record["recipe"], "the run", whole=False)
-    layers = {one["layer"]: one["density"] for one in record["layers"]["pruned"]}
+    layers = {one["layer"]: one["kept"] / one["weights"] for one in record["layers"]["pruned"]}
     peak = max(epoch.get("peak_bytes") or 0 for epoch in record["epochs"])
     return {
         "network": models.describe(recipe.about),

@@ -201,7 +201,6 @@ def ours(case: Case, said: set[str]) -> dict[Cell, int]:
         case.model,
         case.read(),
         DENSITIES,
-        stop_at_chance=False,
         notify=lambda progress: said.add(progress.how),
     )
     asked = zip(scan, (cell for layer in scan.layers for cell in _levels(layer)), strict=True)

@@ -1,10 +1,10 @@
-"""The same run with several seeds: the rows behind the README's tables.
+"""The same run with several seeds: the rows of the README's tables.
 
     python benchmarks/seeds.py --model lenet-5 --seeds 5
     python benchmarks/seeds.py --model lenet-5 --seeds 5 --compression 108
 
 Each run uses the test split once. Rows are written to results/ after every seed, so an interrupted
-call goes on where it stopped. Several calls can share a machine: one thread each.
+call resumes where it stopped. Several calls can share a machine: one thread each.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main() -> None:
     rows = files.load_json(path)["rows"] if path.exists() else []
     for seed in range(len(rows), options.seeds):
         folder = options.keep / f"{name}-{seed}" if options.keep else None
-        if folder and (folder / "run.json").exists():  # done by hand, or on the other core
+        if folder and (folder / "run.json").exists():  # done before, or on the other core
             record = experiments.Run.load(folder).record
         else:
             record = experiments.run(recipe, splits, seed=seed, folder=folder).record

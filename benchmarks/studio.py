@@ -29,7 +29,7 @@ from tabulate import tabulate
 
 from pruning_lab import data, files, models, provenance
 from pruning_lab.masks import prunable
-from pruning_lab.studio import LIMIT, STEP, Measured, Moved, Progress, Studio
+from pruning_lab.studio import LIMIT, STEP, Studio
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -260,8 +260,7 @@ class Watch:
 
     def __init__(self, studio: Studio):
         self.studio, self.said, self.first = studio, [], None
-        for event in (Moved, Measured, Progress):
-            studio.on(event, self._listen)
+        studio.on(object, self._listen)
 
     def _listen(self, event: object) -> None:
         self.said.append(self.studio.status)

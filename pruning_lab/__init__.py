@@ -1,7 +1,10 @@
-"""pruning_lab: learn, and do, neural-network weight pruning (Han et al. 2015).
+"""pruning_lab: learn and do neural-network weight pruning (Han et al. 2015).
 
-import pruning_lab as lab
-lab.prune(model, density=0.1)      # modules and main functions appear when first used
+    import pruning_lab as lab
+    mask = lab.prune(model, density=0.1)
+
+Modules and main functions are loaded when first used; `dir(lab)` lists them. `__init__.pyi` is for
+editors and type checkers.
 """
 
 import importlib
@@ -20,6 +23,7 @@ _HOMES = {
     **dict.fromkeys(("choose", "scan"), "sensitivity"),
     "Studio": "studio",
 }
+__all__ = ["__version__", *sorted((*_HOMES, *_MODULES))]
 
 
 def __getattr__(name: str):
@@ -31,4 +35,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted(("__version__", *_HOMES, *_MODULES))
+    return __all__

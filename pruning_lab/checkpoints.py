@@ -2,13 +2,11 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType
+from types import CellType, CodeType, FunctionType, MethodType
 from typing import NotRequired, TypedDict
 
 import torch
@@ -17,24 +15,24 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 from pruning_lab import data, files, processes
-from pruning_lab.layers import device_of, generators
-from pruning_lab.models.stored import check_fit
-from pruning_lab.rows import decode, plain
+from pruning_lab.evaluation import Accuracy
+from pruning_lab.rows import decode
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """The result of one pass over the training images, in all processes together."""
+    """The result of one pass over the training images, in all processes; prints as one line."""
 
     epoch: int  # from 1
     epochs: int
     loss: float  # mean over the images while training
     accuracy: float  # top-1 while training, on the images as augmented
     lr: float  # of the last step, in the optimizer's first group
-    seconds: float
+    seconds: float  # measuring `val` included
     images: int
     peak_bytes: int | None = field(compare=False)  # of this process, on its device
     top5: float | None = None  # as `accuracy`, where there are more than 10 classes
+    val: Accuracy | None = None  # after the epoch, where `train` was given `val=`
 
     @property
     def images_per_second(self) -> float:
@@ -45,292 +43,167 @@ class Epoch:
         """If the remaining epochs take as long as this one."""
         return (self.epochs - self.epoch) * self.seconds
 
+    def __str__(self) -> str:
+        number = f"{self.epoch:{len(str(self.epochs))}}/{self.epochs}"
+        val = f"  val {self.val.value:.2%}" if self.val else ""
+        left = f", {duration(self.seconds_left)} left" if self.epoch < self.epochs else ""
+        results = f"loss {self.loss:.3f}  train {self.accuracy:.2%}{val}"
+        return f"epoch {number}  {results}  {duration(self.seconds)}/epoch{left}"
 
-class TrainingState:
-    """What a training resumes from: weights, optimizer, random states, rows and sums."""
 
-    _PARTS = ("model", "optimizer", "random", "now")  # of a checkpoint, before the first dot
-    _NUMBERS = ("steps", "step", "seen", "seconds")
+def duration(seconds: float) -> str:
+    """Seconds for people.
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, seed: int):
-        self.model, self.optimizer = model, optimizer
-        self.device = device_of(model)
-        self.generator = torch.Generator().manual_seed(seed)  # decides about the images
-        self.rows: list[Epoch] = []  # of the epochs done
-        self.steps: int | None = None  # that the last epoch had
-        # Of this process, in the current epoch: loss, right in top 1, right in top 5 of how many.
-        self.sums = torch.zeros(4, device=self.device)
-        self._clear()
+    >>> [duration(seconds) for seconds in (0.043, 4.13, 59, 100, 7500)]
+    ['0.043 s', '4.1 s', '59 s', '1 min 40 s', '2 h 5 min']
+    """
+    if seconds < 60:
+        return f"{seconds:.2g} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
-    def _clear(self) -> None:
-        self.step = self.seen = 0  # in the current epoch: steps, and images of all processes
-        self.seconds = 0.0
-        self.sums.zero_()
-        self.mark()
 
-    def finish(self, row: Epoch) -> None:
-        """The current epoch is done."""
-        self.rows.append(row)
-        self.steps = self.step
-        self._clear()
+class Position(TypedDict):
+    """Where a training is; there are no random states in it, for `train` seeds each step."""
 
-    def mark(self) -> None:
-        """Keep the random states that an epoch begins with; in an interrupted one, restore them."""
-        if self.step:
-            self.generator.set_state(self.order)
-            _set_random(self.begin, self.device)
-        else:
-            self.order, self.begin = self.generator.get_state(), _random(self.device)
-
-    def skip_(self, groups: Iterator[list]) -> None:
-        """In an interrupted epoch, pass by the steps that are done."""
-        if self.step:
-            for _ in islice(groups, self.step):
-                pass
-            _set_random(self.now, self.device)
-
-    def pack(self) -> tuple[dict[str, Tensor], dict]:
-        """Tensors, and the remainder as JSON; every process has to ask, the first has it all."""
-        parts = {"model": self.model.state_dict(), "random": {"order": self.order, **self.begin}}
-        about = {name: getattr(self, name) for name in self._NUMBERS}
-        about["rows"] = plain(self.rows)
-        if self.step:
-            now = {"sums": self.sums, **_random(self.device)}
-            parts["now"] = {name: processes.gathered(tensor) for name, tensor in now.items()}
-        if self.step or self.rows[-1].epoch < self.rows[-1].epochs:  # else it has had its use
-            parts["optimizer"], state = {}, self.optimizer.state_dict()
-            state["param_groups"] = [
-                {n: v for n, v in group.items() if isinstance(v, (*_PLAIN, Tensor, list, tuple))}
-                for group in state["param_groups"]
-            ]
-            about["optimizer"] = _pack(state, parts["optimizer"])
-        return {f"{part}.{n}": t for part, named in parts.items() for n, t in named.items()}, about
-
-    def unpack_(self, tensors: Mapping[str, Tensor], about: dict, path: Path) -> None:
-        """Restore what `pack` returned."""
-        parts: dict[str, dict[str, Tensor]] = {part: {} for part in self._PARTS}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
-        check_fit(self.model, parts["model"], path)  # before anything has changed
-        self.rows = about["rows"]
-        for name in self._NUMBERS:
-            setattr(self, name, about[name])
-        if "optimizer" in about:
-            _load_optimizer_(self.optimizer, _unpack(about["optimizer"], parts["optimizer"]))
-        if self.step:
-            now = {name: every[processes.rank()].clone() for name, every in parts["now"].items()}
-            self.sums.copy_(now.pop("sums"))
-            self.now = now
-            _set_random(now, self.device)  # which raises where these are none
-        # Cloned, for torch crashes on states that are not aligned, as in the bytes of a file.
-        self.begin = {name: state.clone() for name, state in parts["random"].items()}
-        self.order = self.begin.pop("order")
-        self.generator.set_state(self.order)
-        _set_random(self.begin, self.device)
-        self.model.load_state_dict(parts["model"])
+    settings: dict
+    rows: list[Epoch]  # of the epochs done
+    steps: int | None  # that the last epoch had
+    step: int  # in the current epoch, as what follows
+    seen: int  # images, of all processes
+    seconds: float
+    optimizer: NotRequired[dict]
 
 
 @dataclass
 class CheckpointWriter:
-    """Writes one file, always in place of the one before: there is the latest state only."""
+    """Writes one file, always in place of the one before: it holds the latest state only."""
 
     path: Path
     settings: dict
     seconds: float  # between two checkpoints within an epoch
     last: float = field(default_factory=time.monotonic)
     cost: float = 0.0  # seconds that the last one took
-    asked: float = field(default_factory=time.monotonic)  # when the clock was last read
-    steps: int = 0  # since then
-    wait: int = 1  # steps between then and the next time
+    steps: int = 0  # since the last one
 
     def due(self) -> bool:
-        """Whether to write after this step; every process has to ask.
+        """Whether to write after this step, by the first process's clock; every process has to ask.
 
-        The first process's clock decides, and says in how many steps to ask it again: after half of
-        the time that is left, as fast as steps went, and after 100 steps at the latest.
+        Many processes ask at steps 1, 2, 4, ... 64, 128, 192, ... alone, to communicate seldom.
         """
         self.steps += 1
-        if self.steps < self.wait:
+        if processes.world() > 1 and self.steps % 64 and self.steps.bit_count() > 1:
             return False
-        now = time.monotonic()
-        left, pace = self.last + self.seconds - now, (now - self.asked) / self.steps
-        wait = max(1, int(min(100, left / max(pace, 1e-9) / 2))) if left > 0 else 0
-        wait = _of_first(wait)
-        self.asked, self.steps, self.wait = now, 0, max(wait, 1)
-        return wait == 0
+        return _decided_by_first(time.monotonic() - self.last >= self.seconds)
 
     def worth_it(self) -> bool:
         """After an epoch: unless writing took long, and the work since then did not."""
-        worth = self.cost < _CHEAP or time.monotonic() - self.last >= _RATIO * self.cost
-        return bool(_of_first(worth))
+        work = time.monotonic() - self.last
+        return _decided_by_first(self.cost < _CHEAP or work >= _RATIO * self.cost)
 
-    def save(self, state: TrainingState) -> None:
+    def write(self, tensors: Mapping[str, Tensor], position: dict) -> None:
+        """Write tensors, named PART.NAME, and the position; the first process does."""
         began = time.monotonic()
-        tensors, about = state.pack()
         if processes.rank() == 0:
-            about = {"format": _FORMAT, "settings": self.settings, **about}
+            about = {"format": _FORMAT, "settings": self.settings, **position}
             files.save_tensors(self.path, tensors, about=about)
-        self.last = time.monotonic()
+        self.last, self.steps = time.monotonic(), 0
         self.cost = self.last - began
 
-    def restore_(self, state: TrainingState) -> None:
-        """Bring the state back as `save` found it, in every process.
+    def restore(self, unpack: Callable[[dict[str, dict[str, Tensor]], Position], None]) -> None:
+        """Where the file exists, call `unpack` with its tensors (part -> name) and its position.
 
-        Raises ValueError, with the model as it was, for a file that is not of this training.
+        Raises ValueError for a file that is not of this training.
         """
-        if self.path.exists():
-            about = self._checked(files.load_about(self.path))
-            tensors, _ = files.load_tensors(self.path)
-            try:
-                state.unpack_(tensors, about, self.path)
-            except (LookupError, TypeError, RuntimeError, ValueError) as error:
-                if isinstance(error, ValueError) and str(self.path) in str(error):
-                    raise
-                raise ValueError(
-                    f"{self.path} is a broken checkpoint, delete it: {error!r}"
-                ) from None
-        if not processes.agree(f"{len(state.rows)} epochs and {state.step} steps"):
-            raise ValueError(
-                f"the processes do not find the same checkpoint {self.path}; put it on a disk that "
-                f"all of them see"
-            )
+        if not self.path.exists():
+            return
+        position = self._checked(files.load_about(self.path))
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "epoch": {}, "optimizer": {}}
+        try:
+            for name, tensor in files.load_tensors(self.path)[0].items():
+                part, _, name_in_part = name.partition(".")
+                parts[part][name_in_part] = tensor
+            unpack(parts, position)
+        except (LookupError, TypeError, RuntimeError, ValueError, AttributeError) as error:
+            raise error if str(self.path) in str(error) else self._broken(repr(error)) from None
 
-    def _checked(self, about: dict | None) -> "CheckpointAbout":
-        """What the file says, once it is a checkpoint, whole, and of this training."""
-        checked = decode(CheckpointAbout, about, self.path, _FORMAT)
-        theirs, rows = checked["settings"], checked["rows"]
-        if theirs.keys() < self.settings.keys():
-            raise ValueError(f"{self.path} is a broken checkpoint, delete it: it lacks settings")
-        differing = [name for name, value in self.settings.items() if theirs[name] != value]
-        if differing:
+    def _checked(self, about: dict | None) -> Position:
+        """What the file says, once it is a checkpoint of this training."""
+        position = decode(Position, about, self.path, _FORMAT)
+        saved, rows, step = position["settings"], position["rows"], position["step"]
+        if differing := [n for n, value in self.settings.items() if saved.get(n, ...) != value]:
             raise ValueError(
                 f"{self.path} is a checkpoint of another training, with another "
                 f"{', '.join(differing)}; delete it, name another, or train as it did"
             )
-        epochs, step = self.settings["epochs"], checked["step"]
-        numbers = [(row.epoch, row.epochs) for row in rows]
-        counted = numbers == [(n + 1, epochs) for n in range(min(len(rows), epochs))]
-        if not counted or min(step, checked["seen"], checked["seconds"]) < 0 or not (rows or step):
-            raise ValueError(
-                f"{self.path} is a broken checkpoint, delete it: its {len(rows)} rows and step "
-                f"{step} are not those of {epochs} epochs"
-            )
-        return checked
+        epochs = self.settings["epochs"]
+        numbers = [(number, epochs) for number in range(1, epochs + 1)][: len(rows)]
+        started = step > 0 and position["seconds"] > 0 <= position["seen"]
+        if [(r.epoch, r.epochs) for r in rows] != numbers or not (started or (rows and step == 0)):
+            raise self._broken(f"its rows ({len(rows)}) and step {step} do not fit epochs={epochs}")
+        return position
+
+    def _broken(self, why: str) -> ValueError:
+        return ValueError(f"{self.path} is a broken checkpoint, delete it: {why}")
 
 
-class CheckpointAbout(TypedDict):
-    """What a checkpoint holds besides tensors."""
-
-    settings: dict
-    rows: list[Epoch]
-    steps: int | None
-    step: int
-    seen: int
-    seconds: float
-    optimizer: NotRequired[object]
+def _decided_by_first(answer: bool) -> bool:
+    return bool(processes.summed(torch.tensor(answer and processes.rank() == 0, dtype=int)))
 
 
-def _of_first(number: int) -> int:
-    """The number that the first process has."""
-    return int(processes.summed(torch.tensor(int(number) if processes.rank() == 0 else 0)))
-
-
-_FORMAT = "pruning_lab checkpoint 4"
+_FORMAT = "pruning_lab checkpoint 5"
 _CHEAP = 0.25  # seconds: a checkpoint that takes no longer is written after every epoch
 _RATIO = 20  # any other after so many times as much work
 
 
 # ------------------------------------------------------------------------------- optimizer states
 
-_PLAIN = (type(None), bool, int, float, str)
 
+def pack(optimizer: Optimizer, tensors: dict[str, Tensor]) -> dict:
+    """The optimizer's state for JSON; tensors go into `tensors`, and their places here."""
+    device = optimizer.param_groups[0]["params"][0].device
 
-def _pack(value: object, tensors: dict[str, Tensor]) -> object:
-    """`value` for JSON; its tensors go into `tensors`, and their names stand in their place."""
-    if isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, Tensor):
+    def place_of(value: object) -> dict:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{type(value).__name__} is neither a tensor nor a plain value")
         name = str(len(tensors))
-        tensors[name] = value
-        return {"tensor": name}
-    if isinstance(value, Mapping):
-        return {"dict": [[key, _pack(entry, tensors)] for key, entry in value.items()]}
-    if isinstance(value, list | tuple):
-        return {type(value).__name__: [_pack(entry, tensors) for entry in value]}
-    raise ValueError(
-        f"a checkpoint cannot hold the {type(value).__name__} in the optimizer's state; "
-        f"train without checkpoint="
-    )
+        tensors[f"optimizer.{name}"] = value
+        return {"tensor": name, "strides": value.stride(), "on_device": value.device == device}
+
+    state = optimizer.state_dict()
+    groups = [{n: v for n, v in g.items() if not callable(v)} for g in state["param_groups"]]
+    try:
+        return json.loads(json.dumps({**state, "param_groups": groups}, default=place_of))
+    except TypeError as error:
+        raise ValueError(
+            f"a checkpoint cannot hold the optimizer's state: {error}; train without checkpoint="
+        ) from None
 
 
-def _unpack(value: object, tensors: Mapping[str, Tensor]) -> object:
-    if not isinstance(value, dict):
-        return value
-    kind, content = next(iter(value.items()))
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "dict":
-        return {key: _unpack(entry, tensors) for key, entry in content}
-    return {"list": list, "tuple": tuple}[kind](_unpack(entry, tensors) for entry in content)
+def unpack_(optimizer: Optimizer, packed: dict, tensors: Mapping[str, Tensor]) -> None:
+    """Bring the state back, in the dtypes and strides it had: load_state_dict keeps neither."""
+    device = optimizer.param_groups[0]["params"][0].device
 
+    def tensor_of(entry: dict) -> object:
+        if "tensor" not in entry:
+            return entry
+        saved, on = tensors[entry["tensor"]], device if entry["on_device"] else "cpu"
+        empty = torch.empty_strided(saved.shape, entry["strides"], dtype=saved.dtype, device=on)
+        return empty.copy_(saved)
 
-def _load_optimizer_(optimizer: Optimizer, saved: dict) -> None:
-    mine = optimizer.state_dict()["param_groups"]
-    groups = [{**own, **group} for own, group in zip(mine, saved["param_groups"], strict=True)]
-    optimizer.load_state_dict({**saved, "param_groups": groups})
+    saved = json.loads(json.dumps(packed), object_hook=tensor_of)
+    state = {int(k) if k.isdecimal() else k: entry for k, entry in saved["state"].items()}
+    pairs = zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True)
+    groups = [{**own, **{n: _like(own.get(n), v) for n, v in g.items()}} for own, g in pairs]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
     for own, group in zip(optimizer.param_groups, groups, strict=True):
         for parameter, index in zip(own["params"], group["params"], strict=True):
-            if index in saved["state"]:
-                loaded = optimizer.state[parameter]
-                optimizer.state[parameter] = _exact(loaded, saved["state"][index], parameter)
+            if index in state:
+                optimizer.state[parameter] = state[index]
 
 
-def _exact(loaded: object, saved: object, parameter: Tensor) -> object:
-    """On the devices of `loaded`, with the dtypes of `saved` and the strides of the parameter.
-
-    load_state_dict casts floats to the parameter's dtype, a file keeps no strides, and torch's
-    fused optimizers take both as given.
-    """
-    if isinstance(saved, Tensor):
-        like = parameter if saved.shape == parameter.shape else saved
-        return torch.empty_like(like, dtype=saved.dtype, device=loaded.device).copy_(saved)
-    if isinstance(saved, dict):
-        return {key: _exact(loaded[key], value, parameter) for key, value in saved.items()}
-    if isinstance(saved, list | tuple):
-        pairs = zip(loaded, saved, strict=True)
-        return type(saved)(_exact(*pair, parameter) for pair in pairs)
-    return saved
-
-
-# ---------------------------------------------------------------------------------- random states
-
-
-def _random(device: torch.device) -> dict[str, Tensor]:
-    """The states that dropout and a DataLoader draw from."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def _set_random(states: Mapping[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)
-
-
-@contextmanager
-def own_random(device: torch.device) -> Iterator[None]:
-    """Each of many processes draws its own numbers inside, and all the same ones afterwards."""
-    if processes.world() == 1:
-        yield
-        return
-    seed = torch.randint(2**40, ())
-    processes.copy_first_([seed])
-    with torch.random.fork_rng(generators(device)):
-        torch.manual_seed(int(seed) + processes.rank())
-        yield
+def _like(own: object, saved: object) -> object:
+    return tuple(saved) if isinstance(own, tuple) else saved  # of which JSON makes a list
 
 
 # ----------------------------------------------------------------------------------- fingerprints
@@ -366,11 +239,12 @@ def size(images: object) -> int | None:
 
 
 def _described(value: object, outer: tuple[int, ...]) -> object:
-    """A value of JSON."""
+    """A value for JSON."""
     if isinstance(value, _PLAIN):
         return value
     if id(value) in outer:  # a function that calls itself
         return "itself"
+    by_name = isinstance(value, FunctionType) and value.__module__.startswith(_BY_NAME)
     if isinstance(value, Tensor):
         flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
         parts = [str(value.dtype), list(value.shape), files.sha256(flat.numpy())]
@@ -378,16 +252,10 @@ def _described(value: object, outer: tuple[int, ...]) -> object:
         parts = [entry for item in value.items() for entry in item]
     elif isinstance(value, list | tuple):
         parts = value
-    elif isinstance(value, partial):
-        parts = [value.func, value.args, value.keywords]
-    elif isinstance(value, MethodType):
-        parts = [value.__func__, value.__self__]
-    elif isinstance(value, CodeType):
-        parts = [value.co_code.hex(), value.co_names, value.co_consts]
-    elif isinstance(value, FunctionType) and not value.__module__.startswith(_BY_NAME):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        defaults = value.__defaults__, value.__kwdefaults__
-        parts = [value.__qualname__, value.__code__, defaults, cells]
+    elif isinstance(value, bytes):
+        parts = [value.hex()]
+    elif type(value) in _PARTS and not by_name:
+        parts = [getattr(value, name) for name in _PARTS[type(value)]]
     elif hasattr(value, "__qualname__"):
         parts = [value.__module__, value.__qualname__]
     elif hasattr(value, "fingerprint"):
@@ -399,4 +267,12 @@ def _described(value: object, outer: tuple[int, ...]) -> object:
     return [_described(part, (*outer, id(value))) for part in parts]
 
 
+_PLAIN = (type(None), bool, int, float, str)
 _BY_NAME = ("torch.", "pruning_lab.")  # their code may change between versions
+_PARTS = {
+    FunctionType: ("__qualname__", "__code__", "__defaults__", "__kwdefaults__", "__closure__"),
+    CodeType: ("co_code", "co_names", "co_consts"),
+    CellType: ("cell_contents",),  # of a closure
+    MethodType: ("__func__", "__self__"),
+    partial: ("func", "args", "keywords"),
+}

@@ -1,9 +1,8 @@
 """What a network costs: weights, FLOPs and activation density, read off the operations that ran.
 
-The columns are those of the paper's Tables 2-5, which never says how it counted. These rules
-reproduce all of its rows: FLOPs are two per multiply-accumulate, before pooling; an activation is
-counted after ReLU and pooling; FLOP% of a layer is its weight density times the density of the
-activations that enter it.
+These rules reproduce all rows of the paper's Tables 2-5: FLOPs are two per multiply-accumulate,
+before pooling; an activation is counted after ReLU and pooling; FLOP% of a layer is its weight
+density times the density of the activations that enter it.
 """
 
 import sys
@@ -25,8 +24,7 @@ from pruning_lab.evaluation import measuring
 from pruning_lab.layers import Layer, device_of, prunable
 from pruning_lab.rows import Rows
 
-# These add their first argument to the product of the next two.
-_SUMS = {torch.ops.aten.addmm, torch.ops.aten.baddbmm}
+_SUMS = {torch.ops.aten.addmm, torch.ops.aten.baddbmm}  # first argument + product of the others
 _COUNTING = threading.RLock()  # the switches that counting turns are torch's for all threads
 
 
@@ -59,9 +57,7 @@ class Counts(Rows[LayerCount]):
         "layer": lambda row: row.layer,
         "weights": lambda row: f"{row.weights:,}",
         "FLOP": lambda row: f"{row.flops:,}",
-        "act%": lambda row: (
-            "" if row.activation_density is None else f"{row.activation_density:.0%}"
-        ),
+        "act%": lambda row: "" if (d := row.activation_density) is None else f"{d:.0%}",
         "weights%": lambda row: f"{row.density:.1%}" if row.weights else "",
         "FLOP%": lambda row: f"{row.flop_density:.1%}" if row.flops else "",
     }
@@ -70,11 +66,12 @@ class Counts(Rows[LayerCount]):
     def total(self) -> LayerCount:
         """Activation density weighted by neurons, FLOP density by FLOPs, as in Tables 2-5."""
         columns = ("weights", "kept", "flops", "neurons", "flops_kept")
-        weights, kept, flops, neurons, left = (sum(getattr(r, c) for r in self) for c in columns)
-        active = [row.activation_density for row in self if row.neurons]
-        alive = sum(row.neurons * (row.activation_density or 0) for row in self)
-        mean = alive / neurons if neurons and None not in active else None
-        return LayerCount("total", weights, kept, flops, neurons, None, mean, left)
+        sums = {column: sum(getattr(row, column) for row in self) for column in columns}
+        active = [(row.neurons, row.activation_density) for row in self if row.neurons]
+        mean = None
+        if active and all(density is not None for _, density in active):
+            mean = sum(neurons * density for neurons, density in active) / sums["neurons"]
+        return LayerCount("total", input_density=None, activation_density=mean, **sums)
 
     @property
     def weights_only_flop_density(self) -> float:
@@ -111,15 +108,18 @@ def layers(model: nn.Module, images: Images | Sequence[int]) -> Counts:
     `images` is a split (or any re-iterable of (x, y)), over which activations are measured, or the
     shape (C, H, W) of one image, for the counts alone; anything else raises ValueError.
 
+    >>> [row.flops for row in layers(nn.Sequential(nn.Linear(4, 3)), (4,))]
+    [24]
+
     An operation belongs to the layer whose weight, or a view of it, is one of its operands; the
-    other operand is what enters the layer. The density of a layer's activations is read where the
-    next layer takes them in, so after a branch it is that layer's input; the last layer's is that
-    of the network's answer. Layers that never ran follow, with 0 FLOPs. "other" holds what belongs
-    to no layer: operations (of attention, between its projections) and parameters of two or more
-    dimensions (embeddings; not normalisation).
+    other operand is what enters the layer. The activation density of a layer is that of the next
+    layer's input, so after a branch too; the last layer's is that of the network's output. Layers
+    that never ran follow, with 0 FLOPs. "other" holds what belongs to no layer: operations (of
+    attention, between its projections) and parameters of two or more dimensions (embeddings; not
+    normalisation).
     """
     found = prunable(model)
-    operations, answers, idle, seen = _Operations(found), _Tally(), _Tally(), 0
+    operations, outputs, idle, seen = _Operations(found), _Tally(), _Tally(), 0
     with measuring(model), ExitStack() as hooks:
         for norm in (m for m in model.modules() if isinstance(m, nn.LocalResponseNorm)):
             hooks.enter_context(norm.register_forward_pre_hook(operations.switch))
@@ -128,15 +128,15 @@ def layers(model: nn.Module, images: Images | Sequence[int]) -> Counts:
         for x in _inputs(images) if measured else [torch.zeros(1, *images)]:
             x = x.to(device_of(model))
             with _unfused(), operations:
-                answer = model(x)
-            answers.take_in(answer)
+                output = model(x)
+            outputs.take_in(output)
             seen += len(x)
     if not seen:
         raise ValueError("no images to count with")
 
     ran, rows = operations.tallies, []
     other = ran.pop(None, idle).flops // seen
-    after = dict(zip(ran, [*ran.values(), answers][1:], strict=True))
+    after = dict(zip(ran, [*ran.values(), outputs][1:], strict=True))
     for name in dict.fromkeys((*ran, *found)):  # those that never ran come last
         weight, tally, taken = found[name].weight, ran.get(name, idle), after.get(name, idle)
         size, kept, flops = weight.numel(), int(weight.count_nonzero()), tally.flops // seen
@@ -177,8 +177,8 @@ class _Operations(TorchDispatchMode):
         super().__init__()
         self.tallies: dict[str | None, _Tally] = {}
         self._on = True
-        weights = {name: layer.weight for name, layer in found.items()}
-        self._spans = [(w.data_ptr(), w.data_ptr() + w.nbytes, n) for n, w in weights.items()]
+        weights = [(name, layer.weight) for name, layer in found.items()]
+        self._spans = [(w.data_ptr(), w.data_ptr() + w.nbytes, name) for name, w in weights]
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, packet = kwargs or {}, func._overloadpacket
@@ -195,7 +195,7 @@ class _Operations(TorchDispatchMode):
         return out
 
     def switch(self, *_) -> None:
-        """Off and on again: ours computes its sums as a convolution, torch's LRN has no FLOPs."""
+        """Off and on: our response norm sums by a convolution, and torch's has no FLOPs."""
         self._on = not self._on
 
     def _layer(self, operands: list[Tensor]) -> tuple[str | None, Tensor | None]:

@@ -2,8 +2,8 @@
 
 A *saliency* says how much a weight matters: a function of a weight (`magnitude`, `random(seed)`),
 or a dict of layer name -> tensor computed beforehand (`gradient`, `taylor`). In a bool tensor True
-means kept. `kept` restricts a choice to the weights that are still there; the number always refers
-to the whole layer, so repeating a call never compounds.
+means kept; `kept` says which weights are still there. A density refers to the whole layer all the
+same, so repeating a call never compounds.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from numbers import Real
 
@@ -19,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning_lab.layers import device_of, generators, mode, prunable
+from pruning_lab.layers import check_logits, device_of, generators, mode, prunable, seeded
+from pruning_lab.rows import printable
 
 Saliency = Callable[[Tensor], Tensor] | Mapping[str, Tensor]
-
-# ------------------------------------------------------------------------------------- saliencies
+_PART = 2**20  # weights that `sigma` takes at a time
 
 
 def magnitude(weight: Tensor) -> Tensor:
@@ -33,26 +34,23 @@ def magnitude(weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Random:
-    """What `random` makes: a function of a weight, and of its layer's name."""
+    """A saliency that is uniform in [0, 1), the same for a layer on every device."""
 
     seed: int
 
     def __call__(self, weight: Tensor, layer: str = "") -> Tensor:
         mixed = zlib.crc32(f"{self.seed} {layer}".encode())  # else layers of one shape would tie
-        generator = torch.Generator().manual_seed(mixed)  # which takes 32 bits
+        generator = torch.Generator().manual_seed(mixed)
         return torch.rand(weight.shape, generator=generator).to(weight.device)
 
 
 def random(seed: int = 0) -> Random:
-    """A saliency that knows nothing, uniform in [0, 1): the control of every comparison.
-
-    The same seed gives a layer the same numbers again, on every device.
-    """
+    """The saliency that knows nothing: the control of every comparison."""
     return Random(seed)
 
 
 class Computed(dict[str, Tensor]):
-    """Saliencies computed beforehand, layer name -> tensor, with the name of how."""
+    """Saliencies computed beforehand, layer name -> tensor, with the name of the method."""
 
     def __init__(self, name: str, saliencies: Mapping[str, Tensor]):
         super().__init__(saliencies)
@@ -60,81 +58,63 @@ class Computed(dict[str, Tensor]):
 
 
 def gradient(model: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> Computed:
-    """|g|: g is the gradient of the mean cross-entropy over `images`, in evaluation mode.
+    """|g|: g is the gradient of the mean cross-entropy over training images, in evaluation mode.
 
-    Give training images. The model, its mode and its gradients stay as they are. Raises ValueError
-    for the test split, and where there are no images.
+    Nothing of the model changes. Raises ValueError for the test split, and for no images.
     """
     return Computed("gradient", {n: g.abs() for n, g in _gradients(model, images).items()})
 
 
 def taylor(model: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> Computed:
-    """|w g|: the first-order change of the loss when a weight goes (Molchanov et al. 2017).
+    """|w g|: the first-order change of the loss when a weight is removed (Molchanov et al. 2017).
 
-    As `gradient` otherwise. It belongs to the weights it was computed with: compute it again after
-    they have changed.
+    g as in `gradient`. Compute it again after the weights have changed.
     """
     layers, gradients = prunable(model), _gradients(model, images)
-    saliencies = {n: (layers[n].weight.detach() * g).abs() for n, g in gradients.items()}
-    return Computed("taylor", saliencies)
+    return Computed("taylor", {n: magnitude(layers[n].weight * g) for n, g in gradients.items()})
 
 
 def _gradients(model: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     if getattr(images, "name", None) == "test":
         raise ValueError("a saliency chooses, and the test split is not for choosing; give train")
-    layers, device, seen = prunable(model), device_of(model), 0
-    weights = [layer.weight for layer in layers.values()]
-    frozen = [weight for weight in weights if not weight.requires_grad]
-    sums = [torch.zeros_like(weight) for weight in weights]
-    try:
-        for weight in frozen:
+    device, seen = device_of(model), 0
+    weights = {name: layer.weight for name, layer in prunable(model).items()}
+    sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(generators(device)))  # a DataLoader draws
+        stack.enter_context(mode(model, training=False))
+        stack.enter_context(torch.enable_grad())
+        for weight in weights.values():  # a frozen one too
+            stack.callback(weight.requires_grad_, weight.requires_grad)
             weight.requires_grad_(True)
-        draws = torch.random.fork_rng(generators(device))  # a DataLoader draws
-        with draws, mode(model, training=False), torch.enable_grad():
-            for x, y in images:
-                logits = model(x.to(device))
-                if not isinstance(logits, Tensor):
-                    raise ValueError(
-                        f"a network must answer with a tensor, got a {type(logits).__name__}; wrap "
-                        f"it in a module whose forward returns the logits alone"
-                    )
-                loss = F.cross_entropy(logits, y.to(device), reduction="sum")
-                # allow_unused: a layer that did not run has no gradient, and its saliency is 0.
-                for total, part in zip(
-                    sums, torch.autograd.grad(loss, weights, allow_unused=True), strict=True
-                ):
-                    if part is not None:
-                        total += part
-                seen += len(y)
-    finally:
-        for weight in frozen:
-            weight.requires_grad_(False)
+        for x, y in images:
+            logits = model(x.to(device))
+            check_logits(logits)
+            loss = F.cross_entropy(logits, y.to(device), reduction="sum")
+            # A layer that did not run has no gradient, and its saliency is 0.
+            parts = torch.autograd.grad(loss, [*weights.values()], materialize_grads=True)
+            for total, part in zip(sums.values(), parts, strict=True):
+                total += part
+            seen += len(y)
     if not seen:
         raise ValueError("no images to compute a saliency with")
-    return {name: total / seen for name, total in zip(layers, sums, strict=True)}
+    return {name: total / seen for name, total in sums.items()}
 
 
 def saliency_of(saliency: Saliency, layer: str, weight: Tensor) -> Tensor:
-    """The saliency of one layer, shaped like its weight.
-
-    Raises KeyError where a dict lacks the layer, ValueError for another shape or for NaN.
-    """
-    if isinstance(saliency, Mapping):
-        if layer not in saliency:
-            raise KeyError(
-                f"the saliency has no layer {layer!r}, only {', '.join(saliency) or 'none'}; "
-                f"compute it with this network"
-            )
-        values = saliency[layer]
-    elif isinstance(saliency, Random):
-        values = saliency(weight, layer)
-    else:
-        values = saliency(weight)
-    if not isinstance(values, Tensor) or values.shape != weight.shape:
-        what = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+    """The saliency of one layer; KeyError where a dict lacks it, ValueError for a wrong shape."""
+    if not isinstance(saliency, Mapping):
+        values = saliency(weight, layer) if isinstance(saliency, Random) else saliency(weight)
+    elif (values := saliency.get(layer)) is None:
+        names = printable(", ".join(saliency) or "none")
+        raise KeyError(
+            f"the saliency has no layer {layer!r}, only {names}; compute it with this network"
+        )
+    shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+    if shape != tuple(weight.shape):
         raise ValueError(
             f"the saliency of layer {layer!r} must be a tensor shaped like its weight, "
-            f"{tuple(weight.shape)}, got {what}"
+            f"{tuple(weight.shape)}, got {shape}"
         )
     _check_comparable(values, signed=True)
     return values.detach().to(weight.device)
@@ -143,8 +123,8 @@ def saliency_of(saliency: Saliency, layer: str, weight: Tensor) -> Tensor:
 def name_of(saliency: Saliency) -> str:
     """What scans and plans call a saliency, so that another one is noticed.
 
-    "magnitude" and "random(seed=0)" say all; any other name ends in a digest, of a dict's values or
-    of what a function makes of fixed weights: "taylor 1f0c9a2b8d7e".
+    "magnitude" and "random(seed=0)" say all; any other name ends in a digest of a dict's values, or
+    of a function's values for fixed weights: "taylor 1f0c9a2b8d7e".
     """
     if saliency is magnitude:
         return "magnitude"
@@ -154,20 +134,15 @@ def name_of(saliency: Saliency) -> str:
         name, values = getattr(saliency, "name", "computed"), saliency
     else:
         name = getattr(saliency, "__qualname__", type(saliency).__name__)
-        values = {n: _tried(saliency, n, weight) for n, weight in _samples().items()}
+        values = dict.fromkeys(_samples(), torch.empty(0))
+        for layer, weight in _samples().items():
+            with suppress(Exception):  # a user's function raises for shapes it is not meant for
+                values[layer] = saliency_of(saliency, layer, weight)
     digest = hashlib.sha256()
     for layer, tensor in sorted(values.items()):
         digest.update(layer.encode())
         digest.update(_sortable(tensor).cpu().contiguous().numpy())
     return f"{name} {digest.hexdigest()[:12]}"
-
-
-def _tried(saliency: Saliency, layer: str, weight: Tensor) -> Tensor:
-    """What a function makes of a weight; nothing where it is meant for other shapes."""
-    try:
-        return saliency_of(saliency, layer, weight)
-    except Exception:  # whatever a function of a user's raises
-        return torch.empty(0)
 
 
 def by_name(name: str) -> Saliency | None:
@@ -188,75 +163,61 @@ def _samples() -> dict[str, nn.Parameter]:
 
 
 def check(saliency: Saliency, model: nn.Module | None = None) -> None:
-    """Test a saliency of your own: shape, finite values, the same twice, no trace on the weight.
+    """Test a saliency of your own: shape, finite values, the same twice, no change of the weight.
 
-    It is tried on a few weights, or on those of `model` (which a dict needs). Raises ValueError
-    with a sentence about the first thing that is wrong.
+    It is tried on a few weights, or on those of `model` (which a dict needs). ValueError names the
+    first thing that is wrong.
 
     >>> check(lambda weight: weight.abs() ** 2)
     >>> check(lambda weight: weight.norm(dim=1))
     Traceback (most recent call last):
     ValueError: the saliency of layer 'linear' must be a tensor shaped like its weight, (3, 5), ...
     """
-    if model is not None:
-        samples = {name: layer.weight for name, layer in prunable(model).items()}
-    elif isinstance(saliency, Mapping):
+    if model is None and isinstance(saliency, Mapping):
         raise ValueError("a dict of saliencies is checked with its network: check(saliency, model)")
-    else:
-        samples = _samples()
+    layers = {} if model is None else prunable(model)
+    samples = {name: layer.weight for name, layer in layers.items()} or _samples()
     for layer, weight in samples.items():
         before, flag = weight.detach().clone(), weight.requires_grad
         first = saliency_of(saliency, layer, weight)
-        with torch.random.fork_rng([]):
-            torch.manual_seed(1)  # a saliency that draws from torch's own generator shows here
+        with seeded(1, weight.device):  # a saliency that draws from torch's generator shows here
             again = saliency_of(saliency, layer, weight)
-        wrong = [
-            (not first.isfinite().all(), "has values that are not finite"),
-            (not torch.equal(weight.detach(), before), "changes the weight"),
-            (weight.requires_grad != flag, "changes the weight's requires_grad"),
-            (weight.grad is not None and model is None, "leaves a gradient on the weight"),
-            (not torch.equal(first, again), "differs from one call to the next"),
-        ]
-        for is_wrong, what in wrong:
-            if is_wrong:
-                raise ValueError(f"the saliency {what} (layer {layer!r}, {tuple(weight.shape)})")
-
-
-# -------------------------------------------------------------------------------------- selection
+        wrong = {
+            "has values that are not finite": not first.isfinite().all(),
+            "changes the weight": not torch.equal(weight.detach(), before),
+            "changes the weight's requires_grad": weight.requires_grad != flag,
+            "leaves a gradient on the weight": weight.grad is not None and model is None,
+            "differs from one call to the next": not torch.equal(first, again),
+        }
+        if any(wrong.values()):
+            what = next(what for what, is_wrong in wrong.items() if is_wrong)
+            raise ValueError(f"the saliency {what} (layer {layer!r}, {tuple(weight.shape)})")
 
 
 def sigma(weight: Tensor, kept: Tensor | None = None) -> float:
-    """Population standard deviation of the surviving weights, 0 where none survive.
+    """Population standard deviation of the weights that are not zero (and in `kept`); 0 of none.
 
-    Survivors are the weights that are not zero, of those in `kept` where it is given. Our reading
-    of the paper, which does not say: thresholds grow as a network is pruned again.
+    Our reading of the paper, which does not say: thresholds grow as a network is pruned again.
     """
-    count, mean = _mean(weight, kept, lambda part: part)
+    sums = [(part.numel(), part.sum().item()) for part in _survivors(weight, kept)]
+    count, total = map(sum, zip(*sums, strict=True))
     if not count:
         return 0.0
-    return math.sqrt(_mean(weight, kept, lambda part: (part - mean).square())[1])
+    mean = total / count
+    squares = sum((part - mean).square().sum().item() for part in _survivors(weight, kept))
+    return math.sqrt(squares / count)
 
 
-def _mean(weight: Tensor, kept: Tensor | None, of: Callable[[Tensor], Tensor]) -> tuple[int, float]:
-    """How many survivors there are, and the mean of a function of them.
-
-    Part by part: a large layer's survivors, taken out at once, need four times the layer's memory.
-    """
+def _survivors(weight: Tensor, kept: Tensor | None) -> Iterator[Tensor]:
+    """Part by part: taken at once, a large layer's would need four times the layer's memory."""
     parts = weight.detach().reshape(-1).split(_PART)
-    masks = [None] * len(parts) if kept is None else kept.reshape(-1).split(_PART)
-    count, total = 0, 0.0
+    masks = [True] * len(parts) if kept is None else kept.reshape(-1).split(_PART)
     for part, mask in zip(parts, masks, strict=True):
-        survivors = part[part != 0 if mask is None else mask & (part != 0)]
-        count += survivors.numel()
-        total += of(_widened(survivors)).sum().item()
-    return count, total / max(count, 1)
-
-
-_PART = 2**20  # weights
+        yield _widened(part[mask & (part != 0)])
 
 
 def sigma_of(layer: str, weight: Tensor) -> float:
-    """`sigma` of a layer. Raises ValueError, with its name, where a weight is not finite."""
+    """`sigma` of a layer; ValueError, with its name, where a weight is not finite."""
     value = sigma(weight)
     if not math.isfinite(value):
         raise ValueError(
@@ -266,33 +227,21 @@ def sigma_of(layer: str, weight: Tensor) -> float:
     return value
 
 
-def _widened(values: Tensor) -> Tensor:
-    """In float64, or in float32 on devices that lack it (Apple's MPS, some of Intel's)."""
-    try:
-        return values.to(torch.float64)
-    except (TypeError, RuntimeError):
-        return values.to(torch.float32)
-
-
 def by_quality(weight: Tensor, quality: float, kept: Tensor | None = None) -> Tensor:
     """Keep |w| >= quality * sigma, one layer at a time (Han et al. 2015, section 4).
 
-    Takes a weight, for sigma is the weights' own. A zero weight is gone and stays gone.
-    Raises ValueError unless quality is a finite number >= 0.
+    Takes a weight: sigma is the weights' own. A zero weight is gone and stays gone.
     """
-    check_amount("quality", quality)
-    kept = weight.detach() != 0 if kept is None else kept & (weight.detach() != 0)
-    return by_threshold(magnitude(weight), quality * sigma(weight, kept), kept)
+    alive = weight.detach() != 0
+    alive = alive if kept is None else alive & kept
+    ((chosen, _),) = by_levels("quality", [quality], magnitude(weight), alive, sigma(weight, alive))
+    return chosen
 
 
 def by_threshold(
     saliency: Tensor, threshold: float, kept: Tensor | None = None, *, signed: bool = False
 ) -> Tensor:
-    """Keep saliency >= threshold.
-
-    Takes a saliency, not a weight: by_threshold(w, 0.3) would drop -0.7, and is refused, as in
-    `by_density`. Raises ValueError unless threshold is a finite number >= 0.
-    """
+    """Keep saliency >= threshold. Takes a saliency, not a weight, as `by_density` does."""
     _check_comparable(saliency, signed)
     check_amount("threshold", threshold)
     chosen = saliency >= threshold
@@ -313,11 +262,9 @@ def by_density(
     >>> by_density(torch.tensor([0.9, -0.1, -0.7]), 1 / 3)
     Traceback (most recent call last):
     ValueError: a saliency below 0 (-0.7): rank weights by magnitude(w), or say signed=True ...
-
-    Raises ValueError unless density lies in [0, 1].
     """
-    kept, _ = next(by_densities(saliency, [density], kept, signed=signed))
-    return kept
+    ((chosen, _),) = by_densities(saliency, [density], kept, signed=signed)
+    return chosen
 
 
 def by_densities(
@@ -329,8 +276,8 @@ def by_densities(
 ) -> Iterator[tuple[Tensor, float | None]]:
     """`by_density` for several densities of one layer, which is ranked only once.
 
-    Each comes with its threshold: the smallest saliency that stayed, None where nothing did. They
-    come one by one, since all together may take more memory than the network.
+    Each comes with its threshold: the smallest saliency that stayed, None where nothing did. An
+    iterator, since all together may take more memory than the network.
     """
     for density in densities:
         check_amount("density", density)
@@ -357,8 +304,8 @@ def _largest(
         cut = ranked[pool.numel() - count]
         stays = flat >= cut if alive is None else (flat >= cut) & alive
         if surplus := int(stays.count_nonzero()) - count:  # sum() takes 20 times as long
-            ties = (flat == cut) if alive is None else (flat == cut) & alive
-            stays[ties.nonzero().squeeze(1)[-surplus:]] = False
+            ties = (stays & (flat == cut)).nonzero().squeeze(1)
+            stays[ties[-surplus:]] = False
         yield stays.reshape(saliency.shape), cut.item()
 
 
@@ -369,10 +316,10 @@ def by_levels(
 
     Here and nowhere else a level becomes a threshold; `prune`, `scan` and the studio call it.
     """
-    for level in levels:
-        check_amount(kind, level)
     if kind == "density":
         return by_densities(saliency, levels, kept, signed=True)
+    for level in levels:
+        check_amount(kind, level)
     cuts = [level * sigma if kind == "quality" else level for level in levels]
     return ((by_threshold(saliency, cut, kept, signed=True), cut) for cut in cuts)
 
@@ -390,10 +337,8 @@ def across_layers(
     """
     device = next(iter(saliencies.values())).device
     flat = torch.cat([_sortable(s).reshape(-1).to(device) for s in saliencies.values()])
-    alive = None
-    if kept is not None:
-        alive = torch.cat([kept[name].reshape(-1).to(device) for name in saliencies])
-    chosen = by_density(flat, density, alive, signed=signed)
+    alive = [] if kept is None else [kept[name].reshape(-1).to(device) for name in saliencies]
+    chosen = by_density(flat, density, torch.cat(alive) if alive else None, signed=signed)
     parts = chosen.split([s.numel() for s in saliencies.values()])
     return {
         name: part.reshape(saliency.shape).to(saliency.device)
@@ -405,15 +350,13 @@ def lamp(saliency: Tensor) -> Tensor:
     """The score by which LAMP ranks across layers (Lee et al. 2021, equation 3); same shape.
 
     s^2 over the sum of the s^2 of all weights of the layer that rank at least as high: 1 for the
-    largest, so that no layer goes altogether. Of ties the earlier position has the higher score.
+    largest, so that no layer is removed. Of ties the earlier position has the higher score.
     """
     squares = _widened(saliency.detach()).reshape(-1).square()
-    order = squares.flip(0).sort(stable=True).indices  # ascending, of ties the later ones first
-    order = squares.numel() - 1 - order
-    ranked = squares[order]
-    rest = ranked.flip(0).cumsum(0).flip(0)  # of this weight and all that rank higher
+    ranked, order = squares.sort(descending=True, stable=True)
+    sums = ranked.cumsum(0)  # of this weight and all that rank higher
     scores = torch.zeros_like(squares)
-    scores[order] = torch.where(rest > 0, ranked / rest, rest)
+    scores[order] = torch.where(sums > 0, ranked / sums, sums)
     return scores.reshape(saliency.shape)
 
 
@@ -427,6 +370,14 @@ def check_amount(kind: str, amount: float) -> None:
         )
     if not (math.isfinite(amount) and amount >= 0):
         raise ValueError(f"{kind} must be a finite number >= 0, got {amount}")
+
+
+def _widened(values: Tensor) -> Tensor:
+    """In float64, or in float32 on devices that lack it (Apple's MPS, some of Intel's)."""
+    try:
+        return values.to(torch.float64)
+    except (TypeError, RuntimeError):
+        return values.to(torch.float32)
 
 
 def _sortable(saliency: Tensor) -> Tensor:

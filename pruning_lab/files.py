@@ -14,27 +14,33 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TypedDict
+from typing import BinaryIO
 
 import numpy as np
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pruning_lab.rows import decode
+from pruning_lab.rows import printable
+
+_MOST_TEXT = 2**28  # bytes
+
+
+def wrong(path: str | Path, what: str) -> ValueError:
+    """The error of a file that cannot be used: "plan.json is not JSON: ..."."""
+    return ValueError(printable(f"{path} {what}"))
 
 
 def write(path: str | Path, content: bytes | str) -> Path:
     """Write a file; readers see the old content or the new, never a part of it."""
-    content = content.encode() if isinstance(content, str) else content
     with replacing(path) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     return Path(path)
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give an empty temporary file beside `path`; once written, it is synced and renamed to it.
+    """Give an empty temporary file in the folder of `path`; after the block it is renamed to it.
 
     After an error or an interrupt the temporary file is deleted, and `path` is as before. An
     OSError names `path`, and what to do.
@@ -43,70 +49,81 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # By hand: tempfile's files are for their owner only, and these follow the umask.
+        # Not by tempfile, whose files are for their owner only: these follow the umask.
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         mode = os.fstat(descriptor).st_mode
         os.close(descriptor)
         yield temporary
         os.chmod(temporary, mode)  # safetensors puts a file of mode 0600 in its place
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        _sync(temporary, os.O_RDWR)
         os.replace(temporary, path)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise type(error)(_unwritten(path, error)) from error
+            advice = _ADVICE.get(error.errno, "name a place where you may write")
+            why = f"could not be written: {error.strerror or error}; {advice}"
+            raise type(error)(f"{printable(path)} {why}") from error
         raise
-    _sync_folder(path.parent)
+    if os.name != "nt":  # no folder can be opened there
+        with suppress(OSError):  # some file systems cannot sync a folder
+            _sync(path.parent, os.O_RDONLY)
 
 
-def _unwritten(path: Path, error: OSError) -> str:
-    advice = {
-        errno.ENOSPC: "free some space, or name another disk",
-        errno.EDQUOT: "free some space, or name another disk",
-        errno.ENAMETOOLONG: "give it a shorter name",
-        errno.ENOTDIR: "a part of its path is a file; name another",
-        errno.EEXIST: "a part of its path is a file; name another",
-        errno.EISDIR: "it is a folder; name a file in it",
-    }
-    why = error.strerror or error
-    todo = advice.get(error.errno, "name a place where you may write")
-    return f"{path} could not be written: {why}; {todo}"
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, or name another disk"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a part of its path is a file; name another"),
+    errno.ENAMETOOLONG: "give it a shorter name",
+    errno.EISDIR: "it is a folder; name a file in it",
+}
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power failure, where the system can."""
-    if os.name == "nt":  # no folder can be opened there
-        return
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _sync(path: Path, flags: int) -> None:
+    """Have the system write a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def save_json(path: str | Path, value) -> Path:
-    """Write `value` as JSON, indented, so that people can read it and diffs stay small."""
-    return write(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading, and no pipe or device, on which reading may never end.
+
+    An OSError names the path, and what to do.
+    """
+    shown = printable(path)
+    try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise wrong(path, "is a pipe, a socket or a device; name a regular file")
+        return open(path, "rb")
+    except OSError as error:
+        sentences = {
+            FileNotFoundError: f"no file {shown}; check the path",
+            IsADirectoryError: f"{shown} is a folder; name a file in it",
+            PermissionError: f"{shown} may not be read; give yourself the permission",
+        }
+        other = f"{shown} cannot be read: {error.strerror}; check the path"
+        raise type(error)(sentences.get(type(error), other)) from None
 
 
 def read_text(path: str | Path) -> str:
     """Read a text file. ValueError names the file and the first byte that is not UTF-8."""
     with open_file(path) as file:
-        if (size := os.fstat(file.fileno()).st_size) > _TEXT:
-            raise ValueError(f"{path} is too large for a text of this library: {size:,} bytes")
+        if (size := os.fstat(file.fileno()).st_size) > _MOST_TEXT:
+            raise wrong(path, f"has {size:,} bytes, too many for a text file here")
         content = file.read()
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not text, byte {error.start} is not UTF-8; save it as UTF-8"
-        ) from None
+        what = f"is not text, byte {error.start} is not UTF-8; save it as UTF-8"
+        raise wrong(path, what) from None
 
 
-_TEXT = 2**28  # bytes of the largest text file that is read
+def save_json(path: str | Path, value: object) -> Path:
+    """Write `value` as JSON, indented, so that people can read it and diffs stay small."""
+    return write(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def load_json(path: str | Path):
@@ -115,25 +132,24 @@ def load_json(path: str | Path):
 
 
 def parse_json(text: str, path: str | Path):
-    """JSON as its standard has it: no key twice, and no number that is not finite."""
+    """Read JSON strictly: no key twice in an object, no number that is not finite."""
     try:
         return json.loads(
             text, object_pairs_hook=_object, parse_constant=_finite, parse_float=_finite
         )
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} is not JSON: {error.msg}, line {error.lineno}, column {error.colno}"
-        ) from None
+        what = f"is not JSON: {error.msg}, line {error.lineno}, column {error.colno}"
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 100,000 brackets
-        raise ValueError(f"{path} is not JSON that can be read: {error}") from None
+        what = f"is not JSON that can be read: {error}"
+    raise wrong(path, what)
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
+    made = {}
+    for name, value in pairs:
+        if name in made:
+            raise ValueError(f"the key {name!r} stands twice in one object")
+        made[name] = value
     return made
 
 
@@ -153,20 +169,17 @@ def save_tensors(
     metadata = None
     if about is not None:
         metadata = {"about": json.dumps(about, ensure_ascii=False, allow_nan=False)}
+    own, storages = {}, set()
     for name, tensor in tensors.items():
         if tensor.is_meta:
             raise ValueError(f"{name} is on the meta device, so it holds no numbers to save")
-    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # Tensors that share a storage (tied layers, views) become copies: the format has no sharing.
-    seen: set[int] = set()
-    for name, tensor in flat.items():
+        tensor = tensor.detach().cpu().contiguous()
         storage = tensor.untyped_storage().data_ptr()
-        if storage in seen:
-            flat[name] = tensor.clone()
-        seen.add(storage)
+        own[name] = tensor.clone() if storage in storages else tensor  # the format has no sharing
+        storages.add(storage)
     with replacing(path) as temporary:
         try:
-            safetensors.torch.save_file(flat, temporary, metadata)
+            safetensors.torch.save_file(own, temporary, metadata)
         except SafetensorError as error:  # "I/O error: No space left on device (os error 28)"
             number = re.search(r"os error (\d+)", str(error))
             raise OSError(int(number[1]) if number else None, str(error)) from None
@@ -179,62 +192,37 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict | None]:
     Raises ValueError for a broken file, or one with a dtype that torch lacks.
     """
     about = load_about(path)
-    try:
-        file = safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
-    with file:
-        try:
-            # Copies: the memory map would change, or crash, with a file that is written over.
-            return {name: file.get_tensor(name).clone() for name in file.offset_keys()}, about
-        except (SafetensorError, KeyError, AttributeError) as error:
-            raise ValueError(f"{path} holds numbers of a kind that torch lacks: {error}") from None
+    with _opened(path) as file:
+        # Copies: the memory map would change, or crash, with a file that is written over.
+        return {name: file.get_tensor(name).clone() for name in file.offset_keys()}, about
 
 
 def load_about(path: str | Path) -> dict | None:
     """Read what was saved as `about` in a safetensors file; the tensors are not read."""
-    return _header(path)[1]
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get("about", "null")
+    about = parse_json(text, f"about in {path}")
+    if not isinstance(about, dict | None):
+        raise wrong(f"{path}:", f"its about must be an object, got {type(about).__name__}")
+    return about
 
 
 def load_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Read the shapes of the tensors in a safetensors file, and no more."""
-    return {name: tuple(entry["shape"]) for name, entry in _header(path)[0].items()}
+    """Read the shapes of the tensors in a safetensors file; the tensors are not read."""
+    with _opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.offset_keys()}
 
 
-class _Entry(TypedDict):
-    dtype: str
-    shape: list[int]
-    data_offsets: tuple[int, int]
-
-
-def _header(path: str | Path) -> tuple[dict[str, _Entry], dict | None]:
-    """What the file says of its tensors and of itself, once its length agrees with that."""
-    broken = f"{path} is not a whole safetensors file"
-    with open_file(path) as file:
-        size, start = os.fstat(file.fileno()).st_size, file.read(8)
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or not 2 <= length <= min(size - 8, _HEADER):
-            raise ValueError(f"{broken}: it has {size:,} bytes and no header that fits")
-        content = file.read(length)
+@contextmanager
+def _opened(path: str | Path) -> Iterator[safe_open]:
+    """A safetensors file whose header is valid and agrees with the file's length."""
+    open_file(path).close()
     try:
-        header = parse_json(content.decode(), path)
-    except ValueError as error:
-        raise ValueError(f"{broken}: {error}") from None
-    metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
-    entries = decode(dict[str, _Entry], header, broken)
-    about = decode(dict[str, str] | None, metadata, broken) or {}
-    end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    if 8 + length + end != size:
-        raise ValueError(f"{broken}: it has {size:,} bytes, its header says {8 + length + end:,}")
-    if "about" not in about:
-        return entries, None
-    said = parse_json(about["about"], f"about in {path}")
-    if said is not None and not isinstance(said, dict):
-        raise ValueError(f"{path}: its about must be an object, got {type(said).__name__}")
-    return entries, said
-
-
-_HEADER = 10**8  # bytes of the longest header, by the format's specification
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError, KeyError, AttributeError) as error:
+        what = f"is not a whole safetensors file that torch can read: {error}"
+        raise wrong(path, what) from None
 
 
 def sha256(*parts: bytes | np.ndarray) -> str:
@@ -243,23 +231,3 @@ def sha256(*parts: bytes | np.ndarray) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
-
-
-def open_file(path: str | Path) -> BinaryIO:
-    """Open a regular file for reading. A pipe or a device, on which reading may never end, is none.
-
-    An OSError names the path, and what to do.
-    """
-    try:
-        mode = os.stat(path).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise ValueError(f"{path} is a pipe, a socket or a device; name a regular file")
-        return open(path, "rb")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no file {path}; check the path") from None
-    except IsADirectoryError:
-        raise IsADirectoryError(f"{path} is a folder; name a file in it") from None
-    except PermissionError:
-        raise PermissionError(f"{path} may not be read; give yourself the permission") from None
-    except OSError as error:
-        raise OSError(f"{path} cannot be read: {error.strerror}; check the path") from None

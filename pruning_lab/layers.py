@@ -1,7 +1,7 @@
-"""The weights of any nn.Module that can be pruned, by layer name; what stays outside; its mode.
+"""The prunable weights of any nn.Module by layer name, what no mask covers, device and mode.
 
-Layers carry their dotted names without `.weight` (`fc1`, `block.0`); wrappers (DDP, torch.compile)
-leave no trace in a name, so what was made on a wrapped model fits the plain one.
+A layer is named by its dotted path without `.weight` (`fc1`, `block.0`). Wrappers (DDP,
+torch.compile) are left out of names, so what was made on a wrapped model fits the plain one.
 """
 
 import difflib
@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-# Module type -> names of its prunable parameters. A network's own module types can be added:
+from pruning_lab.rows import printable
+
+# Module type -> names of its prunable parameters. Types of your own can be added:
 # ADAPTERS[MyLayer] = ("kernel",)
 ADAPTERS: dict[type[nn.Module], tuple[str, ...]] = {
     **dict.fromkeys((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d), ("weight",)),
@@ -26,7 +28,7 @@ _WRAPPED = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """Where a prunable weight lives; `weight` is the parameter that is there now."""
+    """Where a prunable weight is stored; `weight` is the parameter that is there now."""
 
     module: nn.Module
     attribute: str = "weight"
@@ -48,23 +50,21 @@ class NotCovered:
 def prunable(model: nn.Module) -> dict[str, Layer]:
     """The weights of linear, convolution and attention layers by name, each weight once.
 
-    Biases and normalisation parameters are never pruned. A weight that two layers share appears
-    under its first name. A layer that computes its weight (a parametrization, torch.nn.utils.prune)
-    is left out; `not_covered` lists it. Raises ValueError for a lazy layer that has no weight yet.
+    A weight that two layers share appears under its first name. A layer that computes its weight
+    (a parametrization, torch.nn.utils.prune) is left out. ValueError for a lazy layer without one.
+
+    >>> list(prunable(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))))
+    ['0', '2']
     """
     layers, seen = {}, set()
-    for name, module in _modules(model):
-        for attribute in _adapted(module):
-            weight = module._parameters.get(attribute)
-            if weight is None or id(weight) in seen:
-                continue
-            if isinstance(weight, nn.parameter.UninitializedParameter):
-                raise ValueError(
-                    f"layer {name!r} ({type(module).__name__}) has no weight yet; "
-                    f"run one batch of images through the model first"
-                )
-            seen.add(id(weight))
-            layers[_layer_name(name, attribute)] = Layer(module, attribute)
+    for name, layer in _candidates(model):
+        if isinstance(layer.weight, nn.parameter.UninitializedParameter):
+            kind = type(layer.module).__name__
+            todo = "run one batch of images through the model first"
+            raise ValueError(f"layer {name!r} ({kind}) has no weight yet; {todo}")
+        if id(layer.weight) not in seen:
+            seen.add(id(layer.weight))
+            layers[name] = layer
     return layers
 
 
@@ -72,21 +72,21 @@ def not_covered(model: nn.Module) -> tuple[NotCovered, ...]:
     """Every parameter outside of `prunable`, with the reason; biases and norms in one last row."""
     seen = {id(layer.weight) for layer in prunable(model).values()}
     rows, small, computed = [], 0, []
-    for name, module in _modules(model):
+    for path, module in _modules(model):
         if any(attribute not in module._parameters for attribute in _adapted(module)):
-            computed.append(f"{name}." if name else "")
+            computed.append(f"{path}." if path else "")
         for attribute, parameter in module._parameters.items():
             if parameter is None or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            path = f"{name}.{attribute}".lstrip(".")
             if parameter.dim() < 2 or "norm" in type(module).__name__.lower():
                 small += parameter.numel()
                 continue
+            name = f"{path}.{attribute}".lstrip(".")
             why = f"{type(module).__name__} is not a layer that is pruned"
-            if any(path.startswith(prefix) for prefix in computed):
+            if name.startswith(tuple(computed)):
                 why = "its layer computes the weight from other tensors; make it plain to prune it"
-            rows.append(NotCovered(path, parameter.numel(), why))
+            rows.append(NotCovered(name, parameter.numel(), why))
     return *rows, NotCovered("biases, normalisation and other vectors", small, "never pruned")
 
 
@@ -94,22 +94,19 @@ def find(model: nn.Module, name: str, layers: Mapping[str, Layer]) -> Layer:
     """The layer of that name among the model's prunable `layers`; KeyError names the nearest."""
     if name in layers:
         return layers[name]
-    for path, module in _modules(model, repeats=True):
-        for attribute in _adapted(module):
-            weight = module._parameters.get(attribute)
-            if weight is not None and _layer_name(path, attribute) == name:
-                first = next(n for n, layer in layers.items() if layer.weight is weight)
-                raise KeyError(f"layer {name!r} shares the weight of {first!r}; name that one")
+    for other, layer in _candidates(model, repeats=True):
+        if other == name:
+            first = next(n for n, known in layers.items() if known.weight is layer.weight)
+            raise KeyError(f"layer {name!r} shares the weight of {first!r}; name that one")
     raise KeyError(unknown_layer(name, layers))
 
 
 def unknown_layer(name: str, known: Mapping[str, object]) -> str:
-    """The sentence for a layer that is not there, with the nearest names first."""
-    name = str(name)
-    near = difflib.get_close_matches(name.removesuffix(".weight"), known, n=3, cutoff=0.5)
+    """The error's text for an unknown layer name, with the nearest names first."""
+    near = difflib.get_close_matches(str(name).removesuffix(".weight"), known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     names = ", ".join(known) or "none"
-    return f"no layer {name!r} to prune; {hint}this network has {names}"
+    return printable(f"no layer {str(name)!r} to prune; {hint}this network has {names}")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -120,29 +117,48 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's parameters are is where its work happens; ValueError for the meta device."""
+    """The device of a model's parameters, on which it runs; ValueError for the meta device."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if device.type == "meta":
-        raise ValueError(
-            "this model is on the meta device, so it has no weights; type "
-            "model.to_empty(device='cpu'), and load its state_dict"
-        )
+        todo = "type model.to_empty(device='cpu'), and load its state_dict"
+        raise ValueError(f"this model is on the meta device, so it has no weights; {todo}")
     return device
 
 
 def check_dtype(model: nn.Module) -> None:
-    """Raise ValueError where the weights are in half precision, and images in float32."""
+    """Raise ValueError where the weights are in half precision: images are float32."""
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and parameter.element_size() < 4:
             kind = str(parameter.dtype).removeprefix("torch.")
             raise ValueError(f"{name} is in {kind}, and images are float32; type model.float()")
 
 
+def check_logits(logits: Tensor) -> tuple[int, int]:
+    """(N, classes), the shape; ValueError for any other output of a network."""
+    if isinstance(logits, Tensor) and logits.dim() == 2:
+        return tuple(logits.shape)
+    got = f"a {type(logits).__name__}"
+    if isinstance(logits, Tensor):
+        got = f"{str(logits.dtype).removeprefix('torch.')} of shape {tuple(logits.shape)}"
+    raise ValueError(
+        f"a network must answer with a tensor of shape (N, classes), got {got}; "
+        f"wrap it in a module whose forward returns the logits alone"
+    )
+
+
 def generators(device: torch.device) -> list[torch.device]:
     """The devices whose random states `torch.random.fork_rng` keeps besides the CPU's."""
-    if device.type != "cuda":
-        return []
-    return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    return [torch.device("cuda", number) for number in range(count)]
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers from `seed` inside, on CPU and `device`; afterwards the states of before."""
+    with torch.random.fork_rng(generators(device)):
+        # torch.manual_seed would reach GPUs whose states the fork does not keep.
+        (torch.default_generator if device.type == "cpu" else torch).manual_seed(seed)
+        yield
 
 
 @contextmanager
@@ -157,20 +173,24 @@ def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
             module.training = was_training
 
 
-def _modules(
-    module: nn.Module, path: tuple[str, ...] = (), seen: set | None = None, *, repeats: bool = False
-) -> Iterator[tuple[str, nn.Module]]:
+def _candidates(model: nn.Module, *, repeats: bool = False) -> Iterator[tuple[str, Layer]]:
+    """Layers by name: `fc1` for its `weight`, `attention.in_proj` for an `in_proj_weight`."""
+    for path, module in _modules(model, repeats=repeats):
+        for attribute in _adapted(module):
+            if module._parameters.get(attribute) is not None:
+                suffix = "" if attribute == "weight" else f".{attribute.removesuffix('_weight')}"
+                yield f"{path}{suffix}".lstrip("."), Layer(module, attribute)
+
+
+def _modules(model: nn.Module, *, repeats: bool = False) -> Iterator[tuple[str, nn.Module]]:
     """`named_modules` with wrappers left out of the names; each module once, unless `repeats`."""
-    seen = set() if seen is None else seen
-    if id(module) in seen and not repeats:
-        return
-    seen.add(id(module))
-    wraps = _wraps(module)
-    if not wraps:
-        yield ".".join(path), module
-    for name, child in module._modules.items():
-        if child is not None:
-            yield from _modules(child, path if wraps else (*path, name), seen, repeats=repeats)
+    named = list(model.named_modules(remove_duplicate=False))
+    wrappers = {path for path, module in named if _wraps(module)}
+    for path, module in named if repeats else model.named_modules():
+        if path not in wrappers:
+            parts = path.split(".")
+            own = (p for i, p in enumerate(parts) if ".".join(parts[:i]) not in wrappers)
+            yield ".".join(own), module
 
 
 def _wraps(module: nn.Module) -> bool:
@@ -180,12 +200,4 @@ def _wraps(module: nn.Module) -> bool:
 
 def _adapted(module: nn.Module) -> tuple[str, ...]:
     """The prunable attributes of a module's type, or of the nearest type above it."""
-    found = (ADAPTERS[kind] for kind in type(module).__mro__ if kind in ADAPTERS)
-    return next(found, ())
-
-
-def _layer_name(path: str, attribute: str) -> str:
-    """`fc1` for its `weight`, `attention.in_proj` for the `in_proj_weight` of `attention`."""
-    if attribute == "weight":
-        return path
-    return f"{path}.{attribute.removesuffix('_weight')}".lstrip(".")
+    return next((ADAPTERS[kind] for kind in type(module).__mro__ if kind in ADAPTERS), ())

@@ -1,8 +1,7 @@
-"""What Han, Pool, Tran and Dally report in "Learning both Weights and Connections for Efficient
-Neural Networks" (NIPS 2015, arXiv 1506.02626v3).
+"""The numbers of Han et al., "Learning both Weights and Connections" (NIPS 2015, 1506.02626v3).
 
-Every number of the paper that this project shows or tests is typed here and nowhere else.
-Fractions lie in [0, 1]; errors are fractions too. Counts are rounded as the paper prints them.
+They are typed here and nowhere else. Densities and errors are fractions in [0, 1]; counts are
+rounded as the paper prints them.
 """
 
 from dataclasses import dataclass
@@ -29,14 +28,14 @@ class LayerRow:
     layer: str
     weights: float
     flops: float  # per image; a multiply and an add
-    activation_density: float  # share of its outputs that are not zero, after ReLU and pooling
-    density: float  # share of its weights that are kept
-    flop_density: float  # share of its operations that are left
+    activation_density: float  # fraction of nonzero outputs, after ReLU and pooling
+    density: float  # fraction of its weights that are kept
+    flop_density: float  # fraction of its operations that are left
 
 
 @dataclass(frozen=True)
 class Rival:
-    """One row of Table 6: ways to make AlexNet smaller."""
+    """One row of Table 6: a method that makes AlexNet smaller."""
 
     method: str
     top1_error: float
@@ -48,12 +47,10 @@ class Rival:
 K, M, G = 1e3, 1e6, 1e9
 
 TABLE_1 = {
-    "lenet-300-100": Result(
-        "LeNet-300-100", 0.0164, None, 267 * K, 0.0159, None, 22 * K, compression=12
-    ),
-    "lenet-5": Result("LeNet-5", 0.0080, None, 431 * K, 0.0077, None, 36 * K, compression=12),
-    "alexnet": Result("AlexNet", 0.4278, 0.1973, 61 * M, 0.4277, 0.1967, 6.7 * M, compression=9),
-    "vgg-16": Result("VGG-16", 0.3150, 0.1132, 138 * M, 0.3134, 0.1088, 10.3 * M, compression=13),
+    "lenet-300-100": Result("LeNet-300-100", 0.0164, None, 267 * K, 0.0159, None, 22 * K, 12),
+    "lenet-5": Result("LeNet-5", 0.0080, None, 431 * K, 0.0077, None, 36 * K, 12),
+    "alexnet": Result("AlexNet", 0.4278, 0.1973, 61 * M, 0.4277, 0.1967, 6.7 * M, 9),
+    "vgg-16": Result("VGG-16", 0.3150, 0.1132, 138 * M, 0.3134, 0.1088, 10.3 * M, 13),
 }
 
 LENET_300_100 = (  # Table 2
@@ -103,13 +100,8 @@ VGG_16 = (  # Table 5
     LayerRow("total", 138 * M, 30.9 * G, 0.64, 0.075, 0.21),
 )
 
-LAYER_TABLES = {
-    "lenet-300-100": LENET_300_100,
-    "lenet-5": LENET_5,
-    "alexnet": ALEXNET,
-    "vgg-16": VGG_16,
-}
-TABLE_NUMBERS = {"lenet-300-100": 2, "lenet-5": 3, "alexnet": 4, "vgg-16": 5}
+LAYER_TABLES = dict(zip(TABLE_1, (LENET_300_100, LENET_5, ALEXNET, VGG_16), strict=True))
+TABLE_NUMBERS = dict(zip(TABLE_1, (2, 3, 4, 5), strict=True))
 
 TABLE_6 = (
     Rival("Baseline Caffemodel", 0.4278, 0.1973, 61.0 * M, 1),

@@ -1,25 +1,53 @@
-"""Plots: rows in, axes in and out. The reader decides when to show or save."""
+"""Plots: rows in, axes in and out. The reader decides when to show or save.
+
+A colour means the same in every plot. Names are drawn as they are: a `$` begins no formula.
+"""
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import groupby
 
+import matplotlib
 import numpy as np
 import torch
+from cycler import cycler
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_hex
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from torch import Tensor
 
 from pruning_lab import criteria, paper
 from pruning_lab.counts import Counts
-from pruning_lab.evaluation import Accuracy
+from pruning_lab.evaluation import Accuracy, Drop
 from pruning_lab.sensitivity import PriorRow, ScanPoint, priors
 
-KEPT, GONE, PAPER, INK = "#1f6feb", "#c9d1d9", "#d1790b", "#24292f"
-NOISE, LIMIT = "#8c959f", "#a40e4c"
+# The palette, which colour-blind readers can tell apart.
+KEPT = OURS = "#1f6feb"  # weights that stay; this library's numbers
+GONE = "#c9d1d9"  # pruned weights; an interval in the background
+PAPER = "#d1790b"  # the paper's numbers
+NOISE = "#8c959f"  # a change that may be chance
+LIMIT = "#e0004d"  # what is allowed or chosen
+INK = "#24292f"  # text, frames, the dense network
+CURVES = (OURS, LIMIT, "#009e73", INK)  # one after the other
+
+STYLE = {
+    "axes.prop_cycle": cycler(color=CURVES),
+    "figure.constrained_layout.use": True,
+    "image.cmap": "Blues",
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+    **dict.fromkeys(("legend.frameon", "text.parse_math"), False),
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), INK),
+    **dict.fromkeys(("xtick.color", "ytick.color"), INK),
+    "svg.hashsalt": "pruning_lab",  # the same plot gives the same file
+}
+DENSITY, CHANGE = "density (fraction kept)", "change of accuracy (points)"  # of every such axis
+
+
+def style() -> AbstractContextManager:
+    """`with plots.style(): ...` gives your own figures the look of these; for one thread only."""
+    return matplotlib.rc_context(STYLE)
 
 
 def weights(
@@ -41,44 +69,55 @@ def weights(
     values = values.reshape(-1).float().cpu().numpy()
     if not len(values):
         ax.text(0.5, 0.5, "no weight is left", transform=ax.transAxes, ha="center", color=INK)
-    else:
-        # The outermost 0.1 % on either side would squeeze everything else into the middle.
-        low = np.quantile(values, 0.001, method="lower")
-        high = np.quantile(values, 0.999, method="higher")  # outwards: of six weights, all six
-        reach = max(-low, high, 1.2 * (threshold or 0), 1e-12)
-        counts, edges = np.histogram(values, bins=bins, range=(-reach, reach))
-        centres, width = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
-        gone = np.abs(centres) < (threshold or 0)
-        ax.bar(centres[~gone], counts[~gone], width, color=KEPT, label="kept")
-        if threshold:
-            ax.bar(centres[gone], counts[gone], width, color=GONE, label="pruned")
-            for side in (-threshold, threshold):
-                ax.axvline(side, color=INK, linewidth=1, linestyle="--")
-            ax.legend(frameon=False, loc="upper center", ncols=2)
-        ax.set_xlim(-reach, reach)
-        ax.set_ylim(0, 1.15 * counts.max())  # room for the legend
+        return _finish(ax, title, "weight", "number of weights")
+    # The outermost 0.1 % on either side would squeeze everything else into the middle.
+    low = np.quantile(values, 0.001, method="lower")
+    high = np.quantile(values, 0.999, method="higher")  # outwards: of six weights, all six
+    reach = max(-low, high, 1.2 * (threshold or 0), 1e-12)
+    counts, edges = np.histogram(values, bins=bins, range=(-reach, reach))
+    gone = np.abs(edges[1:] + edges[:-1]) / 2 < (threshold or 0)
+    ax.stairs(np.where(gone, 0, counts), edges, fill=True, color=KEPT, label="kept")
+    if threshold:
+        ax.stairs(np.where(gone, counts, 0), edges, fill=True, color=GONE, label="pruned")
+        for side in (-threshold, threshold):
+            ax.axvline(side, color=INK, linewidth=1, linestyle="--")
+        _legend(ax, loc="upper center", ncols=2)
+    ax.set(xlim=(-reach, reach), ylim=(0, 1.15 * counts.max()))  # room for the legend
     return _finish(ax, title, "weight", "number of weights")
 
 
 def trade_off(
-    points: Iterable[tuple[float, Accuracy]],
+    points: Iterable[tuple[float, Drop]],
     *,
     label: str = "",
     dense: Accuracy | None = None,
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """Accuracy against sparsity with 95 % bars; call again with the same axes for another curve."""
+    """Change of accuracy over density, 95 % intervals as bars; a loss is negative.
+
+    Call again on the same axes for more curves. The dense network, whose accuracy may be named,
+    stands at 0. Beyond 1 point the axis is logarithmic, so that one network at chance hides none.
+    """
     ax = _axes(ax)
-    densities, accuracies = zip(*sorted(points, key=lambda point: -point[0]), strict=True)
-    _curve(ax, [1 - density for density in densities], accuracies, label=label)
-    if dense is not None:
-        ax.axhspan(dense.low, dense.high, color=GONE, alpha=0.5, linewidth=0)
-        ax.axhline(dense.value, color=INK, linewidth=1, linestyle="--", label="dense")
-    if label or dense is not None:
-        ax.legend(frameon=False, loc="best")
-    _percent(ax)
-    return _finish(ax, title, "sparsity", "accuracy")
+    densities, drops = zip(*sorted(points, key=lambda point: -point[0]), strict=True)
+    if not ax.containers:  # the first curve
+        ax.set_yscale("symlog", linthresh=1, linscale=0.7)
+        ax.yaxis.set_major_locator(FixedLocator([sign * t for sign in (-1, 1) for t in _TICKS]))
+        ax.yaxis.set_minor_locator(NullLocator())
+        _dense_line(ax, dense and dense.value)
+    place = _density_axis(ax, "x", densities)
+    change, low, high = np.array([_points(drop) for drop in drops]).T
+    look = {"marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.5, "label": label}
+    look["color"] = CURVES[len(ax.containers) % len(CURVES)]
+    bars = np.array([change - low, high - change]).clip(0)
+    ax.errorbar([place(density) for density in densities], change, yerr=bars, **look)
+    if label:
+        _legend(ax, loc="best")
+    return _finish(ax, title, DENSITY, CHANGE)
+
+
+_TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100)  # of a change in points, either way
 
 
 def sensitivity(
@@ -89,15 +128,14 @@ def sensitivity(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """A curve per layer: accuracy when that layer alone is pruned (paper, Fig. 6).
+    """A curve per layer: change of accuracy when that layer alone is pruned (paper, Fig. 6).
 
     Convolutions are blue, solid and filled; fully connected layers orange, dashed and hollow; the
-    deeper, the lighter. Bands are paired 95 % intervals of the drop: where one reaches up to the
-    dense accuracy the drop is within the noise, and that part is grey. A cross marks a level that
-    the scan left at chance, after fewer images.
+    deeper, the lighter. Bands are paired 95 % intervals of the change: where one reaches up to the
+    dense accuracy the change is within the noise, and that part is grey.
 
     With `max_drop`, in percentage points, a line shows how low that is, and the picture stays close
-    to it; curves leave it downwards (`ax.set_ylim(0, 1)` brings them back). `convolutions` names
+    to it; curves leave it downwards (`ax.set_ylim(-100, 5)` brings them back). `convolutions` names
     the layers that are; otherwise the scan's `about` says it, or their names do. The legend stands
     to the right of the axes: a figure with layout="constrained" makes room for it.
     """
@@ -108,24 +146,23 @@ def sensitivity(
     ax = _axes(ax)
     about = getattr(points, "about", {})
     styles = _styles((point.layer for point in points), convolutions, about.get("layers", {}))
-    densities = _density_axis(ax, "x", [point.density for point in points])
-    ax.xaxis.set_inverted(True)
+    place = _density_axis(ax, "x", [point.density for point in points])
     fullest = max(points, key=lambda point: point.accuracy.n)
-    dense = fullest.accuracy.value + fullest.drop.value
-    _dense_line(ax, dense)
-    for layer, style in styles.items():
+    _dense_line(ax, fullest.accuracy.value + fullest.drop.value)
+    for layer, look in styles.items():
         rows = [point for point in points if point.layer == layer]
-        _sensitivity_of(ax, sorted(rows, key=lambda row: -row.density), densities, style)
+        _curve(ax, sorted(rows, key=lambda row: -row.density), place, look)
     if any(map(_within_noise, points)):
-        ax.plot([], [], color=NOISE, linewidth=2, label="drop within the noise")
-    if left := [(densities(p.density), p.accuracy.value) for p in points if p.note]:
-        _cross(ax, *zip(*left, strict=True), label="left at chance")
+        ax.plot([], [], color=NOISE, linewidth=2, label="within the noise")
     if max_drop is not None:
-        _allow(ax, points, dense, max_drop / 100)
-    _legend_beside(ax)
-    ax.yaxis.set_major_formatter(lambda share, _: f"{round(100 * share, 6):g}%")
+        amount = f"-{max_drop:g} point{'' if max_drop == 1 else 's'}"
+        ax.axhline(-max_drop, color=LIMIT, linewidth=2, label=f"allowed: {amount}")
+        noise = [50 * (p.drop.high - p.drop.low) for p in points if _within_noise(p)]
+        reach = max(max_drop, *noise, 0.1)
+        ax.set_ylim(max(-100, -8 * reach), 2 * reach)
+    _legend(ax, **_BESIDE)
     which = "a layer and those before it" if about.get("cumulative") else "one layer"
-    return _finish(ax, title, f"weights kept in {which}, the others dense", "accuracy")
+    return _finish(ax, title, f"{DENSITY} of {which}, the others dense", CHANGE)
 
 
 def prior(
@@ -143,18 +180,16 @@ def prior(
         raise ValueError("no rows to draw; give what sensitivity.prior returned")
     ax = _axes(ax)
     qualities = np.linspace(0, max(row.quality for row in rows), 200)
-    for name, predict, line in (
-        ("Gaussian", priors.gaussian, "-"),
-        ("Laplace", priors.laplace, ":"),
-    ):
+    shapes = (("Gaussian", priors.gaussian, "-"), ("Laplace", priors.laplace, ":"))
+    for name, predict, line in shapes:
         predicted = [predict(quality) for quality in qualities]
         ax.plot(qualities, predicted, line, color=NOISE, linewidth=5, label=f"if {name}")
-    densities = _density_axis(ax, "y", [row.density for row in rows])
-    for layer, style in _styles((row.layer for row in rows), convolutions, {}).items():
-        mine = sorted((row.quality, densities(row.density)) for row in rows if row.layer == layer)
-        ax.plot(*zip(*mine, strict=True), label=layer, **style)
-    _legend_beside(ax)
-    return _finish(ax, title, "quality: threshold / sigma of the layer", "weights kept")
+    place = _density_axis(ax, "y", [row.density for row in rows])
+    for layer, look in _styles((row.layer for row in rows), convolutions, {}).items():
+        curve = sorted((row.quality, place(row.density)) for row in rows if row.layer == layer)
+        ax.plot(*zip(*curve, strict=True), label=layer, **look)
+    _legend(ax, **_BESIDE)
+    return _finish(ax, title, "quality: threshold / sigma of the layer", DENSITY)
 
 
 def layer_table(
@@ -167,24 +202,25 @@ def layer_table(
     """Weights kept and operations left per layer, the paper's beside ours where it has any."""
     ax = _axes(ax)
     rows = [*counts, counts.total]
-    theirs = {row.layer: row for row in reported}
-    place = np.arange(len(rows))
+    sources = {"paper": {r.layer: r for r in reported}, "ours": {r.layer: r for r in rows}}
     series = [
-        ("weights, paper", [_of(theirs, r.layer, "density") for r in rows], PAPER, 1.0),
-        ("weights, ours", [r.density for r in rows], KEPT, 1.0),
-        ("FLOP, paper", [_of(theirs, r.layer, "flop_density") for r in rows], PAPER, 0.45),
-        ("FLOP, ours", [r.flop_density for r in rows], KEPT, 0.45),
+        (what, column, whose)
+        for what, column in (("weights", "density"), ("FLOP", "flop_density"))
+        for whose in sources
+        if sources[whose]
     ]
-    series = [entry for entry in series if theirs or "ours" in entry[0]]
     width = 0.8 / len(series)
-    for number, (label, values, colour, alpha) in enumerate(series):
-        at = place + (number - (len(series) - 1) / 2) * width
-        bars = ax.bar(at, values, 0.92 * width, color=colour, alpha=alpha, label=label)
+    for number, (what, column, whose) in enumerate(series):
+        at = np.arange(len(rows)) + (number - (len(series) - 1) / 2) * width
+        found = [sources[whose].get(row.layer) for row in rows]
+        values = [math.nan if row is None else getattr(row, column) for row in found]
+        look = {"color": {"paper": PAPER, "ours": OURS}[whose], "label": f"{what}, {whose}"}
+        bars = ax.bar(at, values, 0.92 * width, alpha=0.45 if what == "FLOP" else 1, **look)
         ax.bar_label(bars, [f"{100 * value:.0f}" for value in values], fontsize=7, color=INK)
-    ax.set_xticks(place, [row.layer for row in rows])
+    ax.set_xticks(range(len(rows)), [row.layer for row in rows], parse_math=False)
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.legend(frameon=False, ncols=2, fontsize=8)
-    return _finish(ax, title, "", "left of the dense layer")
+    _legend(ax, ncols=2, fontsize=8)
+    return _finish(ax, title, "", "fraction left of the dense layer")
 
 
 def bands(
@@ -204,7 +240,7 @@ def bands(
         ax.axvline(edge - 0.5, color=GONE, linewidth=0.5)
     ticks = np.arange(0, height, 4)
     ax.set_xticks(ticks * width + width / 2 - 0.5, [str(row + 1) for row in ticks])
-    return _finish(ax, title, "row of pixels, 28 pixels each" if width == 28 else "row", "neuron")
+    return _finish(ax, title, f"row of the image, {width} pixels each", "neuron")
 
 
 def kept_pixels(
@@ -213,13 +249,10 @@ def kept_pixels(
     """How many connections each pixel of the image still has; `kept` as in `bands`."""
     _check_takes_pixels(kept, image)
     ax = _axes(ax)
-    counts = kept.float().sum(0).reshape(image).cpu().numpy()
-    picture = ax.imshow(counts, cmap="Blues")
+    picture = ax.imshow(kept.float().sum(0).reshape(image).cpu().numpy(), cmap="Blues")
     ax.figure.colorbar(picture, ax=ax, label="connections kept")
-    ax.set_xticks([])
-    ax.set_yticks([])
-    ax.set_title(title)
-    return ax
+    ax.set(xticks=[], yticks=[])
+    return _finish(ax, title, "", "")
 
 
 def _check_takes_pixels(kept: Tensor, image: tuple[int, int]) -> None:
@@ -235,47 +268,41 @@ def _styles(
     layers: Iterable[str], convolutions: Collection[str] | None, about: Mapping[str, Mapping]
 ) -> dict[str, dict]:
     """How the line of each layer looks. Blue and orange differ to every eye, dark and light too."""
-    families: dict[bool, list[str]] = {True: [], False: []}
-    order = list(dict.fromkeys(layers))
+    order, styles = list(dict.fromkeys(layers)), {}
+    if convolutions is None:
+        convolutions = [layer for layer in order if _is_convolution(layer, about.get(layer, {}))]
     for layer in order:
-        if convolutions is not None:
-            convolution = layer in convolutions
-        elif shape := about.get(layer, {}).get("shape"):
-            convolution = len(shape) == 4  # (out, in, kh, kw)
-        else:
-            convolution = "conv" in layer.lower() or "features" in layer
-        families[convolution].append(layer)
-    styles = {}
-    for convolution, names in families.items():
-        shades = colormaps["YlGnBu" if convolution else "YlOrBr"]
-        for place, layer in enumerate(names):
-            colour = to_hex(shades(0.98 - 0.33 * place / max(1, len(names) - 1)))
-            styles[layer] = {
-                "color": colour,
-                "linestyle": "-" if convolution else "--",
-                "linewidth": 2.2,
-                "marker": "osD^vP"[place % 6],
-                "markersize": 7,
-                "markeredgecolor": colour,
-                "markerfacecolor": colour if convolution else "white",
-            }
-    return {layer: styles[layer] for layer in order}
+        filled = layer in convolutions
+        family = [other for other in order if (other in convolutions) == filled]
+        depth = family.index(layer)
+        shades = colormaps["YlGnBu" if filled else "YlOrBr"]
+        colour = to_hex(shades(0.98 - 0.33 * depth / max(1, len(family) - 1)))
+        styles[layer] = {
+            "color": colour,
+            "linestyle": "-" if filled else "--",
+            "linewidth": 2.2,
+            "marker": "osD^vP"[depth % 6],
+            "markersize": 7,
+            "markeredgecolor": colour,
+            "markerfacecolor": colour if filled else "white",
+        }
+    return styles
 
 
-def _sensitivity_of(
-    ax: Axes, rows: list[ScanPoint], densities: Callable[[float], float], style: dict
-) -> None:
-    """One layer's line, band and points, the densest first; in grey where a drop may be none."""
-    x = np.array([densities(row.density) for row in rows])
-    y = np.array([row.accuracy.value for row in rows])
-    dense = y + [row.drop.value for row in rows]  # on the images of that row
-    low = (dense - [row.drop.high for row in rows]).clip(0, 1)
-    high = (dense - [row.drop.low for row in rows]).clip(0, 1)
+def _is_convolution(layer: str, about: Mapping) -> bool:
+    """By the shape of its weight (out, in, kh, kw) where it is known, else by its name."""
+    if "shape" in about:
+        return len(about["shape"]) == 4
+    return "conv" in layer.lower() or "features" in layer
+
+
+def _curve(ax: Axes, rows: list[ScanPoint], place: Callable[[float], float], style: dict) -> None:
+    """One layer's line, band and points, the densest first; in grey where a change may be none."""
+    x = np.array([place(row.density) for row in rows])
+    y, low, high = np.array([_points(row.drop) for row in rows]).T
     noise = np.array([_within_noise(row) for row in rows])
-    looks = {
-        False: style,
-        True: {key: NOISE if value == style["color"] else value for key, value in style.items()},
-    }
+    grey = {key: NOISE if value == style["color"] else value for key, value in style.items()}
+    looks = {False: style, True: grey}
     steps = groupby(range(len(rows) - 1), key=lambda step: bool(noise[step] and noise[step + 1]))
     for is_grey, run in steps:
         first, *more = run
@@ -290,95 +317,75 @@ def _sensitivity_of(
     ax.plot([], [], label=rows[0].layer, **style)
 
 
+def _points(drop: Drop) -> tuple[float, float, float]:
+    """(change, low, high) of accuracy in percentage points; a loss is negative."""
+    return -100 * drop.value, -100 * drop.high, -100 * drop.low
+
+
+def _dense_line(ax: Axes, accuracy: float | None) -> None:
+    """The change 0, named at its end, where few curves are left; and changes with their sign."""
+    ax.axhline(0, color=INK, linewidth=1)
+    above = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "ha": "right"}
+    name = "dense" if accuracy is None else f"dense {accuracy:.2%}"
+    ax.annotate(name, (1, 0), (-2, 3), color=INK, **above)
+    ax.yaxis.set_major_formatter(lambda x, _: f"{round(x, 6):+g}" if x else "0")
+
+
 def _within_noise(point: ScanPoint) -> bool:
     return point.drop.low <= 0 <= point.drop.high
-
-
-def _dense_line(ax: Axes, dense: float) -> None:
-    """Named at its right end, where most curves are gone."""
-    ax.axhline(dense, color=INK, linewidth=1)
-    ax.annotate(
-        f"dense {dense:.2%}",
-        (1, dense),
-        xycoords=("axes fraction", "data"),
-        xytext=(-2, 3),
-        textcoords="offset points",
-        ha="right",
-        color=INK,
-    )
-
-
-def _cross(ax: Axes, x: Sequence[float], y: Sequence[float], *, label: str) -> None:
-    """Crosses that can be seen on points of any colour."""
-    halo = [withStroke(linewidth=5, foreground="white")]
-    look = {"color": INK, "markersize": 12, "markeredgewidth": 2.5, "path_effects": halo}
-    ax.plot(x, y, "x", label=label, zorder=4, **look)
-
-
-def _allow(ax: Axes, points: Sequence[ScanPoint], dense: float, allowed: float) -> None:
-    """The line of the allowed drop, and a picture that shows what crosses it."""
-    amount = f"{100 * allowed:g} point{'' if math.isclose(100 * allowed, 1) else 's'}"
-    ax.axhline(dense - allowed, color=LIMIT, linewidth=2, label=f"allowed: {amount} less")
-    noise = [(p.drop.high - p.drop.low) / 2 for p in points if _within_noise(p)]
-    reach = max(allowed, *noise, 0.001)
-    ax.set_ylim(max(0.0, dense - 8 * reach), min(dense + 2 * reach, 1 + reach / 5))
 
 
 def _density_axis(ax: Axes, which: str, densities: Iterable[float]) -> Callable[[float], float]:
     """Densities in steps of equal ratio, in percent. Returns where each of them is drawn.
 
     Halving a layer is the same step everywhere. Nothing left would be infinitely far: "none" stands
-    where half of the lowest would.
+    where half of the lowest would. An x axis has the sparsity on its other side.
     """
     densities = list(densities)
+    if which == "x":  # of an earlier curve
+        densities += [x for x in ax.dataLim.intervalx if math.isfinite(x)]
     lowest = min((density for density in densities if density > 0), default=0.1)
-    none = lowest / 2
-    digits = range(1, 10) if lowest >= 0.2 else (1, 2, 5) if lowest >= 0.001 else (1,)
+    digits = range(1, 10) if lowest >= 0.2 else (1, 2, 5) if lowest >= 0.005 else (1,)
     decades = range(math.floor(math.log10(lowest)), 1)
     ticks = [digit * 10.0**power for power in decades for digit in digits]
     ticks = [tick for tick in ticks if 0.99 * lowest <= tick <= 1]
-    labels = [f"{100 * tick:g}%" for tick in ticks]
+    labels, opposite = ([f"{100 * t:.6g}%" for t in of] for of in (ticks, [1 - t for t in ticks]))
     if 0 in densities:
-        ticks, labels = [none, *ticks], ["none", *labels]
-    axis = getattr(ax, f"{which}axis")
-    ax.set(**{f"{which}scale": "log", f"{which}lim": (min(lowest, *ticks) / 1.15, 1.15)})
-    axis.set_ticks(ticks, labels)
-    axis.set_ticks([], minor=True)
-    return lambda density: density or none
+        ticks, labels, opposite = [lowest / 2, *ticks], ["none", *labels], ["all", *opposite]
+    ends = min(lowest, *ticks) / 1.15, 1.15
+    ax.set(**{f"{which}scale": "log", f"{which}lim": ends[:: -1 if which == "x" else 1]})
+    axes = {getattr(ax, f"{which}axis"): labels}
+    if which == "x":
+        top = ax.child_axes[0] if ax.child_axes else ax.secondary_xaxis("top")
+        top.set_xlabel("sparsity")
+        axes[top.xaxis] = opposite
+    for axis, texts in axes.items():
+        axis.set_ticks(ticks, texts)
+        axis.set_ticks([], minor=True)
+    return lambda density: density or lowest / 2
 
 
-def _legend_beside(ax: Axes) -> None:
-    """To the right, where it hides no curve."""
-    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), handlelength=3.5)
+_BESIDE = {"loc": "upper left", "bbox_to_anchor": (1, 1), "handlelength": 3.5}  # it hides no curve
 
 
-def _curve(ax: Axes, x: Sequence[float], accuracies: Sequence[Accuracy], **style) -> None:
-    values = np.array([a.value for a in accuracies])
-    bars = np.array([[a.value - a.low, a.high - a.value] for a in accuracies]).T
-    ax.errorbar(x, values, yerr=bars, marker="o", markersize=4, capsize=2, linewidth=1.5, **style)
-
-
-def _of(rows: dict, layer: str, column: str) -> float:
-    return getattr(rows[layer], column) if layer in rows else float("nan")
-
-
-def _percent(ax: Axes) -> None:
-    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.yaxis.set_major_formatter(PercentFormatter(1))
+def _legend(ax: Axes, **options) -> None:
+    for text in ax.legend(frameon=False, **options).get_texts():
+        text.set_parse_math(False)
 
 
 def _axes(ax: Axes | None, **options) -> Axes:
     if ax is None:
-        # Only here: pyplot keeps global state, which threads that draw must not share.
+        # Only here: pyplot and the style are global, which threads that draw must not share.
         import matplotlib.pyplot as plt
 
-        _, ax = plt.subplots(layout="constrained", **options)
+        with style():
+            _, ax = plt.subplots(**options)
     return ax
 
 
 def _finish(ax: Axes, title: str, x: str, y: str) -> Axes:
-    ax.set_title(title)
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
-    ax.spines[["top", "right"]].set_visible(False)
+    if title:  # a second curve keeps the title of the first
+        ax.set_title(title, parse_math=False)
+    ax.set(xlabel=x, ylabel=y)
+    ax.spines[["top", "right"]].set_visible(bool(ax.images) and not y)
     return ax

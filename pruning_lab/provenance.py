@@ -1,4 +1,4 @@
-"""Where a number comes from: the versions that computed it, and the machine."""
+"""Versions and hardware, for the records of results."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from pruning_lab import __version__
 
 
 def versions() -> dict[str, str]:
-    """What a result depends on, by name."""
+    """The versions that a result depends on, by name."""
     return {
         "pruning_lab": __version__,
         "python": platform.python_version(),
@@ -21,7 +21,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: torch.device | str = "cpu") -> dict:
-    """The hardware without the machine's name, for records that are passed on."""
+    """The hardware, without the machine's name: records are published."""
     device = torch.device(device)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -32,7 +32,7 @@ def machine(device: torch.device | str = "cpu") -> dict:
 
 
 def _processor() -> str:
-    """The CPU's model name: Linux keeps it in a file, other systems have a call for it."""
+    """The CPU's model name: from a file on Linux, from a call elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -7,7 +7,7 @@ Surviving weights keep their values; initialising them again is worse (Han et al
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def iterative(
     checkpoints: str | Path | None = None,
     **options,
 ) -> Iterator[Stage]:
-    """Prune and retrain once per entry of `rounds`; what is gone stays gone.
+    """Prune and retrain once per entry of `rounds`; pruned weights stay pruned.
 
     An entry holds the keywords of `masks.prune`: `[{"quality": 0.8}] * 3` prunes three times, with
     thresholds that grow because sigma is that of the survivors (paper, section 3.4). `config` is
@@ -73,37 +73,29 @@ def iterative(
     Raises ValueError where one of several processes would prune other weights than the others.
     """
     rounds = list(rounds)
-    configs = list(config) if isinstance(config, Sequence) else [config] * len(rounds)
-    if len(configs) != len(rounds):
-        raise ValueError(
-            f"give one config, or one for each of {len(rounds)} rounds, not {len(configs)}"
-        )
-    if all(isinstance(layer, str) for layer in freeze):
-        freeze = [freeze] * len(rounds)
-    if len(freeze) != len(rounds):
-        raise ValueError(
-            f"freeze the same layers in all rounds, or some in each of {len(rounds)}, "
-            f"not in {len(freeze)}"
-        )
-    _check_rewind(model, rewind, configs, original, early, any(freeze))
-    rounds_ = zip(rounds, configs, freeze, strict=True)
-    for number, (amounts, settings, fixed) in enumerate(rounds_, start=1):
-        mask = prune(model, **amounts)
-        _check_alike(mask, f"round {number}")
+    configs = _for_each(rounds, "config", config, isinstance(config, TrainConfig))
+    freezes = _for_each(rounds, "freeze", freeze, all(isinstance(name, str) for name in freeze))
+    _check_rewind(model, rewind, configs, original, early, any(freezes))
+    if rewind:
+        dense = options.get("schedule") or replace(original, lr=1.0).learning_rate
+    for number, amounts in enumerate(rounds, start=1):
+        mask = _pruned(model, f"round {number}", **amounts)
         mask.apply_(model)
         yield Stage("cut", number, len(rounds), mask)
+        settings = configs[number - 1]
+        if rewind:
+            last = settings.epochs / max(original.epochs, 1)
+            options["schedule"] = partial(_in_last, dense, last)
+            settings = replace(settings, lr=original.lr)
         if early is not None:
             model.load_state_dict(early)
-        more = dict(options)
-        if rewind:
-            settings, more["schedule"] = _rewound(settings, original, options.get("schedule"))
         if checkpoints is not None:
-            more["checkpoint"] = Path(checkpoints) / f"round-{number}.safetensors"
+            options["checkpoint"] = Path(checkpoints) / f"round-{number}.safetensors"
         epochs = []
         with (
             dropout_adjusted(model, mask),
-            frozen(model, fixed),
-            closing(train(model, images, settings, mask=mask, **more)) as training,
+            frozen(model, freezes[number - 1]),
+            closing(train(model, images, settings, mask=mask, **options)) as training,
         ):
             for epoch in training:
                 on_epoch(epoch)
@@ -132,25 +124,51 @@ def gradual(
         for stage in gradual(model, splits.train, TrainConfig(epochs=10), 0.1): print(stage.mask)
 
     The `updates` prunings are spread evenly between the fractions `begin` and `end` of all steps;
-    what a training of few steps has not reached is pruned after its last one. What is gone stays
-    gone, and dropout follows the density. `density`, `across` and `saliency` are those of
+    those that a training of few steps has not reached are made after its last one. Pruned weights
+    stay pruned, and dropout follows the density. `density`, `across` and `saliency` are those of
     `masks.prune`, `options` those of `training.train`. Yields a stage per epoch, with the mask as
     it is then. `checkpoints` names a folder from which an interrupted call resumes; the epochs that
     it had done come with the mask of the weights restored.
     """
-    pruning = _Gradual(model, density, begin, end, updates, across, saliency)
+    if not (0 <= begin < end <= 1 and updates >= 1):
+        raise ValueError(
+            f"begin and end must be fractions with 0 <= begin < end <= 1, updates >= 1, got "
+            f"{begin}, {end} and {updates}"
+        )
+    how = {"across": across, "saliency": saliency}
+    _pruned(model, "gradual pruning", density=density, **how)  # raises where these do not fit
+    mask, last, held = Mask.of(model), -1, ExitStack()
+    initial = {name: int(kept.sum()) / kept.numel() for name, kept in mask.items()}
+    initial[_ALL] = mask.density
+    names = mask if across == "layer" else [_ALL]
+    final = density if isinstance(density, Mapping) else dict.fromkeys(names, density)
+
+    def before_step(progress: float) -> None:
+        nonlocal mask, last
+        update = max(0, math.floor(updates * min(1, (progress - begin) / (end - begin)) + 1e-9))
+        if update > last:
+            amounts = {n: cubic(initial[n], final[n], update / updates) for n in final}
+            amounts = amounts.get(_ALL, amounts)
+            last, mask = update, _pruned(model, f"update {update}", density=amounts, **how)
+            held.close()
+            held.enter_context(mask.hold(model))
+            held.enter_context(dropout_adjusted(model, mask))
+
+    plan = (density, begin, end, updates, across, saliency, initial)
+    before_step.fingerprint = lambda: fingerprint(plan)
     if checkpoints is not None:
         options["checkpoint"] = Path(checkpoints) / "gradual.safetensors"
-    with (
-        pruning.held,
-        frozen(model, freeze),
-        closing(train(model, images, config, before_step=pruning, **options)) as training,
-    ):
+    training = train(model, images, config, before_step=before_step, **options)
+    with held, frozen(model, freeze), closing(training):
         for epoch in training:
             if epoch.epoch == epoch.epochs:
-                pruning(1.0)
+                before_step(1.0)
             on_epoch(epoch)
-            yield Stage("gradual", epoch.epoch, epoch.epochs, pruning.present(), (epoch,))
+            mask = Mask.of(model) if last < 0 else mask  # of epochs that a checkpoint gives again
+            yield Stage("gradual", epoch.epoch, epoch.epochs, mask, (epoch,))
+
+
+_ALL = ""  # in place of a layer's name: all layers together
 
 
 def cubic(initial: float, final: float, done: float) -> float:
@@ -164,80 +182,41 @@ def cubic(initial: float, final: float, done: float) -> float:
     return final + (initial - final) * (1 - done) ** 3
 
 
-@dataclass
-class _Gradual:
-    """Prunes before a step, when the progress has reached the next update; `held` ends it."""
+def _pruned(model: nn.Module, when: str, **amounts) -> Mask:
+    """The mask of `prune`, once it is the same in all processes."""
+    mask = prune(model, **amounts)
+    if not processes.agree(mask.fingerprint()):
+        raise ValueError(
+            f"in {when} the processes would prune different weights; give all the same "
+            f"network and amounts, and call torch.manual_seed with the same number in each"
+        )
+    return mask
 
-    model: nn.Module
-    density: Amount
-    begin: float
-    end: float
-    updates: int
-    across: str
-    saliency: Saliency
-    update: int = -1  # the last one that was made
-    mask: Mask | None = None
-    held: ExitStack = field(default_factory=ExitStack)
 
-    def __post_init__(self):
-        if not (0 <= self.begin < self.end <= 1 and self.updates >= 1):
-            raise ValueError(
-                f"begin and end must be fractions with 0 <= begin < end <= 1, updates >= 1, got "
-                f"{self.begin}, {self.end} and {self.updates}"
-            )
-        prune(self.model, density=self.density, across=self.across, saliency=self.saliency)
-        present = Mask.of(self.model)
-        self.initial = present.density
-        if self.across == "layer":
-            names = self.density if isinstance(self.density, Mapping) else present
-            self.initial = {n: int(present[n].sum()) / present[n].numel() for n in names}
-
-    def __call__(self, progress: float) -> None:
-        done = (progress - self.begin) / (self.end - self.begin)
-        update = min(max(math.floor(self.updates * done + 1e-9), 0), self.updates)
-        if update > self.update:
-            amount = self.amount(update / self.updates)
-            options = {"across": self.across, "saliency": self.saliency}
-            self.update, self.mask = update, prune(self.model, density=amount, **options)
-            _check_alike(self.mask, f"update {update}")
-            self.held.close()
-            self.held.enter_context(self.mask.hold(self.model))
-            self.held.enter_context(dropout_adjusted(self.model, self.mask))
-
-    def amount(self, done: float) -> Amount:
-        """The density after a fraction `done`, for all layers together or for each."""
-        if not isinstance(self.initial, Mapping):
-            return cubic(self.initial, self.density, done)
-        final = self.density
-        final = final if isinstance(final, Mapping) else dict.fromkeys(self.initial, final)
-        return {name: cubic(now, final[name], done) for name, now in self.initial.items()}
-
-    def present(self) -> Mask:
-        return Mask.of(self.model) if self.mask is None else self.mask
-
-    def fingerprint(self) -> str:
-        """Of what decides the prunings, for a checkpoint."""
-        plan = (self.density, self.begin, self.end, self.updates, self.across, self.saliency)
-        return fingerprint((plan, self.initial))
+def _for_each(rounds: list, name: str, values, is_one: bool) -> list:
+    """The values, one for each round."""
+    values = [values] * len(rounds) if is_one else list(values)
+    if len(values) != len(rounds):
+        raise ValueError(
+            f"give one {name} for all rounds, or one for each: {len(values)} for {len(rounds)}"
+        )
+    return values
 
 
 def _check_rewind(model, rewind, configs, original, early, freezes: bool) -> None:
     """That the arguments of `iterative` about rewinding fit each other and the model."""
-    if rewind not in (None, "lr", "weights"):
+    needs = {None: [], "lr": ["original"], "weights": ["original", "early"]}
+    if rewind not in needs:
         raise ValueError(f"rewind must be None, 'lr' or 'weights', got {rewind!r}")
-    if (original is None) is (rewind is not None):
+    values = {"original": original, "early": early}
+    if (given := [name for name, value in values.items() if value is not None]) != needs[rewind]:
         raise ValueError(
-            "rewind='lr' or 'weights' and original=, the TrainConfig of the dense training, go "
-            "together; give both or none"
+            f"rewind='lr' goes with original=, the TrainConfig of the dense training, and "
+            f"rewind='weights' with early=, a state_dict of that training, too; got {given} with "
+            f"rewind={rewind!r}"
         )
-    if (early is None) is (rewind == "weights"):
-        raise ValueError(
-            "rewind='weights' and early=, a state_dict of the dense training, go together; give "
-            "both or none"
-        )
-    if longest := max(
-        (c.epochs for c in configs if rewind and c.epochs > original.epochs), default=0
-    ):
+    longest = max((config.epochs for config in configs), default=0)
+    if rewind and longest > original.epochs:
         raise ValueError(
             f"rewinding repeats the last epochs of the dense training, which has only "
             f"{original.epochs}, not {longest}; give config.epochs <= original.epochs"
@@ -255,26 +234,9 @@ def _check_rewind(model, rewind, configs, original, early, freezes: bool) -> Non
         )
 
 
-def _rewound(
-    config: TrainConfig, original: TrainConfig, schedule: Callable[[float], float] | None
-) -> tuple[TrainConfig, Callable[[float], float]]:
-    """Config and schedule of a retraining that repeats the last epochs of the original one."""
-    schedule = schedule or replace(original, lr=1.0).learning_rate
-    last = config.epochs / max(original.epochs, 1)
-    return replace(config, lr=original.lr), partial(_in_last, schedule, last)
-
-
 def _in_last(schedule: Callable[[float], float], last: float, progress: float) -> float:
     """`schedule` at a progress within its last fraction."""
     return schedule(1 - last * (1 - progress))
-
-
-def _check_alike(mask: Mask, when: str) -> None:
-    if not processes.agree(mask.fingerprint()):
-        raise ValueError(
-            f"in {when} the processes would prune different weights; give all the same "
-            f"network and amounts, and call torch.manual_seed with the same number in each"
-        )
 
 
 def dropout_rate(original: float, density: float) -> float:
@@ -293,48 +255,44 @@ def dropout_adjusted(model: nn.Module, mask: Mask) -> Iterator[nn.Module]:
     where a convolution comes before it (torchvision's AlexNet), to the fully connected layer it
     feeds. Before and after are read in the order in which the model lists its modules.
     """
-    before = {dropout: dropout.p for dropout in model.modules() if _is_dropout(dropout)}
+    layers = _dropout_layers(model)
+    rates = {dropout: dropout.p for dropout in layers}
     try:
-        for dropout, layer in _dropout_layers(model).items():
+        for dropout, layer in layers.items():
             if layer in mask:
                 density = mask[layer].float().mean().item()
-                dropout.p = dropout_rate(before[dropout], density)
+                dropout.p = dropout_rate(dropout.p, density)
         yield model
     finally:
-        for dropout, rate in before.items():
+        for dropout, rate in rates.items():
             dropout.p = rate
 
 
 def _dropout_layers(model: nn.Module) -> dict[nn.Module, str]:
     """Dropout layer -> name of the fully connected layer it belongs to."""
     names = {layer.module: name for name, layer in prunable(model).items()}
-    order = [module for module in model.modules() if module in names or _is_dropout(module)]
-    owners = {}
-    for place, module in enumerate(order):
-        if not _is_dropout(module):
-            continue
-        before = [other for other in order[:place] if other in names][-1:]
-        after = [other for other in order[place:] if other in names][:1]
-        owner = next((other for other in before + after if isinstance(other, nn.Linear)), None)
-        if owner is not None:
-            owners[module] = names[owner]
+    owners, owner, waiting = {}, None, []
+    for module in model.modules():
+        if module in names:
+            owner = names[module] if isinstance(module, nn.Linear) else None
+            owners |= dict.fromkeys(waiting, owner) if owner else {}
+            waiting = []
+        elif isinstance(module, nn.modules.dropout._DropoutNd):
+            if owner:
+                owners[module] = owner
+            else:
+                waiting.append(module)
     return owners
-
-
-def _is_dropout(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.dropout._DropoutNd)
 
 
 @contextmanager
 def frozen(model: nn.Module, names: Sequence[str]) -> Iterator[nn.Module]:
     """The named layers require no gradient, so training leaves them (paper, section 3.3)."""
-    known, layers = dict(model.named_modules()), prunable(model)
-    held = []
-    for name in names:
-        if name not in known and name not in layers:
-            raise KeyError(unknown_layer(name, layers))
-        module = known[name] if name in known else layers[name].module
-        held += [p for p in module.parameters() if p.requires_grad]
+    layers = prunable(model)
+    known = {n: layer.module for n, layer in layers.items()} | dict(model.named_modules())
+    if unknown := [name for name in names if name not in known]:
+        raise KeyError(unknown_layer(unknown[0], layers))
+    held = [p for name in names for p in known[name].parameters() if p.requires_grad]
     try:
         for parameter in held:
             parameter.requires_grad_(False)

@@ -1,12 +1,10 @@
-"""Rows: one table type for everything measured, and JSON both ways.
-
-Types are checked by msgspec: it reads the dataclasses and TypedDicts of the library as they are.
-"""
+"""Rows: one table type for everything measured, and JSON both ways (checked by msgspec)."""
 
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from operator import attrgetter
 from typing import ClassVar, TypeVar
 
 import msgspec
@@ -20,10 +18,10 @@ _NUMBER = re.compile(r"[-+±×*]?[\d.,]+( ?%|×)?")
 
 
 class Rows(tuple[T, ...]):
-    """A row per dataclass: prints as a table, and slices to another table of the same type.
+    """A tuple of dataclass rows that prints as a table; a slice is a table of the same type.
 
-    `columns` maps the header of a printed column to the text of a row's cell; columns of numbers
-    are aligned to the right. Keywords become attributes, which slices and copies keep.
+    `columns` maps the header of a printed column to a function from a row to its cell (default: all
+    fields). Keywords become attributes, which slices and copies keep.
     """
 
     columns: ClassVar[Mapping[str, Callable[[T], str]]] = {}
@@ -48,14 +46,17 @@ class Rows(tuple[T, ...]):
 
     @classmethod
     def table(cls, rows: Iterable[T]) -> str:
-        """The rows as text, one line each, under the headers."""
-        cells = [[cell(row) for cell in cls.columns.values()] for row in rows]
+        """The rows as text, one line each, under the headers; numbers are aligned to the right."""
+        rows = list(rows)
+        names = (field.name for row in rows[:1] for field in fields(row))
+        columns = cls.columns or {name: attrgetter(name) for name in names}
+        cells = [[_text(cell(row)) for cell in columns.values()] for row in rows]
         align = [
             "right" if all(not c or _NUMBER.fullmatch(c) for c in column) else "left"
             for column in zip(*cells, strict=True)
         ]
         options = {"colalign": align} if cells else {}  # tabulate wants no alignment of no rows
-        return tabulate(cells, list(cls.columns), disable_numparse=True, **options)
+        return tabulate(cells, list(columns), disable_numparse=True, **options)
 
     def to_pandas(self):
         """A pandas.DataFrame; an accuracy's interval becomes columns such as accuracy_low."""
@@ -64,20 +65,31 @@ class Rows(tuple[T, ...]):
         return pandas.DataFrame([flat(row) for row in self])
 
 
+def _text(cell: object) -> str:
+    return f"{cell:.4g}" if isinstance(cell, float) else printable(cell)
+
+
+def printable(text: object) -> str:
+    r"""The text with control characters escaped: a file's or a layer's name may have some.
+
+    >>> print(printable("fc1\x1b[2J"))
+    fc1\x1b[2J
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
 def flat(row: object) -> dict:
-    """A row's fields in one dict: `value` of a nested row under the name of the field itself."""
+    """A row's fields in one dict: `accuracy.value` becomes `accuracy`, `.low` `accuracy_low`."""
     cells = {}
     for name, entry in plain(row).items():
-        if isinstance(entry, dict):
-            for part, value in entry.items():
-                cells[name if part == "value" else f"{name}_{part}"] = value
-        else:
-            cells[name] = entry
+        parts = entry if isinstance(entry, dict) else {"value": entry}
+        for part, value in parts.items():
+            cells[name if part == "value" else f"{name}_{part}"] = value
     return cells
 
 
 def plain(value: object):
-    """The value for JSON: a dataclass becomes a dict of the fields that its repr shows."""
+    """The value for JSON; a dataclass becomes a dict of the fields that its repr shows."""
     if is_dataclass(value):
         shown = (field.name for field in fields(value) if field.repr)
         return {name: plain(getattr(value, name)) for name in shown}
@@ -99,10 +111,11 @@ def decode(
 ) -> T:
     """What `plain` made of a `kind`, with every type checked; `where` names its file.
 
-    `form` is what the value's "format" has to be, such as "pruning_lab plan 3". A field that may be
-    left out must be there too, unless `whole=False`. With `strict=False` numbers may be texts.
-    Raises ValueError with the path of the field that is wrong, unknown or missing.
+    `form` is the required "format" of the value, such as "pruning_lab plan 3". Optional fields are
+    required too unless `whole=False`; with `strict=False` numbers may be texts. Raises ValueError
+    with the path of the first field that is wrong, unknown or missing.
     """
+    where = printable(where)
     if form is not None:
         value = _of_form(value, form, where)
     try:
@@ -117,14 +130,14 @@ def decode(
     return made
 
 
-def _of_form(value: object, form: str, where: object) -> dict:
-    """The value less its "format"."""
-    what, said = form.split()[1], value.get("format") if isinstance(value, dict) else None
-    if not isinstance(said, str) or said.split()[:2] != form.split()[:2]:
+def _of_form(value: object, form: str, where: str) -> dict:
+    """The value without its "format", which has to be `form`."""
+    what, found = form.split()[1], value.get("format") if isinstance(value, dict) else None
+    if not isinstance(found, str) or found.split()[:2] != form.split()[:2]:
         raise ValueError(f"{where} is not a {what} file; name one that pruning_lab wrote")
-    if said != form:
+    if found != form:
         raise ValueError(
-            f"{where} is a {what} of another version of pruning_lab ({said!r}, not {form!r}); "
+            f"{where} is a {what} of another version of pruning_lab ({found!r}, not {form!r}); "
             f"use that version, or delete it and make it again"
         )
     return {name: entry for name, entry in value.items() if name != "format"}
@@ -143,17 +156,19 @@ def _sentence(message: str) -> str:
 
 
 def _difference(made: object, value: object, whole: bool, place: str = "") -> str | None:
-    """What the value has too much or lacks, or which of its numbers is none; None where it fits."""
+    """The first field that the value has too many or lacks, or number that is not finite."""
     if isinstance(made, dict):
+        where = place and f"{place}: "
         if extra := value.keys() - made.keys():
-            return f"{place + ': ' if place else ''}unknown field {min(extra)!r}"
+            return f"{where}unknown field {min(extra)!r}"
         if whole and (missing := made.keys() - value.keys()):
-            return f"{place + ': ' if place else ''}the field {min(missing)!r} is missing"
-        parts = [(f"{place}.{n}".lstrip("."), made[n], entry) for n, entry in value.items()]
+            return f"{where}the field {min(missing)!r} is missing"
+        parts = [(f"{place}.{name}".lstrip("."), name) for name in value]
     elif isinstance(made, list):
-        parts = [(f"{place}[{n}]", *pair) for n, pair in enumerate(zip(made, value, strict=True))]
+        parts = [(f"{place}[{index}]", index) for index in range(len(made))]
     else:
         most = math.inf if isinstance(made, float) else _MOST
         odd = isinstance(made, int | float) and not abs(made) < most  # NaN is not
         return f"{place} must be a finite number, got {value}" if odd else None
-    return next(filter(None, (_difference(m, v, whole, p) for p, m, v in parts)), None)
+    found = (_difference(made[key], value[key], whole, path) for path, key in parts)
+    return next(filter(None, found), None)

@@ -10,9 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import torch
@@ -21,20 +21,23 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from pruning_lab import data, processes
+from pruning_lab import data, files, processes
 from pruning_lab.checkpoints import (
     CheckpointWriter,
     Epoch,
-    TrainingState,
+    Position,
     fingerprint,
     images_fingerprint,
-    own_random,
+    pack,
     size,
+    unpack_,
 )
 from pruning_lab.data import Images
-from pruning_lab.evaluation import check_labels, check_logits, right
-from pruning_lab.layers import check_dtype, device_of, mode
+from pruning_lab.evaluation import evaluate, right
+from pruning_lab.layers import check_dtype, device_of, generators, mode
 from pruning_lab.masks import Mask
+from pruning_lab.models.stored import check_fit
+from pruning_lab.rows import plain
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits (N, classes), labels (N,) -> mean over the batch
 
@@ -44,7 +47,7 @@ class TrainConfig:
     """How long and on what `train` trains; by default SGD, with a warm-up and a cosine schedule.
 
     `lr`, `momentum`, `nesterov` and `weight_decay` are those of SGD: a training with another
-    optimizer has that one's own.
+    optimizer has that one's own. `seed` decides all that is random: order, augmentation, dropout.
     """
 
     epochs: int = 5
@@ -56,7 +59,7 @@ class TrainConfig:
     weight_decay: float = 1e-4  # L2, on every parameter
     l1: float = 0.0  # factor of the L1 penalty, on every parameter, for any optimizer
     warmup: float = 0.2  # fraction of the steps in which the learning rate climbs
-    shift: int = 0  # pixels by which images of a Split move, at random, both ways
+    shift: int = 0  # pixels by which images of a Split move at random, in both directions
     flip: bool = False  # mirror images of a Split, every other one at random
     crop: float = 1.0  # smallest fraction of its area that a crop of an image shows; 1: no crop
     colour: float = 0.0  # sigma of the jitter along the axes of RGB, 0.1 in Krizhevsky et al. 2012
@@ -65,21 +68,9 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
-        if self.epochs < 0 or self.batch_size < 1 or self.accumulate < 1:
-            raise ValueError(
-                f"epochs must be >= 0, batch_size and accumulate >= 1, got {self.epochs}, "
-                f"{self.batch_size} and {self.accumulate}"
-            )
-        if not (self.lr > 0 and 0 <= self.momentum < 1 and self.weight_decay >= 0 <= self.l1):
-            raise ValueError(
-                f"lr must be > 0, momentum in [0, 1), weight_decay and l1 >= 0, got {self.lr}, "
-                f"{self.momentum}, {self.weight_decay} and {self.l1}"
-            )
-        if not (self.shift >= 0 and 0 < self.crop <= 1 and self.colour >= 0):
-            raise ValueError(
-                f"shift must be >= 0 (pixels), crop in (0, 1] (fraction of the area), colour >= 0, "
-                f"got {self.shift}, {self.crop} and {self.colour}"
-            )
+        for name, (words, fits) in _LIMITS.items():
+            if not fits(value := getattr(self, name)):
+                raise ValueError(f"{name} must be {words}, got {value}")
 
     def learning_rate(self, progress: float) -> float:
         """The learning rate after a fraction `progress` in [0, 1] of all steps (Smith 2018)."""
@@ -89,12 +80,24 @@ class TrainConfig:
         return self.lr * (1 - math.cos(math.pi * left)) / 2
 
 
+_LIMITS = {  # of TrainConfig: in words, and whether a value keeps them
+    **dict.fromkeys(["batch_size", "accumulate"], (">= 1", lambda value: value >= 1)),
+    **dict.fromkeys(["epochs", "weight_decay", "l1"], (">= 0", lambda value: value >= 0)),
+    **dict.fromkeys(["shift", "colour"], (">= 0", lambda value: value >= 0)),
+    "lr": ("> 0", lambda value: value > 0),
+    "momentum": ("in [0, 1)", lambda value: 0 <= value < 1),
+    "warmup": ("in [0, 1]", lambda value: 0 <= value <= 1),
+    "crop": ("in (0, 1], a fraction of the area", lambda value: 0 < value <= 1),
+}
+
+
 def train(
     model: nn.Module,
     images: Images,
     config: TrainConfig = TrainConfig(),
     *,
     mask: Mask | None = None,
+    val: Images | None = None,
     loss: Loss = F.cross_entropy,
     optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
     schedule: Callable[[float], float] | None = None,
@@ -104,20 +107,20 @@ def train(
 ) -> Iterator[Epoch]:
     """Train in place; each step of the iterator is one epoch, each epoch one row.
 
-        for epoch in train(model, splits.train, TrainConfig(epochs=3)): print(epoch.loss)
+        for epoch in train(model, splits.train, TrainConfig(epochs=3)): print(epoch)
         train(model, loader, config, optimizer=partial(torch.optim.AdamW, lr=1e-3))
 
-    Only parameters that require a gradient are trained. `mask` holds for this training: from the
-    first epoch on, pruned weights are zero. `loss(logits, y)` is a mean over the batch. `optimizer`
-    is a function of the list of trained parameters; `schedule` turns the progress in [0, 1] into a
-    factor of each group's own learning rate (default: the shape of `config.learning_rate`);
-    `before_step(progress)` is called before each step. In the first epoch of images without a
-    length, the progress is that of the epoch's middle; from the second on, the steps are counted.
+    Only parameters that require a gradient are trained. With `mask`, pruned weights are zero from
+    the first epoch to the end of the training. `val` is measured after each epoch.
+    `loss(logits, y)` is a mean over the batch, `optimizer` a function of the list of trained
+    parameters. `schedule` turns the progress in [0, 1] into a factor of each group's own learning
+    rate (default: the shape of `config.learning_rate`); `before_step(progress)` is called before
+    each step. Of images without a length, steps are counted in the first epoch, whose progress is
+    that of its middle. The global random state stays as it is.
 
-    With `checkpoint`, the state is written there after every epoch (of a large network, whose file
-    takes long, when that is worth it), and within one every `checkpoint_minutes`, always in place
-    of the one before; where that file exists, its epochs are given again without computing and
-    training resumes, to the same end.
+    With `checkpoint`, the state is written there after every epoch (of a large network, when that
+    is worth the time), and within one every `checkpoint_minutes`, in place of the one before. Where
+    that file exists, its epochs are given again and training resumes, to the same end.
 
     Of processes that are joined, each takes its part of every batch of a Split, `batch_size` images
     of `batch_size` times their number; anything else that gives images has to give each process its
@@ -127,17 +130,15 @@ def train(
     of another training: other images, another loss, optimizer, mask, ...
     """
     processes.check(device_of(model))
-    _check_images(images, config.shift)
+    length = _length(images, config)
+    data.for_choosing(val, "training")
     check_dtype(model)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not trained:
-        raise ValueError("no parameter requires a gradient, so there is nothing to train")
     if mask is not None:
         mask._placed(model)  # raises where it does not fit
-    made = _made(optimizer or partial(_sgd, config), list(trained.values()))
-    settings = {
-        **asdict(config),
-        "mask": mask.fingerprint() if mask is not None else None,
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    made = _make_optimizer(optimizer, config, list(trained.values()))
+    settings = asdict(config) | {
+        "mask": mask and mask.fingerprint(),
         "loss": fingerprint(loss),
         "optimizer": optimizer and fingerprint((type(made), made.state_dict()["param_groups"])),
         "schedule": fingerprint(schedule),
@@ -145,58 +146,64 @@ def train(
         "trained": list(trained),
         "processes": processes.world(),
     }
-    saves = checkpoint is not None
-    seen = images_fingerprint(images) if saves else ""
-    whole = hasattr(images, "shuffled")  # in every process; other images are each process's own
-    if not processes.agree(json.dumps([settings, saves, seen if whole else None])):
+    content = int(images_fingerprint(images)[:15], 16) if checkpoint is not None else None
+    shared = content if hasattr(images, "shuffled") else None  # else each process has its own
+    alike = [settings, length, val is None, checkpoint is None, shared]
+    if not processes.agree(json.dumps(alike)):
         raise ValueError(
-            "the processes would train differently; give all the same config, mask and images, and "
-            "the same layers to train"
+            f"the processes would train differently; give all the same config, mask, images and "
+            f"layers to train, and equally many batches (this one has {length})"
         )
-    state, writer = TrainingState(model, made, config.seed), None
-    if saves:
-        everyone = processes.gathered(torch.frombuffer(bytearray(seen, "ascii"), dtype=torch.uint8))
-        settings["images"] = fingerprint(everyone)
+    writer = None
+    if checkpoint is not None:
+        settings["images"] = processes.gathered(torch.tensor(content)).tolist()
         writer = CheckpointWriter(Path(checkpoint), settings, 60 * checkpoint_minutes)
     schedule = schedule or replace(config, lr=1.0).learning_rate
-    return _Loop(images, config, mask, loss, schedule, before_step, state, writer).run()
-
-
-def _check_images(images: Images, shift: int = 0) -> None:
-    if isinstance(images, Iterator):
-        raise ValueError(_ONCE)
-    data.for_choosing(images, "training", give="splits.train")
-    if size(images) == 0:
-        raise ValueError(_NONE)
-    if shift and shift >= (side := min(getattr(images, "shape", (shift + 1,))[-2:])):
-        raise ValueError(f"shift must be below {side}, the images' side in pixels, got {shift}")
+    functions = loss, schedule, before_step or (lambda progress: None)
+    return _Training(model, made, images, length, config, mask, val, *functions, writer).run()
 
 
 _NONE = "no images to train on"
 _ONCE = "an iterator serves one pass only; give a list of batches or a DataLoader"
 
 
-def _sgd(config: TrainConfig, parameters: list[nn.Parameter]) -> Optimizer:
-    return torch.optim.SGD(
-        parameters,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov and config.momentum > 0,
-        weight_decay=config.weight_decay,
-        fused=all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters),
-    )
+def _length(images: Images, config: TrainConfig) -> int | None:
+    """Batches of an epoch, of this process; None where only reading them would tell."""
+    if isinstance(images, Iterator):
+        raise ValueError(_ONCE)
+    data.for_choosing(images, "training", give="splits.train")
+    side = min(getattr(images, "shape", (math.inf,))[-2:])
+    if config.shift >= side:
+        raise ValueError(f"shift must be below {side}, the images' side, got {config.shift} pixels")
+    length, world = size(images), processes.world()
+    if hasattr(images, "shuffled"):
+        length = math.ceil(images.n / (config.batch_size * world))
+    if length == 0:
+        raise ValueError(_NONE)
+    if length is None and world > 1:
+        raise ValueError(
+            "the processes must know their number of batches; give a list or a DataLoader with a "
+            "len()"
+        )
+    return length
 
 
-def _made(optimizer: Callable, parameters: list[nn.Parameter]) -> Optimizer:
-    made = optimizer(parameters) if callable(optimizer) else optimizer
-    if not callable(optimizer) or not isinstance(made, Optimizer):
+def _make_optimizer(make: Callable | None, config: TrainConfig, parameters: list) -> Optimizer:
+    if not parameters:
+        raise ValueError("no parameter requires a gradient, so there is nothing to train")
+    if make is None:
+        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+        nesterov = config.nesterov and config.momentum > 0
+        options = {name: getattr(config, name) for name in ("lr", "momentum", "weight_decay")}
+        return torch.optim.SGD(parameters, nesterov=nesterov, fused=fused, **options)
+    made = make(parameters) if callable(make) else make
+    if not callable(make) or not isinstance(made, Optimizer):
         raise ValueError(
             f"optimizer must be a function of the list of parameters, such as "
             f"partial(torch.optim.AdamW, lr=1e-3), that returns an optimizer; got "
             f"{type(made).__name__}"
         )
-    known = set(parameters)
-    if not all(p in known for group in made.param_groups for p in group["params"]):
+    if not {p for group in made.param_groups for p in group["params"]} <= set(parameters):
         raise ValueError(
             "the optimizer has parameters that are frozen or of another model; make it from the "
             "list of parameters that it is given"
@@ -204,127 +211,184 @@ def _made(optimizer: Callable, parameters: list[nn.Parameter]) -> Optimizer:
     return made
 
 
+_POSITION = ("rows", "steps", "step", "seen", "seconds")  # in a checkpoint
+
+
 @dataclass
-class _Loop:
+class _Training:
     """The epochs of one training, and their steps."""
 
+    model: nn.Module
+    optimizer: Optimizer
     images: Images
+    length: int | None  # in batches
     config: TrainConfig
     mask: Mask | None
+    val: Images | None
     loss: Loss
     schedule: Callable[[float], float]
-    before_step: Callable[[float], None] | None
-    state: TrainingState
+    before_step: Callable[[float], None]
     writer: CheckpointWriter | None
+    rows: list[Epoch] = field(default_factory=list)  # of the epochs done
+    steps: int | None = None  # that the last epoch had
 
     def __post_init__(self):
-        self.lrs = [float(group["lr"]) for group in self.state.optimizer.param_groups]
-        self.parameters = [p for p in self.state.model.parameters() if p.requires_grad]
-        closure = inspect.signature(self.state.optimizer.step).parameters.get("closure")
+        self.device = device_of(self.model)
+        self.lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        closure = inspect.signature(self.optimizer.step).parameters.get("closure")
         self.needs_closure = closure is not None and closure.default is inspect.Parameter.empty
+        self.generator = torch.Generator().manual_seed(self.config.seed)  # of the images' order
+        self._start_epoch()
+
+    def _start_epoch(self) -> None:
+        self.step = self.seen = 0  # in this epoch: steps, and images of all processes
+        self.seconds = 0.0
+        self.order = self.generator.get_state()
+        # Of this process, in this epoch: loss, right in top 1, right in top 5 of how many.
+        self.sums = torch.zeros(4, device=self.device)
 
     def run(self) -> Iterator[Epoch]:
-        state, writer, model = self.state, self.writer, self.state.model
+        model, writer = self.model, self.writer
         if writer:
-            writer.restore_(state)
+            writer.restore(self._unpack)
+        if not processes.agree(f"{len(self.rows)} epochs and {self.step} steps"):
+            raise ValueError(
+                f"the processes do not find the same checkpoint {writer.path}; put it on a disk "
+                f"that all of them see"
+            )
         with nullcontext() if self.mask is None else self.mask.hold(model):
-            yield from state.rows
-            forward = _forward(model, self.config)
-            while len(state.rows) < self.config.epochs:
-                state.mark()
-                with own_random(state.device), mode(model, training=True):
-                    row = self._epoch(forward)
+            yield from self.rows
+            forward = torch.compile(model) if self.config.compile else model
+            if processes.world() > 1:
+                forward = DistributedDataParallel(forward)
+            while len(self.rows) < self.config.epochs:
+                began = time.perf_counter() - self.seconds
+                with torch.random.fork_rng(generators(self.device)), mode(model, training=True):
+                    self._epoch(forward, began)
                 processes.copy_first_(model.buffers())  # batch norm's, which DDP lets differ
-                state.finish(row)
-                if writer and (row.epoch == self.config.epochs or writer.worth_it()):
-                    writer.save(state)
+                self.rows.append(row := self._row(began))
+                self.steps = self.step
+                self._start_epoch()
+                if writer and (row.epoch == row.epochs or writer.worth_it()):
+                    writer.write(*self._pack())
                 yield row
 
-    def _epoch(self, forward: nn.Module) -> Epoch:
-        state, number = self.state, len(self.state.rows) + 1
-        began = time.perf_counter() - state.seconds
-        groups, steps = self._groups(number)
-        state.skip_(groups)
-        for group in groups:
-            within = min(1, state.step / steps) if steps else 0.5
-            self._set_progress((number - 1 + within) / self.config.epochs)
-            count = self._count(group)
-            self._step(forward, group, count)
-            state.step, state.seen = state.step + 1, state.seen + count
-            state.seconds = time.perf_counter() - began
-            if self.writer and self.writer.due() and state.step != steps:
-                self.writer.save(state)
-        loss, correct, top5, ranked = processes.summed(state.sums).tolist()
-        if not state.seen:
+    def _pack(self) -> tuple[dict[str, Tensor], dict]:
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {"epoch.order": self.order, "epoch.sums": processes.gathered(self.sums)}
+        position = {name: plain(getattr(self, name)) for name in _POSITION}
+        if self.step or len(self.rows) < self.config.epochs:  # else nothing resumes
+            position["optimizer"] = pack(self.optimizer, tensors)
+        return tensors, position
+
+    def _unpack(self, parts: dict[str, dict[str, Tensor]], position: Position) -> None:
+        check_fit(self.model, parts["model"], self.writer.path)
+        for name in _POSITION:
+            setattr(self, name, position[name])
+        if "optimizer" in position:
+            unpack_(self.optimizer, position["optimizer"], parts["optimizer"])
+        self.order, sums = parts["epoch"]["order"], parts["epoch"]["sums"]
+        self.sums.copy_(sums[processes.rank()])
+        self.generator.set_state(self.order)
+        self.model.load_state_dict(parts["model"])  # last: after an error it is as it was
+
+    def _epoch(self, forward: nn.Module, began: float) -> None:
+        number = len(self.rows)
+        steps = math.ceil(self.length / self.config.accumulate) if self.length else self.steps
+        for group in self._groups(number):
+            within = min(1, self.step / steps) if steps else 0.5
+            progress = (number + within) / self.config.epochs
+            factor = self.schedule(progress)
+            for parameters, lr in zip(self.optimizer.param_groups, self.lrs, strict=True):
+                parameters["lr"] = lr * factor
+            self.before_step(progress)
+            images = self._count(group)
+            self._step(forward, group, images)
+            self.step, self.seen = self.step + 1, self.seen + images
+            self.seconds = time.perf_counter() - began
+            if self.writer and self.step != steps and self.writer.due():
+                self.writer.write(*self._pack())
+
+    def _row(self, began: float) -> Epoch:
+        number = len(self.rows) + 1
+        loss, correct, top5, ranked = processes.summed(self.sums).tolist()
+        if not self.seen:
             raise ValueError(_NONE if number == 1 else _ONCE)
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the loss became {loss} in epoch {number}; try a lower lr than {self.lrs[0]:g}"
             )
         return Epoch(
-            number,
-            self.config.epochs,
-            loss / state.seen,
-            correct / state.seen,
-            float(state.optimizer.param_groups[0]["lr"]),
-            time.perf_counter() - began,
-            state.seen,
-            _peak_bytes(state.device),
-            top5 / ranked if ranked else None,
+            epoch=number,
+            epochs=self.config.epochs,
+            loss=loss / self.seen,
+            accuracy=correct / self.seen,
+            lr=float(self.optimizer.param_groups[0]["lr"]),
+            top5=top5 / ranked if ranked else None,
+            val=None if self.val is None else evaluate(self.model, self.val),
+            seconds=time.perf_counter() - began,
+            images=self.seen,
+            peak_bytes=_peak_bytes(self.device),
         )
 
-    def _groups(self, number: int) -> tuple[Iterator[list], int | None]:
-        """Epoch `number` as groups of (x, y), one for each step, and how many, where known."""
-        images, accumulate = self.images, self.config.accumulate
-        if hasattr(images, "shuffled"):
-            count, batches = _shuffled(images, self.config, self.state.generator)
-        else:
-            if hasattr(sampler := getattr(images, "sampler", None), "set_epoch"):
-                sampler.set_epoch(number)  # else a DistributedSampler gives every epoch one order
-            count, batches = size(images), iter(images)
-        if not processes.agree(str(count)):
-            raise ValueError(
-                f"the processes have different numbers of batches, this one {count}; give all the "
-                f"same number, as torch's DistributedSampler does"
-            )
-        if count is None and processes.world() > 1:
-            raise ValueError(
-                "the processes must know their number of batches; give a list or a DataLoader "
-                "with a len()"
-            )
-        groups = iter(lambda: list(islice(batches, accumulate)), [])
-        return groups, self.state.steps if count is None else math.ceil(count / accumulate)
+    def _groups(self, number: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """The batches of each step of epoch `number`, from 0, that is not done yet.
 
-    def _set_progress(self, progress: float) -> None:
-        factor = self.schedule(progress)
-        for group, lr in zip(self.state.optimizer.param_groups, self.lrs, strict=True):
-            group["lr"] = lr * factor
-        if self.before_step:
-            self.before_step(progress)
+        Each step draws from a seed of its own, for reading its images too, so that a training
+        resumes at any of them.
+        """
+        self._seed(number, 0)
+        batches = iter(self._images(number))
+        for step in count():
+            self._seed(number, step)
+            if not (group := list(islice(batches, self.config.accumulate))):
+                return
+            if step >= self.step:
+                yield group
+
+    def _seed(self, *place: int) -> None:
+        text = f"{self.config.seed} {place} {processes.rank()}"
+        on_cpu = self.device.type == "cpu"  # where seeding GPUs too would cost 0.1 ms a step
+        generator = torch.default_generator if on_cpu else torch
+        generator.manual_seed(int(files.sha256(text.encode())[:16], 16))
+
+    def _images(self, number: int) -> Images:
+        """What this process gets of epoch `number`."""
+        images, config, world = self.images, self.config, processes.world()
+        if hasattr(images, "shuffled"):
+            names = ("shift", "flip", "crop", "colour")
+            options = {n: v for n in names if (v := getattr(config, n)) != getattr(TrainConfig, n)}
+            if world > 1:
+                options["share"] = (processes.rank(), world)
+            return images.shuffled(config.batch_size * world, self.generator, **options)
+        if hasattr(sampler := getattr(images, "sampler", None), "set_epoch"):
+            sampler.set_epoch(number + 1)  # else a DistributedSampler gives all epochs one order
+        return images
 
     def _count(self, group: list) -> int:
         """Images of a step in all processes; communicates only where it cannot be computed."""
-        world, mine = processes.world(), sum(len(y) for _, y in group)
+        world, own = processes.world(), sum(len(y) for _, y in group)
         if world == 1:
-            return mine
+            return own
         if isinstance(self.images, data.Split):
             whole = self.config.batch_size * self.config.accumulate * world
-            return min(whole, self.images.n - self.state.step * whole)
-        return int(processes.summed(torch.tensor(mine)))
+            return min(whole, self.images.n - self.step * whole)
+        return int(processes.summed(torch.tensor(own)))
 
-    def _step(self, forward: nn.Module, group: list, count: int) -> None:
-        """One step on the batches of a group, of `count` images in all processes together."""
-        optimizer, sums = self.state.optimizer, self.state.sums
+    def _step(self, forward: nn.Module, group: list, images: int) -> None:
+        """One step on the batches of a group, of so many images in all processes together."""
+        optimizer, sums = self.optimizer, self.sums
         if not self.needs_closure:
-            self._gradients(forward, group, count, sums)
+            self._gradients(forward, group, images, sums)
             optimizer.step()
             return
-        evaluated = [sums]  # LBFGS evaluates as often as it likes; the first time counts
+        first = iter([sums])  # LBFGS evaluates as often as it likes; the first time counts
 
         @torch.enable_grad()
         def evaluate() -> float:
-            tally = evaluated.pop() if evaluated else torch.zeros_like(sums)
-            loss = self._gradients(forward, group, count, tally)
+            tally = next(first, torch.zeros_like(sums))
+            loss = self._gradients(forward, group, images, tally)
             loss = processes.summed(loss).item() / processes.world()
             if self.config.l1:  # a line search needs the loss that its gradients belong to
                 loss += self.config.l1 * sum(p.detach().abs().sum() for p in self.parameters).item()
@@ -332,25 +396,27 @@ class _Loop:
 
         optimizer.step(evaluate)
 
-    def _gradients(self, forward: nn.Module, group: list, count: int, sums: Tensor) -> Tensor:
+    def _gradients(self, forward: nn.Module, group: list, images: int, sums: Tensor) -> Tensor:
         """Their mean loss, of this process; adds to `sums`, fills every trained `.grad`."""
-        device, config, total = self.state.device, self.config, 0
+        device, config, total = self.device, self.config, 0
         bf16 = partial(torch.autocast, device.type, torch.bfloat16)
-        autocast = bf16 if config.bf16 else nullcontext
         for parameter in self.parameters:
             parameter.grad = None
-        for index, (x, y) in enumerate(group):
+        for left, (x, y) in zip(reversed(range(len(group))), group, strict=True):
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
-            with nullcontext() if index == len(group) - 1 else _unsent(forward):
-                with autocast():
+            # DDP sends the gradients of a group's last batch, with all others added up.
+            unsent = left and isinstance(forward, DistributedDataParallel)
+            with forward.no_sync() if unsent else nullcontext():
+                with bf16() if config.bf16 else nullcontext():
                     logits = forward(x)
-                    if not isinstance(logits, Tensor):
-                        check_labels(y, *check_logits(logits))  # which raises
                     if len(y):
-                        _count_right(sums, logits.detach(), y)
+                        sums[1].add_(right(logits, y).sum())
+                        if logits.shape[1] > 10:
+                            sums[2].add_((logits.topk(5, 1).indices == y[:, None]).sum())
+                            sums[3].add_(len(y))
                     loss = self.loss(logits, y) if len(y) else logits.sum()  # of nothing
                 # A mean over all images of the step: DDP takes the mean over the processes.
-                part = len(y) * processes.world() / max(count, 1)
+                part = len(y) * processes.world() / max(images, 1)
                 (loss if part == 1 else loss * part).backward()
             sums[0].add_(loss.detach(), alpha=len(y))
             total += loss.detach() * part
@@ -358,34 +424,6 @@ class _Loop:
             if parameter.grad is not None:
                 parameter.grad.add_(parameter.detach().sign(), alpha=config.l1)
         return total
-
-
-def _count_right(sums: Tensor, logits: Tensor, y: Tensor) -> None:
-    sums[1].add_(right(logits, y).sum())
-    if logits.shape[1] > 10:
-        sums[2].add_((logits.topk(5, 1).indices == y[:, None]).sum())
-        sums[3].add_(len(y))
-
-
-def _forward(model: nn.Module, config: TrainConfig) -> nn.Module:
-    """What to call in place of the model, which keeps its names and hooks."""
-    forward = torch.compile(model) if config.compile else model
-    return DistributedDataParallel(forward) if processes.world() > 1 else forward
-
-
-def _unsent(forward: nn.Module):
-    """Gradients add up in this process; those of a group's last batch are sent with all others."""
-    return forward.no_sync() if isinstance(forward, DistributedDataParallel) else nullcontext()
-
-
-def _shuffled(images, config: TrainConfig, generator: torch.Generator) -> tuple[int, Iterator]:
-    """How many batches an epoch has, and what this process gets of each."""
-    size = config.batch_size * processes.world()
-    asked = {name: getattr(config, name) for name in ("shift", "flip", "crop", "colour")}
-    asked = {name: value for name, value in asked.items() if value != getattr(TrainConfig, name)}
-    if processes.world() > 1:
-        asked["share"] = (processes.rank(), processes.world())
-    return math.ceil(images.n / size), images.shuffled(size, generator, **asked)
 
 
 def _peak_bytes(device: torch.device) -> int | None:

@@ -267,8 +267,7 @@ def scanned(folder: Path) -> dict:
     again = scan(out=folder / "uninterrupted" / "scan.csv", notify=lambda p: told.append(p.images))
     unnoted = sensitivity.scan(scannable(), uneven(), FINE)
     sensitivity.Scan.save(unnoted, folder / f"unnoted{rank}.csv")
-    notes = sorted({point.note for point in unnoted})
-    return about | {"told": told, "same": points == again, "notes": notes}
+    return about | {"told": told, "same": points == again}
 
 
 # --- the command line --------------------------------------------------------------------------

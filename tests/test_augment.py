@@ -121,12 +121,14 @@ def test_a_crop_is_torchvisions_of_one_image_after_the_other():
 
 
 def test_a_crop_is_mirrored_where_a_flip_alone_would_be():
-    images = split_of().images
-    boxes = augment.boxes(torch.rand(23, 22, generator=seeded()), 12, 9, 0.2)
-    flips = torch.arange(23) % 3 == 0
-    shown = augment.cropped(images, boxes)
+    split, generator = split_of(), seeded(0)
+    order = torch.randperm(23, generator=generator)
+    torch.randint(1, (2, 23), generator=generator)
+    flips = torch.rand(23, generator=generator) < 0.5
+    boxes = augment.boxes(torch.rand(23, 22, generator=generator), 12, 9, 0.2)
+    shown = augment.cropped(split.images[order], boxes)
     expected = [x.flip(2) if flip else x for x, flip in zip(shown, flips, strict=True)]
-    assert torch.equal(augment.cropped(images, boxes, flips), torch.stack(expected))
+    assert torch.equal(epoch(split, crop=0.2, flip=True)[0], torch.stack(expected))
 
 
 def test_a_crop_shows_nothing_from_outside_of_its_box():

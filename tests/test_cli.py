@@ -14,9 +14,21 @@ from pathlib import Path
 
 import pytest
 import torch
+import tqdm
 
-from pruning_lab import cli, criteria, data, evaluation, masks, models, sensitivity
-from pruning_lab.cli import commands, words
+from pruning_lab import (
+    cli,
+    criteria,
+    data,
+    evaluation,
+    experiments,
+    files,
+    masks,
+    models,
+    sensitivity,
+)
+from pruning_lab.cli import common, page
+from pruning_lab.cli import studio as studio_command
 
 
 def lab(*words, cwd):
@@ -43,7 +55,7 @@ SCAN = ("scan", "dense.safetensors", "--data", "digits")
 def without_clocks(record):
     """A record less what differs between two equal runs: times, and the memory they took."""
     record = json.loads(json.dumps(record))
-    record.pop("seconds")
+    del record["seconds"], record["sha256"]
     for row in record["epochs"]:
         del row["seconds"], row["peak_bytes"]
     return record
@@ -113,7 +125,7 @@ def test_the_network_in_the_files_is_the_one_in_the_record(finished):
 def test_the_report_is_one_file_that_asks_nothing_of_the_network(finished):
     folder, _ = finished
     page = (folder / "first" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") >= 5
+    assert page.count("data:image/svg+xml;base64,") >= 5
     assert "://" not in page
     assert "<script" not in page
     assert str(folder) not in page
@@ -198,9 +210,9 @@ def test_the_same_seed_trains_the_same_network_and_another_does_not(tmp_path, mo
     [
         (("prune", "nowhere.safetensors", "--density", "0.1"), "no file nowhere.safetensors"),
         (("prune", "dense.safetensors", "--density", "8"), "divide by 100"),
-        (("prune", "dense.safetensors", "--density", "much"), "takes a number"),
-        (("prune", "dense.safetensors", "--density", "fc1=.1", ".2"), "not both"),
-        (("prune", "dense.safetensors", "--density", "fc1=.1", "fc1=.2"), "twice"),
+        (("prune", "dense.safetensors", "--density", "much"), "takes one number (0.08), or LAYER"),
+        (("prune", "dense.safetensors", "--density", "fc1=.1", ".2"), "got fc1=.1 .2"),
+        (("prune", "dense.safetensors", "--density", "fc1=.1", "fc1=.2"), "for each layer once"),
         (("prune", "dense.safetensors", "--quality", "fcl=1"), "did you mean fc"),
         (("prune", "dense.safetensors"), "exactly one of"),
         (("prune", "--density", "0.1"), "name a network's file"),
@@ -216,14 +228,20 @@ def test_the_same_seed_trains_the_same_network_and_another_does_not(tmp_path, mo
         (("run", "--density", "0.1", "--max-drop", "1"), "one of --compression, --density and"),
         (("run", "--method", "joint"), "goes with --density or --max-drop"),
         (("train", "--lr", "-1"), "must be a number above 0"),
-        (("train", "--device", "cuda"), "--device auto"),
+        (("train", "--device", "cuda"), "no device 'cuda"),
         (("train", "--data", "mnist", "--root", "nowhere"), "--download"),
-        (("train", "--data", "minst"), f"there are {', '.join(words.DATA)}"),
+        (("train", "--data", "minst"), f"there are {', '.join(common.DATA)}"),
         (("run", "--data", "folder:nowhere"), "type folder:PATH"),
         (("scan",), "name a network's file"),
-        (("scan", "dense.safetensors", "--weights", "dense.safetensors"), "given twice"),
+        (
+            ("scan", "dense.safetensors", "--weights", "dense.safetensors"),
+            "nothing takes 'dense.safetensors'",
+        ),
         (("scan", "mask.safetensors"), "does not say which network it is; add --model NAME"),
-        (("scan", "dense.safetensors", "--model", "lenet"), "no network 'lenet'; there are"),
+        (
+            ("scan", "dense.safetensors", "--model", "lenet"),
+            "no built-in network 'lenet'; there are",
+        ),
         (("scan", "dense.safetensors", "--model", "lenet-5"), "is it of another network?"),
         (("scan", "dense.safetensors", "--out", "."), "--out . is a folder"),
         (("scan", "dense.safetensors", "--out", "a.json"), "the rows go to a .csv"),
@@ -231,10 +249,15 @@ def test_the_same_seed_trains_the_same_network_and_another_does_not(tmp_path, mo
         ((*SCAN, "--densities", ".5", "--qualities", "1"), "one of the two"),
         ((*SCAN, "--layers", "fcl"), "did you mean fc"),
         (("choose", "nowhere.csv", "--density", ".1"), "no file nowhere.json"),
-        (("choose", "scan.csv"), "by --max-drop POINTS or by --density SHARE, one of the two"),
-        (("choose", "scan.csv", "--density", ".1", "--max-drop", "1"), "one of the two"),
+        (("choose", "scan.csv"), "give one of --max-drop, --max-drop-per-layer and --density"),
+        (("choose", "scan.csv", "--density", ".1", "--max-drop", "1"), "give one of --max-drop, "),
         (("choose", "scan.csv", "--density", "10"), "divide by 100"),
-        (("choose", "scan.csv", "--max-drop", "0.5", "--method", "joint"), "name the network's"),
+        (
+            ("choose", "scan.csv", "--max-drop", "0.5"),
+            "name the network's file: pruning-lab",
+        ),
+        (("choose", "scan.csv", "--density", "0.5", "--method", "joint"), "name the network's"),
+        (("report", "runs/nothing"), "no file or folder runs/nothing; check the path"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_exit_code_2(words, expected, scanned, capsys, monkeypatch):
@@ -259,23 +282,57 @@ def test_debug_shows_the_traceback(by_hand, monkeypatch):
 
 
 def test_help_answers_at_once_with_an_example():
-    code = "import sys; from pruning_lab import cli; cli.parser(); "
-    code += "assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
-    for command in commands.COMMANDS:
-        said = subprocess.run(
-            [sys.executable, "-m", "pruning_lab", command, "--help"],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
+    for command in cli.COMMANDS:
+        code = f"import sys; from pruning_lab import cli; cli.main(['{command}', '--help']); "
+        code += "assert 'torch' not in sys.modules"
+        words = [sys.executable, "-c", code]
+        said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
         assert f"example:\n  pruning-lab {command}" in said
+        assert not set(said) & set("\x1b╭│─")  # plain where it is piped
+
+
+def test_help_names_all_commands_and_shows_defaults_and_choices(capsys):
+    for words in ((), ("--help",)):
+        assert here(*words) == 0
+        said = capsys.readouterr().out
+        assert all(f"    {command} " in said for command in cli.COMMANDS)
+    assert here("train", "--help") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for text in ("[default: dense.safetensors]", "[choices: auto, cpu, cuda, mps]", "Training"):
+        assert text in said
+    for network in ("lenet-300-100", "lenet-5", "alexnet", "vgg-16"):
+        dense = experiments.paper_recipe(network, "mnist").dense
+        assert re.search(rf"Passes [^]]*{network}[a-z0-9 -]* {dense.epochs}\b", said)
+        assert re.search(rf"rate [^]]*{network}[a-z0-9 -]* {dense.lr:g}\b", said)
+        batch = "128;" if network != "vgg-16" else "vgg-16 64"
+        assert str(dense.batch_size) in batch
+        assert batch in said
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("scn",), 'Unknown command "scn". Did you mean "scan"?'),
+        (("scan", "--densites", "0.1"), "Unknown option: --densites. Did you mean --densities?"),
+        (("train", "--device", "cda"), 'Did you mean "cuda"?'),
+    ],
+)
+def test_a_typing_mistake_gets_the_nearest_word(words, expected, capsys):
+    assert here(*words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("pruning-lab: ")
+    assert expected in line
+
+
+def test_shells_complete_commands_and_options():
+    script = cli.app().generate_completion(shell="bash")
+    assert "retrain" in script
+    assert "--densities" in script
 
 
 def test_the_names_a_person_types_are_those_the_library_knows():
-    assert list(words.NETWORKS) == list(models.BUILT_IN)
-    assert list(words.DATA) == ["auto", *data.LOADERS, "folder:PATH"]
-    assert words.ACROSS == masks.pruning.ACROSS
+    assert list(common.NETWORKS) == list(models.BUILT_IN)
+    assert list(common.DATA) == ["auto", *data.LOADERS, "folder:PATH"]
 
 
 # --- scan, choose, prune --plan ----------------------------------------------------------------
@@ -329,7 +386,7 @@ def test_scan_says_how_before_and_shows_a_table_for_each_layer(scanned):
     folder, said = scanned
     data_line, how, *_ = lines = said.stdout.splitlines()
     assert data_line.startswith("digits: ")
-    assert how == "graph, 1 worker: 9 points on 144 images"
+    assert how == "9 points on 144 images"
     assert lines[-1] == "wrote scan.csv and scan.json"
     assert said.stderr == ""  # no bar where nobody watches
     scan = sensitivity.Scan.load(folder / "scan.csv")
@@ -361,7 +418,7 @@ def test_scan_in_json_is_all_that_is_printed(inside, capsys):
 
 def test_scan_without_levels_takes_nine_densities(inside, capsys):
     assert here(*SCAN, "--layers", "fc3", "fc2", "--out", "default.csv") == 0
-    assert ": 18 points on 144 images" in capsys.readouterr().out
+    assert "18 points on 144 images" in capsys.readouterr().out
     scan = sensitivity.Scan.load("default.csv")
     assert [p.asked for p in scan if p.layer == "fc2"] == [
         f"density {level}" for level in (0.9, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02)
@@ -374,7 +431,6 @@ def test_scan_without_levels_takes_nine_densities(inside, capsys):
     [
         (("--qualities", "0.5", "1.5"), {"qualities": [0.5, 1.5]}),
         ((*LEVELS, "--cumulative"), {"cumulative": True}),
-        ((*LEVELS, "--no-stop"), {"stop_at_chance": False}),
         ((*LEVELS, "--saliency", "random", "--seed", "4"), {"saliency": criteria.random(4)}),
     ],
 )
@@ -415,7 +471,7 @@ def test_two_processes_write_the_bytes_of_one(on_mnist, capsys):
     assert same_bytes("one", "two")
     assert "left after 1,000 images" in Path("two.csv").read_text()
     # Said by the first process alone, in the same words but for the line of the estimate.
-    assert two[1].startswith("graph, 1 worker by 2 processes: 12 points on 5,000 images")
+    assert two[1].startswith("12 points on 5,000 images, shared by 2 processes")
     assert [two[0], *two[2:]] == [one[0], *one[2:]]
     assert not list(Path().glob("*.part*"))
 
@@ -427,11 +483,13 @@ def test_an_interrupted_scan_resumed_ends_as_an_uninterrupted_one(on_mnist, caps
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(commands.tqdm, "update", interrupt)
+        patch.setattr(tqdm.tqdm, "update", interrupt)
         assert here(*on_mnist) == 130
     said = capsys.readouterr().err
-    assert "interrupted; the same command with --resume goes on behind the last finished " in said
-    assert "batch" in said
+    assert (
+        "interrupted; the same command with --resume continues after the last finished batch"
+        in said
+    )
     assert len(Path("scan.csv.part0").read_text().splitlines()) == 1 + 3  # what it is, and batches
     assert not Path("scan.csv").exists()
     assert here(*on_mnist) == 2
@@ -449,17 +507,19 @@ def test_on_a_terminal_a_bar_says_how_much_is_left_and_vanishes(on_mnist, capsys
     assert here(*on_mnist) == 0
     bars = capsys.readouterr().err.split("\r")
     assert bars[-1].strip() == ""
-    assert any(re.search(r"^scan: +\d+%\|.*\| \d+/5000 images, \d+ s left$", bar) for bar in bars)
+    assert any(re.search(r"^ *\d+%\|.*\| \d+/5000 images, [\d:?]+ left$", bar) for bar in bars)
 
 
-@pytest.mark.parametrize("amount", [("--max-drop", "2"), ("--density", "0.2")])
+@pytest.mark.parametrize("amount", [("--max-drop-per-layer", "2"), ("--density", "0.2")])
 def test_choose_writes_a_plan_and_says_how_to_measure_it(amount, inside, capsys):
     assert here("choose", "scan.csv", *amount, "--force") == 0
     said = capsys.readouterr().out
-    kind, number = amount[0].removeprefix("--").replace("-", "_"), float(amount[1])
-    expected = sensitivity.choose(sensitivity.Scan.load("scan.csv"), **{kind: number})
-    assert sensitivity.Plan.load("plan.json") == expected
-    assert said.startswith(str(expected))
+    plan, number = sensitivity.Plan.load("plan.json"), float(amount[1])
+    if amount[0] == "--density":
+        assert plan.density == pytest.approx(number, abs=1e-3)
+    else:
+        assert all(row.drop == pytest.approx(number / 100, abs=1e-3) for row in plan.rows)
+    assert said.startswith(str(plan))
     assert f"pruning-lab choose scan.csv NETWORK.safetensors {' '.join(amount)}" in said
     assert "wrote plan.json" in said
 
@@ -481,7 +541,7 @@ def test_choose_with_the_network_measures_all_layers_together(method, inside, de
 
 
 def test_choose_names_the_prune_that_comes_next_and_it_follows_the_plan(inside, dense, capsys):
-    words = ("choose", "scan.csv", "dense.safetensors", "--data", "digits", "--max-drop", "3")
+    words = ("choose", "scan.csv", "dense.safetensors", "--max-drop-per-layer", "3")
     assert here(*words, "--out", "next.json") == 0
     *_, last = capsys.readouterr().out.splitlines()
     typed = last.partition("next: pruning-lab ")[2].split()
@@ -634,36 +694,102 @@ def test_a_network_without_weights_is_as_its_function_and_the_seed_make_it(own):
 def test_a_file_never_has_code_imported_that_was_not_typed(own, capsys):
     _, model = own
     models.save("sly.safetensors", model, about={"network": "own_broken:make"})
-    assert here("scan", "sly.safetensors", "--data", "folder:photos") == 2
     expected = "code that is not run unasked; if you trust it, add --model own_broken:make"
-    assert expected in capsys.readouterr().err
-    assert "own_broken" not in sys.modules
-    assert here("retrain", "sly.safetensors", "--mask", "mask.safetensors") == 2
-    assert "retrain takes only lenet-300-100 or lenet-5" in capsys.readouterr().err
+    for words in (("scan",), ("retrain", "--mask", "mask.safetensors"), ("prune",), ("studio",)):
+        assert here(*words, "sly.safetensors") == 2
+        assert expected in capsys.readouterr().err
+        assert "own_broken" not in sys.modules
+
+
+@pytest.mark.parametrize("safe", [(), ("-P",)])  # with it, Python leaves the current folder out
+def test_the_current_folder_is_the_last_in_which_modules_are_found(safe, own):
+    folder, _ = own
+    for name in ("sklearn", "tabulate", "PIL"):  # imported before and after the own module
+        (folder / f"{name}.py").write_text("raise SystemExit('run from the current folder')")
+    words = ("-m", "pruning_lab", "scan", "--model", "own_nets:make", "--data", "folder:photos")
+    said = subprocess.run(
+        [sys.executable, *safe, *words], cwd=folder, capture_output=True, text=True
+    )
+    assert (said.returncode, said.stderr) == (0, "loaded\n")
+
+
+def test_a_network_of_ones_own_goes_from_training_to_the_report(own, capsys):
+    """The folder is typed once, then the files name it; the function is typed for each command."""
+    made_by = ("--model", "own_nets:make")
+    words = ("train", "--model", "own_nets:make", "--data", "folder:photos", "--epochs", "2")
+    assert here(*words, "--lr", "0.01", "--out", "own.safetensors") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1] == "2 epochs, learning rate 0.01, batches of 128 images"
+    for line, number in zip(said[2:4], "12", strict=True):
+        assert re.match(rf"epoch {number}/2  loss [\d.]+.*[\d.]+%.*(s|epoch)( left)?$", line)
+    _, about = files.load_tensors("own.safetensors")
+    folder = f"folder:{Path('photos').absolute()}"
+    assert about == {"network": "own_nets:make", "data": folder, "seed": 0}
+
+    assert here("scan", "own.safetensors", *made_by, *LEVELS) == 0
+    val = data.load("folder:photos").val
+    scan = sensitivity.Scan.load("scan.csv")
+    assert scan.about["images_sha256"] == val.fingerprint()
+    assert here("choose", "scan.csv", "own.safetensors", *made_by, "--max-drop", "5") == 0
+    assert here("prune", "own.safetensors", *made_by, "--plan", "plan.json") == 0
+    words = (
+        "own.safetensors",
+        *made_by,
+        "--mask",
+        "mask.safetensors",
+        "--epochs",
+        "1",
+        "--lr",
+        "0.01",
+    )
+    assert here("retrain", *words) == 0
+    capsys.readouterr()
+    assert here("report", "pruned.safetensors", "--dense", "own.safetensors", *made_by) == 0
+    said, page_ = capsys.readouterr().out, Path("report.html").read_text()
+    test = data.load("folder:photos").test
+    for name in ("own", "pruned"):
+        model = sys.modules["own_nets"].make()
+        models.load_(model, f"{name}.safetensors")
+        for text in (said, page_):
+            assert f"{evaluation.evaluate(model, test).error:.2%}" in text
+    mask = masks.Mask.load("mask.safetensors")
+    assert all((model.get_submodule(name).weight[~kept] == 0).all() for name, kept in mask.items())
+    assert "own_nets:make keeps " in said
+    assert "paper" not in said
+    assert "used once" not in said
+    assert "beside the paper" not in page_
+
+
+@pytest.mark.parametrize("about", [{"data": 7}, {"size": "large"}, {"root": []}, {"data": "mnits"}])
+def test_odd_data_in_a_networks_file_gets_one_sentence(about, own, capsys):
+    models.save("odd", models.lenet_300_100(), about={"network": "lenet-300-100", **about})
+    assert here("scan", "odd") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(rf"its {next(iter(about))} must be a n|no data set 'mnits'", line)
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("own_nets:mak",), "no function 'mak' in own_nets; did you mean make?"),
-        (("own_nets:",), "type package.module:function, such as nets:make"),
-        ((":make",), "type package.module:function, such as nets:make"),
-        (("own_nest:make",), "no module 'own_nest' in "),
-        (("own_nets.py:make",), "no module 'own_nets.py' in "),
-        (("own_broken:make",), "ModuleNotFoundError: No module named 'nothing_like_this'; --debug"),
-        (("own_exits:make",), "importing 'own_exits' failed with SystemExit: usage: ..."),
-        (("own_nets:text",), "text() gave a str, expected a torch.nn.Module"),
-        (("own_nets:fails",), "failed with RuntimeError: no luck; --debug shows where"),
+        (("own_nets:mak",), "module 'own_nets' has no attribute 'mak'; name a function without"),
+        (("own_nets:",), "name a function without arguments as package.module:function"),
+        ((":make",), "name a function without arguments as package.module:function"),
+        (("own_nest:make",), "ModuleNotFoundError: No module named 'own_nest'; name a function"),
+        (("own_nets.py:make",), "No module named 'own_nets.py'"),
+        (("own_broken:make",), "ModuleNotFoundError: No module named 'nothing_like_this'; name"),
+        (("own_exits:make",), "own_exits:make failed with SystemExit: usage: ..."),
+        (("own_nets:text",), "gave a str, expected a torch.nn.Module"),
+        (("own_nets:fails",), "failed with RuntimeError: no luck; name a function"),
         (("own_nets:number",), "'int' object is not callable"),
-        (("own_nets:ready",), "calling ready(), without arguments, failed with TypeError"),
+        (("own_nets:ready",), "own_nets:ready failed with TypeError"),
         (("own_nets:make", "--weights", "other.safetensors"), "other.safetensors lacks conv.bias"),
         (("own_nets:make", "--data", "digits"), "cannot take the images of digits"),
-        (("own_nets:Net",), "tells 2 classes apart, and folder:photos has 3"),
+        (("own_nets:Net",), "this network has 2 outputs, and folder:photos has 3 classes"),
         (("own_nets:make", "--data", "folder:photo"), "no folder 'photo'"),
     ],
 )
 def test_a_mistake_about_a_network_of_ones_own_gets_one_sentence(words, expected, own, capsys):
-    if "classes apart" in expected:
+    if "2 outputs" in expected:
         sys.modules["own_nets"].CLASSES = 2
     models.save("other.safetensors", models.lenet_300_100())
     data = () if "--data" in words else ("--data", "folder:photos")
@@ -739,11 +865,78 @@ def test_images_that_do_not_fit_a_built_in_network_are_refused_before_training(o
     assert here("train", "--data", "folder:photos", "--epochs", "1") == 2
     said = capsys.readouterr().err
     assert "cannot take the images of folder:photos, which are 3 x 9 x 7" in said
-    assert "its first layer fc1 takes images of 784 values, channels x height x width" in said
+    assert "its first layer is " in said
+    assert "fc1" in said
+    assert "in_features=784" in said
     assert here("run", "--data", "folder:photos", "--out", "runs/photos") == 2
     assert not Path("runs").exists()
     assert here("train", "--model", "lenet-5", "--data", "folder:photos", "--epochs", "1") == 2
-    assert "its first layer conv1 takes images of 1 x height x width" in capsys.readouterr().err
+    assert "its first layer is conv1 = Conv2d(1, 20" in capsys.readouterr().err
+
+
+# --- what a network's file says of its data ----------------------------------------------------
+
+
+def test_the_data_that_a_network_was_trained_on_is_its_default(
+    by_hand, mnist_root, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRUNING_LAB_DATA", str(mnist_root))  # which auto would take
+    words = ("scan", f"{by_hand}/dense.safetensors", "--densities", "0.5", "--out")
+    assert here(*words, "unasked.csv", "--verbose") == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("digits: ")
+    assert said.err == ""
+    assert "3 points on 144 images (graph, 1 worker)" in said.out
+    scan = sensitivity.Scan.load("unasked.csv")
+    assert scan.about["images_sha256"] == data.load("digits").val.fingerprint()
+    assert here(*words, "mnist.csv", "--data", "mnist") == 0
+    note = "NOTE: this network was trained on digits, not on mnist\n"
+    assert capsys.readouterr().err == note
+    files_ = (f"{by_hand}/pruned.safetensors", "--dense", f"{by_hand}/dense.safetensors")
+    assert here("report", *files_) == 0
+    said = capsys.readouterr().out
+    assert "paper, mnist" in said
+    assert "this run, digits" in said
+    assert "used once" not in said
+
+
+def test_a_line_for_each_epoch_and_no_plural_of_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert here("train", "--data", "digits", "--epochs", "1") == 0
+    _, settings, epoch, accuracy, wrote = capsys.readouterr().out.splitlines()
+    assert settings == "1 epoch, learning rate 0.03, batches of 128 images"
+    assert re.match(r"epoch +1/1 .*loss \d\.\d{3}.* \d+\.\d\d%", epoch)
+    assert accuracy.startswith("accuracy on val: ")
+    assert wrote == "wrote dense.safetensors"
+    assert here("train", "--data", "digits", "--epochs", "1") == 2
+    assert "dense.safetensors is there already; add --force" in capsys.readouterr().err
+
+
+# --- the course --------------------------------------------------------------------------------
+
+
+def test_the_course_is_copied_and_what_is_there_stays(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert here("course") == 0
+    said = capsys.readouterr().out
+    assert "open them with: jupyter lab pruning_lab_course" in said
+    source = Path(cli.__file__).parents[2] / "notebooks"
+    notebooks = sorted(path.name for path in source.glob("*.ipynb"))
+    assert sorted(os.listdir("pruning_lab_course")) == notebooks
+    mine = Path("pruning_lab_course", notebooks[-1])
+    mine.write_text(mine.read_text().replace("lab", "my lab"))
+    before = mine.read_bytes()
+    assert here("course") == 2
+    assert f"{Path('pruning_lab_course', notebooks[0])} is there already" in capsys.readouterr().err
+    assert mine.read_bytes() == before
+    assert here("course", "another folder") == 0
+    assert "jupyter lab 'another folder'" in capsys.readouterr().out
+    assert here("course", "--force") == 0
+    assert mine.read_bytes() == (source / mine.name).read_bytes()
+    mine.write_text("no notebook")
+    assert here("course", "--force") == 2
+    assert "of another kind" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------- the studio
@@ -754,11 +947,14 @@ def test_the_page_opens_what_was_typed(own, monkeypatch):
     models.save("own.safetensors", model.eval())
     words = ("--model", "own_nets:make", "--weights", "own.safetensors", "--data", "folder:photos")
     assert here("scan", *words[:4], *words[4:], *LEVELS) == 0
-    options = cli.parser().parse_args(["studio", *words, "--scan", "scan.csv"])
-    typed = json.dumps({**vars(options), "folder": str(folder)})
+    served = []
+    with monkeypatch.context() as patch:
+        patch.setattr(page, "serve", lambda typed, *_, **__: served.append(typed))
+        assert here("studio", *words, "--scan", "scan.csv", "--no-browser") == 0
+    typed = json.dumps({**served[0], "folder": str(folder)})
     monkeypatch.setenv("PRUNING_LAB_STUDIO", typed)
     monkeypatch.chdir("/")  # the kernel's folder is another one
-    panel = commands.panel()
+    panel = studio_command.panel()
     try:
         assert panel.settle(60).studio.layers == ["conv", "mix", "head"]
         assert Path.cwd() == folder  # where exports go
@@ -766,26 +962,31 @@ def test_the_page_opens_what_was_typed(own, monkeypatch):
         val = data.load("folder:photos").val
         assert panel.studio.metrics().accuracy.value == evaluation.evaluate(model, val).value
         (line,) = panel.studio.export("plan.json").command.splitlines()
-        assert "--model" in line  # its code is not run unasked
+        assert here(*line.split()[1:]) == 0  # its function was typed in this folder
     finally:
         panel.close()
 
 
 @pytest.mark.parametrize(("words", "weights"), [((), 430_500), (("lenet-300-100",), 266_200)])
 def test_without_a_file_the_studio_has_a_lenet_as_it_ships(words, weights, capsys):
-    model = ["--model", *words] if words else []
-    options = cli.parser().parse_args(["studio", *model, "--data", "digits"])
-    studio = commands.open_studio(options)
+    given = {"file": None, "scan": None, "recalibrate": None, "seed": 0}
+    network, images = (
+        common.Network(model=words[0] if words else None),
+        common.Images(data="digits"),
+    )
+    studio = studio_command.open_studio(
+        **given, network=network, images=images, output=common.Output()
+    )
     studio.close()
     assert studio.metrics().weights == weights
     shipped = models.lenet_300_100 if words else models.lenet_5
     expected = shipped(trained="mnist").state_dict()
-    assert all(torch.equal(t, expected[n]) for n, t in studio.model.state_dict().items())
+    assert all(torch.equal(t, expected[n]) for n, t in studio.network().state_dict().items())
     assert capsys.readouterr().out.startswith("digits: ")
 
 
 def test_mistakes_about_the_studio_get_one_sentence_and_no_server(own, capsys, monkeypatch):
-    monkeypatch.setattr(commands.page, "serve", lambda *_: pytest.fail("there is a server"))
+    monkeypatch.setattr(page, "serve", lambda *_, **__: pytest.fail("there is a server"))
     _, model = own
     models.save("own.safetensors", model.eval())
     models.save("lenet.safetensors", models.lenet_300_100(), about={"network": "lenet-300-100"})
@@ -816,8 +1017,8 @@ def test_mistakes_about_the_studio_get_one_sentence_and_no_server(own, capsys, m
 def test_the_browser_is_sent_by_a_file_of_ones_own(tmp_path, monkeypatch):
     """Where the token is in a command line, everybody on the machine can read it."""
     opened = []
-    monkeypatch.setattr(commands.page.webbrowser, "open", opened.append)
-    commands.page.browse("http://127.0.0.1:1/?token=secret", str(tmp_path))
+    monkeypatch.setattr(page.webbrowser, "open", opened.append)
+    page.browse("http://127.0.0.1:1/?token=secret", str(tmp_path))
     while not opened:
         time.sleep(0.01)
     assert "secret" not in opened[0]

@@ -336,6 +336,27 @@ def test_a_saliency_is_not_computed_on_the_test_split_or_on_nothing(toy, split):
         criteria.gradient(toy, [])
 
 
+@pytest.mark.parametrize(
+    ("answer", "got"),
+    [
+        (lambda x: (x, x), "a tuple"),
+        (lambda x: x[:, :, None], r"float32 of shape \(16, 4, 1\)"),
+        (lambda x: x[:, 0], r"float32 of shape \(16,\)"),
+    ],
+)
+def test_a_network_that_gives_no_logits_is_told_to_be_wrapped(toy, batches, answer, got):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = toy
+
+        def forward(self, x):
+            return answer(self.net(x))
+
+    with pytest.raises(ValueError, match=rf"\(N, classes\), got {got}; wrap it in a module"):
+        criteria.taylor(Odd(), batches)
+
+
 def test_a_name_tells_saliencies_apart_and_rebuilds_those_it_can(toy, batches):
     taylor = criteria.taylor(toy, batches)
     known = [criteria.magnitude, criteria.random(0), criteria.random(1)]

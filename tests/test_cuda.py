@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pruning_lab import evaluation, masks, models, sensitivity, training
+from pruning_lab import data, evaluation, experiments, masks, models, sensitivity, training
 from pruning_lab.data import Split
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -133,7 +133,7 @@ def brute_force(model, images, changes) -> int:
 
 def test_a_scan_counts_what_brute_force_counts_and_leaves_no_trace(model, images):
     before = everything_of(model)
-    scan = sensitivity.scan(model, images, DENSITIES, stop_at_chance=False)
+    scan = sensitivity.scan(model, images, DENSITIES)
     assert everything_of(model) == before
     assert len(scan) == len(DENSITIES) * len(masks.prunable(model))
     for point in scan:
@@ -152,3 +152,13 @@ def test_the_suffix_evaluator_counts_what_brute_force_counts_and_leaves_no_trace
         assert right == brute_force(model, images, {name: weight})
     assert evaluator.n == len(images)
     assert everything_of(model) == before
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])  # a run on the CPU leaves the GPU's too
+def test_a_run_leaves_the_callers_random_states(device):
+    recipe = experiments.paper_recipe("lenet-300-100", "digits")
+    one = [replace(config, epochs=1) for config in (recipe.dense, *recipe.retrain)]
+    recipe = replace(recipe, dense=one[0], retrain=tuple(one[1:]), scan=(0.1,))
+    before = torch.get_rng_state(), torch.cuda.get_rng_state()
+    experiments.run(recipe, data.load("digits", device=device), seed=3)
+    assert all(map(torch.equal, before, (torch.get_rng_state(), torch.cuda.get_rng_state())))

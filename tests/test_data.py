@@ -413,6 +413,30 @@ def test_a_split_counts_images_and_batches_and_its_last_batch_is_short(split):
     assert torch.equal(split.head(20).images, split.images[:20])
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_are_the_pixels_as_they_were(channels):
+    images = torch.randint(256, (7, channels, 4, 5), dtype=torch.uint8)
+    split = data.Split("val", images, torch.arange(7), mean=99.0, std=3.0, batch_size=2)
+    for indices in ([5, 0, 5], torch.tensor([5, 0, 5]), np.array([5, 0, 5])):
+        shown = split.pictures(indices)
+        assert [picture.dtype for picture in shown] == 3 * [np.uint8]
+        for picture, index in zip(shown, (5, 0, 5), strict=True):
+            expected = images[index, 0] if channels == 1 else images[index].permute(1, 2, 0)
+            assert np.array_equal(picture, expected)
+    shown[0][:] = 0
+    assert torch.equal(split.images, images)
+    assert split.pictures([]) == []
+    with pytest.raises(IndexError, match="index 7 is out of bounds"):
+        split.pictures([0, 7])
+
+
+def test_splits_move_to_a_device_with_their_batches(split):
+    splits = data.Splits("noise", split, split, split, "random").to("meta")
+    for part in (splits.train, splits.val, splits.test):
+        assert {part.device.type, part.images.device.type} == {"meta"}
+        assert [x.device.type for x, _ in part] == 4 * ["meta"]
+
+
 @given(start=st.integers(0, 6), step=st.integers(1, 5))
 def test_batches_from_a_start_on_in_steps_are_those_of_the_whole(split_of_50, start, step):
     expected = list(split_of_50)[start::step]

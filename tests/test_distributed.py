@@ -76,7 +76,7 @@ def test_one_killed_process_ends_the_run_with_a_word_and_a_checkpoint(one_killed
     assert done.returncode != 0
     assert seconds < 60  # most of which torch takes to load
     assert "ConnectionError: " in done.stderr
-    assert "the same start with --resume goes on" in done.stderr
+    assert "run the same command with --resume" in done.stderr
     assert [path.name for path in folder.iterdir() if path.suffix != ".log"] == ["checkpoint"]
     _, about = files.load_tensors(folder / "checkpoint")
     assert (len(about["rows"]), about["step"]) == (1, 2)
@@ -125,7 +125,7 @@ def test_the_model_stays_the_users_own_and_equal_in_all_processes(two):
     [
         ("config", "would train differently; give all the same config"),
         ("mask", "would train differently; give all the same config, mask"),
-        ("batches", "different numbers of batches, this one "),
+        ("batches", "and equally many batches (this one has "),
         ("length", "must know their number of batches; give a list or a DataLoader"),
         ("amounts", "in round 1 the processes would prune different weights"),
         ("checkpoint", "do not find the same checkpoint"),

@@ -63,7 +63,7 @@ def test_an_impossible_compression_is_refused(compression):
     ("choose", "message"),
     [
         ({"density": 8}, "divide by 100"),
-        ({"density": 0.1, "max_drop": 1}, "one of the two"),
+        ({"density": 0.1, "max_drop": 1}, "one of the three"),
         ({"density": 0.001}, "keep 0.002 of the weights at least"),
     ],
 )
@@ -161,6 +161,67 @@ def test_a_run_on_a_gpu_keeps_the_random_states_of_all_gpus(digits, monkeypatch)
     with pytest.raises(AskedError) as caught:
         experiments.run(recipe, digits)
     assert caught.value.args == ()
+
+
+def test_a_run_on_the_cpu_reaches_no_gpu(digits, monkeypatch):
+    """torch.manual_seed seeds all of them, and their states would not come back."""
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    recipe = experiments.chosen_recipe("lenet-300-100", {"density": 0.1, "method": "joint"})
+    recipe = replace(quick(recipe), scan=(0.1, 0.9), choose={**recipe.choose, "evaluations": 2})
+    experiments.run(recipe, digits, seed=3)
+    assert seeded == []
+
+
+PHOTOS = {"width": 0.25, "size": 64, "classes": 10}
+SEARCH = {"density": 0.05, "method": "joint", "evaluations": 30}
+RECIPES = [
+    (experiments.paper_recipe("lenet-5"), "lenet-5 --data mnist --seed 0"),
+    (
+        experiments.compressed_recipe("lenet-300-100", 37.5, "digits"),
+        "lenet-300-100 --data digits --compression 37.5 --seed 0",
+    ),
+    (
+        experiments.chosen_recipe("lenet-5", SEARCH),
+        "lenet-5 --data mnist --density 0.05 --method joint --evaluations 30 --seed 0",
+    ),
+    (
+        experiments.chosen_recipe("alexnet", {"max_drop": 0.5}, "shapes", PHOTOS).in_bf16(),
+        "alexnet --data shapes --width 0.25 --size 64 --max-drop 0.5 --seed 0 --bf16",
+    ),
+]
+
+
+@pytest.mark.parametrize(("recipe", "words"), RECIPES, ids=lambda v: str(v)[:7])
+def test_the_command_of_a_recipe_is_the_one_that_asks_for_it(recipe, words):
+    data_name = words.split()[2]
+    assert experiments.command(recipe, data_name, 0) == f"pruning-lab run --model {words}"
+    assert "--seed 7" in experiments.command(recipe.seeded(7), data_name, 7)
+    by_hand = replace(recipe, dense=replace(recipe.dense, lr=0.3))
+    assert experiments.command(by_hand, data_name, 0) is None  # no option asks for that
+
+
+def test_a_folder_that_is_not_there_and_one_without_a_run_are_told_apart(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nothing; check the path"):
+        experiments.Run.load(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match=r"no finished run in .*--resume --out"):
+        experiments.Run.load(tmp_path)
+
+
+def test_a_run_in_which_anything_changed_is_refused(digits, tmp_path):
+    run = experiments.run(quick(experiments.paper_recipe("lenet-300-100")), digits, folder=tmp_path)
+    again = experiments.Run.load(tmp_path)
+    assert again.record == run.record == json.loads((tmp_path / "run.json").read_text())
+    for name in ("dense.safetensors", "model.safetensors", "mask.safetensors", "run.json"):
+        before = (tmp_path / name).read_bytes()
+        place = before.rindex(b"1") if name == "run.json" else -1
+        changed = bytearray(before)
+        changed[place] ^= 1
+        (tmp_path / name).write_bytes(changed)
+        with pytest.raises(ValueError, match="changed since the run; restore"):
+            experiments.Run.load(tmp_path)
+        (tmp_path / name).write_bytes(before)
+    experiments.Run.load(tmp_path)
 
 
 def test_a_folder_of_another_run_is_refused(digits, tmp_path):

@@ -185,6 +185,21 @@ def test_a_path_that_is_no_file_is_named(tmp_path, load):
         load(tmp_path)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no such names there")
+@pytest.mark.parametrize("load", [files.load_json, files.load_tensors, files.read_text])
+def test_control_characters_in_the_name_of_a_file_are_escaped_in_its_error(tmp_path, load):
+    path = tmp_path / "odd\n\x1b[2J"
+    for content in (None, b"\xff"):
+        if content:
+            path.write_bytes(content)
+        with pytest.raises((ValueError, OSError), match=r"odd\\n\\x1b\[2J") as caught:
+            load(path)
+        assert str(caught.value).isprintable()
+    with pytest.raises(OSError, match=r"odd\\n\\x1b\[2J") as caught:
+        files.write(path / "model", b"")
+    assert str(caught.value).isprintable()
+
+
 def test_tensors_come_back_as_they_went(tmp_path):
     weight = torch.randn(6, 3, 5, 5)
     tensors = {
@@ -234,7 +249,7 @@ def test_about_is_read_without_the_tensors(tmp_path):
     odd = {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [0, 3]}
     files.write(path, container({"__metadata__": {"about": "{}"}, "a": odd}, bytes(3)))
     assert files.load_about(path) == {}
-    with pytest.raises(ValueError, match=r"t holds numbers of a kind that torch lacks: .*F6_E2M3"):
+    with pytest.raises(ValueError, match=r"t is not a whole safetensors file .*F6_E2M3"):
         files.load_tensors(path)
 
 

@@ -17,7 +17,6 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import functional as vision
 
 from pruning_lab import data
-from pruning_lab.data import request
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +49,7 @@ def loaded(folder: Path, **options) -> data.Splits:
 
 def streamed(monkeypatch, folder: Path, **options) -> data.Splits:
     with monkeypatch.context() as patch:
-        patch.setattr(request, "MEMORY_BYTES", 0)
+        patch.setattr(data.splits, "MEMORY_BYTES", 0)
         return loaded(folder, **options)
 
 
@@ -100,7 +99,7 @@ def test_folders_in_a_class_and_links_to_folders_are_read_as_torchvision_does(
     (folder / "val").symlink_to(folder / "test")
     theirs = datasets.ImageFolder(str(folder / "train")).samples
     train = streamed(monkeypatch, folder, size=5).train
-    files = [str(train.root / name) for name in train.files]
+    files = [str(train.root / name) for name in train.images]
     assert set(zip(files, train.labels.tolist(), strict=True)) == set(theirs)
     assert len(theirs) == 10
 

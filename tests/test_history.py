@@ -260,6 +260,7 @@ def test_an_attempt_at_chance_is_no_pareto_point():
         lambda h: h["attempts"][0].update(parent=1),
         lambda h: h["attempts"][0].update(version=1),
         lambda h: h["attempts"][2].update(version=7),
+        lambda h: h["attempts"][2].update(version=2**62),
         lambda h: h["attempts"][2].update(version=-1),
         lambda h: h["attempts"][1].update(density=1.5),
         lambda h: h["attempts"][1].update(bytes=-1),

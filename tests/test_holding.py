@@ -82,7 +82,7 @@ def test_the_mask_holds_from_the_moment_that_hold_returns(toy):
     assert risen(toy, mask) == 0
 
 
-def test_a_removed_handle_lets_the_weights_go(toy, batches):
+def test_after_a_handle_is_removed_pruned_weights_move_again(toy, batches):
     optimizer = OPTIMIZERS["momentum"](toy.parameters())
     mask = masks.prune(toy, density=0.3)
     handle = mask.hold(toy)
@@ -332,6 +332,20 @@ def test_two_masks_on_one_network_keep_what_both_keep_until_one_is_removed(toy, 
     list(steps(toy, optimizer, batches, 2))
     assert risen(toy, narrow) > 0
     assert risen(toy, wide) == 0
+
+
+def test_a_mask_that_is_held_twice_holds_until_both_handles_are_removed(toy, batches):
+    optimizer = OPTIMIZERS["momentum"](toy.parameters())
+    list(steps(toy, optimizer, batches, 1))
+    mask = masks.prune(toy, density=0.3)
+    first, second = mask.hold(toy), mask.hold(toy)
+    first.remove()
+    first.remove()  # which changes nothing any more
+    list(steps(toy, optimizer, batches, 2))
+    assert risen(toy, mask) == 0
+    second.remove()
+    list(steps(toy, optimizer, batches, 2))
+    assert risen(toy, mask) > 0
 
 
 def test_a_deep_copy_and_a_pickle_are_free_until_held(toy, batches):

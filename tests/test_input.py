@@ -172,9 +172,7 @@ def test_a_run_takes_no_folder_with_files_that_it_would_write_or_believe(here):
     check_refused(
         ("run", *DIGITS, "--out", "."), r"holds dense\.safetensors, mask\.saf.* scan\.csv"
     )
-    check_refused(
-        ("run", *DIGITS, "--out", "run"), "holds a run already; go on with it by --resume"
-    )
+    check_refused(("run", *DIGITS, "--out", "run"), "holds a run already; resume it with --resume")
     check_refused(("run", *DIGITS, "--out", "plan.json"), "--out plan.json")
 
 
@@ -255,7 +253,7 @@ def test_what_is_no_file_of_the_kind_is_named(kind, here):
         "empty": b"",
         "nul": bytes(500),
         "bom": "\ufeff{}".encode(),
-        "utf16": '{"format": "pruning_lab plan 3"}'.encode("utf-16"),
+        "utf16": '{"format": "pruning_lab plan 4"}'.encode("utf-16"),
         "latin1": '{"format": "é"}'.encode("latin-1"),
         "deep": b"[" * 100_000,
         "deeper": b'{"a":' * 100_000,
@@ -300,9 +298,7 @@ def test_a_file_that_is_longer_or_shorter_than_its_header_says_is_refused(load, 
     raw = Path("dense.safetensors").read_bytes()
     for content_ in (raw[:-1], raw + b"\0"):
         Path("odd").write_bytes(content_)
-        with pytest.raises(
-            ValueError, match=r"odd is not a whole safetensors file: it has 48,\d+ b"
-        ):
+        with pytest.raises(ValueError, match=r"odd is not a whole safetensors file"):
             load("odd")
 
 
@@ -338,8 +334,7 @@ def test_pipes_sockets_and_devices_are_never_read(here):
 
 PEAK = """
 import contextlib, io, sys
-from pruning_lab import cli
-import pruning_lab.cli.commands
+from pruning_lab import cli, data, experiments, masks, sensitivity
 
 def peak():  # of this program; getrusage's is that of the process that started it, too
     (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -407,10 +402,13 @@ PLAN = ("prune", "dense.safetensors", "--plan", "plan.json", "--out", "new")
     [
         (lambda plan: plan["rows"].pop(), "other layers"),
         (lambda plan: plan["rows"].append(plan["rows"][0]), "'fc1' stands twice"),
-        (lambda plan: plan["rows"].clear(), "a row for at least one layer"),
+        (lambda plan: plan["rows"].clear(), "rows must be .*length >= 1"),
         (lambda plan: plan["rows"][1].update(layer="fc9"), "no layer 'fc9' to prune; did you mean"),
-        (lambda plan: plan["rows"][1].update(density=50), r"rows\[1\]: density must lie in \[0, 1"),
-        (lambda plan: plan["rows"][1].update(density=-0.1), r"rows\[1\]: density must lie in"),
+        (lambda plan: plan["rows"][1].update(density=50), r"rows\[1\].density must be number <= 1"),
+        (
+            lambda plan: plan["rows"][1].update(density=-0.1),
+            r"rows\[1\].density must be number >= 0",
+        ),
         (
             lambda plan: plan["rows"][1].update(density="0.5"),
             r"rows\[1\].density must be number, g",
@@ -419,18 +417,21 @@ PLAN = ("prune", "dense.safetensors", "--plan", "plan.json", "--out", "new")
         (lambda plan: plan["rows"][1].update(density=True), r"rows\[1\].density must be number, g"),
         (lambda plan: plan["rows"][1].update(density=10**400), r"rows\[1\].density"),
         (lambda plan: plan["rows"][1].update(weights=10**400), r"rows\[1\].weights must be a fin"),
-        (lambda plan: plan["rows"][1].update(weights=0), r"rows\[1\]: weights must be 1 or more"),
+        (
+            lambda plan: plan["rows"][1].update(weights=0),
+            r"rows\[1\].weights must be whole number >= 1",
+        ),
         (lambda plan: plan["rows"][1].update(weights=76), "has 75 weights here, not 76"),
         (lambda plan: plan["rows"][1].update(weights=75.5), r"rows\[1\].weights must be whole num"),
-        (lambda plan: plan["rows"][1].update(quality=-1), r"rows\[1\]: quality must be a finite"),
-        (lambda plan: plan["rows"][1].update(drop=7), r"rows\[1\]: drop must lie in"),
+        (lambda plan: plan["rows"][1].update(quality=-1), r"rows\[1\].quality must be number >= 0"),
+        (lambda plan: plan["rows"][1].update(drop=7), r"rows\[1\].drop must be number <= 1"),
         (lambda plan: plan["rows"][1].update(colour="red"), r"rows\[1\]: unknown field 'colour'"),
         (lambda plan: plan["rows"][1].pop("why"), r"rows\[1\]: the field 'why' is missing"),
         (lambda plan: plan.pop("other_kept"), "the field 'other_kept' is missing"),
         (lambda plan: plan.update(other_weights=10, other_kept=11), "other_kept 11 of other_weigh"),
         (lambda plan: plan.update(other_weights=10, other_kept=1), "expected 10"),
-        (lambda plan: plan.update(method="best"), "method must be single, joint or studio"),
-        (lambda plan: plan.update(saliency="size"), "saliency 'size', which its name alone"),
+        (lambda plan: plan.update(method="best"), "method.*'best'"),
+        (lambda plan: plan.update(saliency="size"), "'size', which its name alone"),
         (lambda plan: plan.update(saliency=7), "saliency must be text, got whole number"),
         (lambda plan: plan.update(model_sha256="0"), "network with other weights; choose for this"),
         (lambda plan: plan.update(together={"value": 3, "low": 0, "high": 0, "n": 5}), "together"),
@@ -476,59 +477,72 @@ def about(change):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    "change",
     [
-        (rows(lambda lines: lines.pop(3)), "line 4 is broken: expected layer 'fc2' at density 0.5"),
-        (rows(lambda lines: lines.pop()), "5 rows, and scan.json names 6 layers x levels"),
-        (rows(lambda lines: lines.append(lines[-1])), "7 rows, and scan.json names 6"),
-        (rows(lambda lines: lines.insert(2, lines[1])), "line 3 is broken: expected layer 'fc1'"),
-        (rows(lambda lines: lines.reverse()), "line 1: expected the columns layer,asked"),
-        (rows(lambda lines: lines.clear()), "line 1: expected the columns layer,asked"),
-        (rows(lambda lines: lines[2].pop()), "line 3 is broken: 12 cells, expected 13"),
-        (cell("density", "-0.5"), "line 2 is broken: density -0.5 at density 0.5 of 11,760"),
-        (cell("density", "50"), "line 2 is broken: density 50 at density 0.5 of 11,760 weights"),
-        (cell("density", "0.4"), "line 2 is broken: density 0.4 at density 0.5 of 11,760"),
-        (cell("density", "half"), "line 2 is broken: density must be number, got text"),
-        (cell("density", ""), "line 2 is broken: density must be number, got text"),
-        (cell("density", "nan"), "line 2 is broken: density must be a finite number, got nan"),
-        (cell("images", "-144"), "line 2 is broken: accuracy"),
-        (cell("images", "0"), "line 2 is broken: accuracy"),
-        (cell("images", "1e3"), "line 2 is broken: accuracy"),
-        (cell("accuracy", "0.5001"), "line 2 is broken: accuracy 0.5001"),
-        (cell("accuracy", "50"), "line 2 is broken: accuracy 50"),
-        (cell("low", "0"), "line 2 is broken: accuracy"),
-        (cell("drop", "0.5"), "line 2 is broken: drop 0.5"),
-        (cell("drop_high", "0.9"), "line 2 is broken: drop"),
-        (cell("drop_low", "inf"), "line 2 is broken: drop.low must be a finite number"),
-        (cell("quality", "9"), "line 2 is broken: quality 9, threshold"),
-        (cell("threshold", ""), "line 2 is broken: quality .*, threshold None"),
-        (cell("layer", "fc9"), "expected layer 'fc1' at density 0.5, got 'fc9'"),
-        (cell("asked", "density 0.9"), "expected layer 'fc1' at density 0.5, got 'fc1' at density"),
-        (about(lambda a: a["levels"].append(0.02)), "6 rows|expected layer"),
-        (about(lambda a: a["levels"].__setitem__(0, 50)), "levels has the density 50"),
-        (about(lambda a: a.update(asked="quality")), "expected layer 'fc1' at quality 0.5"),
-        (about(lambda a: a["layers"].pop("fc2")), "line 4 is broken: expected layer 'fc3' at"),
-        (about(lambda a: a["layers"].clear()), "names no layer or no level"),
-        (about(lambda a: a["layers"]["fc1"].update(weights=9)), "fc1 has 11,760 of 9 weights"),
-        (about(lambda a: a["layers"]["fc1"].update(kept=-1)), "fc1 has -1 of 11,760 weights"),
-        (about(lambda a: a["layers"]["fc1"].update(kept=10**9)), "fc1 has 1,000,000,000 of"),
-        (about(lambda a: a["other_layers"].update(kept=5)), "other_layers has 5 of 0 weights"),
-        (about(lambda a: a["dense"].update(n=-3)), r"scan\.json is broken: accuracy"),
-        (about(lambda a: a["dense"].update(value=2)), r"scan\.json is broken: accuracy"),
-        (about(lambda a: a.pop("levels")), "the field 'levels' is missing"),
-        (about(lambda a: a.update(colour=1)), "unknown field 'colour'"),
-        (about(lambda a: a.update(layers=[1])), "layers must be object, got list"),
-        (about(lambda a: a.update(saliency="size")), "saliency 'size', which its name alone"),
+        rows(lambda lines: lines.pop(3)),
+        rows(lambda lines: lines.pop()),
+        rows(lambda lines: lines.append(lines[-1])),
+        rows(lambda lines: lines.insert(2, lines[1])),
+        rows(lambda lines: lines.reverse()),
+        rows(lambda lines: lines.clear()),
+        rows(lambda lines: lines[2].pop()),
+        cell("density", "-0.5"),
+        cell("density", "50"),
+        cell("density", "0.4"),
+        cell("density", "half"),
+        cell("density", ""),
+        cell("density", "nan"),
+        cell("accuracy_n", "-144"),
+        cell("accuracy_n", "0"),
+        cell("accuracy_n", "1e3"),
+        cell("accuracy", "0.5001"),
+        cell("accuracy", "50"),
+        cell("accuracy_low", "0"),
+        cell("drop", "0.5"),
+        cell("drop_high", "0.9"),
+        cell("drop_low", "inf"),
+        cell("quality", "9"),
+        cell("threshold", ""),
+        cell("layer", "fc9"),
+        cell("asked", "density 0.9"),
+        about(lambda a: a["levels"].append(0.02)),
+        about(lambda a: a["levels"].__setitem__(0, 50)),
+        about(lambda a: a.update(asked="quality")),
+        about(lambda a: a["layers"].pop("fc2")),
+        about(lambda a: a["layers"].clear()),
+        about(lambda a: a["layers"]["fc1"].update(weights=9)),
+        about(lambda a: a["layers"]["fc1"].update(kept=-1)),
+        about(lambda a: a["layers"]["fc1"].update(kept=10**9)),
+        about(lambda a: a["other_layers"].update(kept=5)),
+        about(lambda a: a["dense"].update(n=-3)),
+        about(lambda a: a["dense"].update(value=2)),
+        about(lambda a: a.update(saliency="size")),
     ],
 )
-def test_a_scan_that_lies_is_refused(change, says, here):
+def test_a_scan_that_was_changed_is_refused(change, here):
     change()
+    says = r"scan\.csv is broken: it or scan\.json has changed since the scan; scan again"
+    check_refused(("choose", "scan.csv", "--density", ".3", "--out", "new"), says)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda a: a.pop("levels"), "the field 'levels' is missing"),
+        (lambda a: a.pop("sha256"), "the field 'sha256' is missing"),
+        (lambda a: a.update(colour=1), "unknown field 'colour'"),
+        (lambda a: a.update(layers=[1]), "layers must be object, got list"),
+        (lambda a: a.update(format="pruning_lab scan 2"), "a scan of another version"),
+    ],
+)
+def test_a_file_that_is_no_scan_is_refused(change, says, here):
+    edit("scan.json", change)
     check_refused(("choose", "scan.csv", "--density", ".3", "--out", "new"), says)
 
 
 def test_a_scan_of_another_network_is_refused(here):
     words = ("choose", "scan.csv", "other.safetensors", *DIGITS, "--density", ".3", "--out", "new")
-    check_refused(words, r"scan\.csv: the scan is of a network with other weights; scan this one")
+    check_refused(words, r"scan\.csv: the scan is for a network with other weights; scan this one")
     words = ("studio", "other.safetensors", *DIGITS, "--scan", "scan.csv", "--no-browser")
     check_refused(words, "other weights")
 
@@ -537,27 +551,14 @@ def test_a_scan_of_another_network_is_refused(here):
     ("change", "says"),
     [
         (lambda run: run.update(format="pruning_lab run 1"), "a run of another version of prun"),
-        (lambda run: run.pop("recipe"), "the field 'recipe' is missing"),
-        (lambda run: run["recipe"].pop("network"), "recipe: the field 'network' is missing"),
-        (lambda run: run["recipe"].update(network="resnet"), "no table of the paper has"),
-        (lambda run: run["recipe"]["dense"].update(lr=-1), "recipe.dense: lr must be > 0"),
-        (lambda run: run["recipe"].update(shape={"width": 0.1}), "is it of another width"),
-        (lambda run: run["test"]["pruned"].update(value=None), "test.pruned.value must be number"),
-        (lambda run: run["test"]["pruned"].update(value=0.7), "does not fit .*: accuracy 0.7"),
-        (lambda run: run["test"]["drop"].update(n=7), "does not fit .*: drop"),
-        (lambda run: run["parameters"].update(pruned=1), "it says 1 parameters of the pruned"),
-        (lambda run: run["layers"]["pruned"].pop(), "its layers are not those of the paper"),
-        (
-            lambda run: run["layers"]["pruned"][0].update(kept=5),
-            "its row of layer 'fc1' is not",
-        ),
-        (lambda run: run["layers"]["pruned"][0].update(density=5), "the densities of layer 'fc1'"),
-        (lambda run: run["stages"].pop(), "its stages are not those of 3 rounds"),
-        (lambda run: run["stages"][1].update(kept=10**9), "1000000000 of .* weights in round 1"),
-        (lambda run: run["scan"][0]["accuracy"].update(n=0), "does not fit .*: accuracy"),
-        (lambda run: run["epochs"][0].update(loss="low"), r"epochs\[0\].loss must be number"),
-        (lambda run: run.update(seed="x"), "seed must be whole number, got text"),
-        (lambda run: run.update(stages=7), "stages must be list, got whole number"),
+        (lambda run: run.pop("sha256"), "changed since the run"),
+        (lambda run: run.pop("recipe"), "changed since the run"),
+        (lambda run: run["recipe"].update(network="resnet"), "changed since the run"),
+        (lambda run: run["test"]["pruned"].update(value=0.7), "changed since the run"),
+        (lambda run: run["parameters"].update(pruned=1), "changed since the run"),
+        (lambda run: run["layers"]["pruned"].pop(), "changed since the run"),
+        (lambda run: run["epochs"][0].update(loss="low"), "changed since the run"),
+        (lambda run: run.update(stages=7), "changed since the run"),
     ],
 )
 def test_a_run_that_lies_is_refused(change, says, here):
@@ -573,10 +574,12 @@ def test_a_record_with_nan_is_refused(here):
 
 
 def test_a_run_with_files_of_another_is_refused(here):
+    before = Path("run/model.safetensors").read_bytes()
     shutil.copy("run/dense.safetensors", "run/model.safetensors")
-    check_refused(("report", "run", "--out", "new"), "parameters of the pruned network")
+    check_refused(("report", "run", "--out", "new"), "changed since the run")
+    Path("run/model.safetensors").write_bytes(before)
     shutil.copy("mask.safetensors", "run/mask.safetensors")
-    check_refused(("report", "run", "--out", "new"), "parameters of the pruned network")
+    check_refused(("report", "run", "--out", "new"), "changed since the run")
 
 
 @pytest.mark.parametrize(
@@ -679,7 +682,7 @@ NUMBERS = {
 def test_a_number_that_makes_no_sense_is_refused(words, here):
     for number in NUMBERS[words].split():
         check_refused(
-            [*words.format(number).split(), *new(words)], r"must|takes a|goes with|at least"
+            [*words.format(number).split(), *new(words)], r"must|takes one|goes with|at least"
         )
 
 
@@ -690,15 +693,15 @@ def new(words):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("", "required: COMMAND"),
-        ("prune dense.safetensors --frob", "unrecognized arguments: --frob"),
-        ("prine", "invalid choice: 'prine'"),
-        ("prune dense.safetensors --density =.5 --out new", "takes a number"),
-        ("prune dense.safetensors --density fc1= --out new", "takes a number"),
-        ("prune dense.safetensors --density fc1=.5 fc1=.4 --out new", "names a layer twice"),
-        ("prune dense.safetensors --density", "--density: expected at least one argument"),
-        ("train --model resnet", "invalid choice: 'resnet'"),
-        ("train --device tpu", "invalid choice: 'tpu'"),
+        ("prune dense.safetensors --frob", "Unknown option: --frob"),
+        ("prine", 'Unknown command "prine". Did you mean "prune"'),
+        ("prune dense.safetensors --density =.5 --out new", "takes one number"),
+        ("prune dense.safetensors --density fc1= --out new", "takes one number"),
+        ("prune dense.safetensors --density fc1=.5 fc1=.4 --out new", "for each layer once"),
+        ("prune dense.safetensors --density", "--density requires at least 1 element"),
+        ("train --model resnet --out new", "no built-in network 'resnet'; there are lenet-300"),
+        ("run --model resnet", 'Invalid value "resnet" for --model'),
+        ("train --device tpu", 'Invalid value "tpu" for --device'),
     ],
 )
 def test_words_that_are_unknown_get_one_sentence(words, says, here):
@@ -716,16 +719,16 @@ def test_a_network_too_large_for_this_machine_is_refused(here, monkeypatch):
 
 def interrupted(monkeypatch, words, after):
     """Ctrl-C when `train` begins an epoch for the time number `after`."""
-    epoch, seen = training._Loop._epoch, []
+    modes, seen = training.mode, []
 
-    def stop(self, forward):
+    def stop(model, *, training):
         seen.append(1)
         if len(seen) > after:
             raise KeyboardInterrupt
-        return epoch(self, forward)
+        return modes(model, training=training)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Loop, "_epoch", stop)
+        patch.setattr(training, "mode", stop)
         assert typed(*words)[0] == 130
 
 
@@ -773,7 +776,7 @@ def test_a_run_resumes_by_its_own_advice_with_the_same_options_from_any_moment(h
 def test_bf16_that_a_run_was_not_started_with_is_refused_when_it_is_resumed(here):
     Path("run/run.json").unlink()
     words = ("run", "--resume", "--out", "run", "--bf16")
-    check_refused(words, "was started with --bf16 off")
+    check_refused(words, "was started with --bf16 False")
 
 
 @pytest.mark.parametrize(
@@ -798,24 +801,20 @@ def test_what_a_run_was_started_with_is_checked(change, says, here):
     [
         (
             lambda about: about["rows"].append({**about["rows"][0], "epoch": 2}),
-            "2 rows and step 0 are",
+            r"its rows \(2\) and step 0 do not fit epochs=1",
         ),
-        (lambda about: about["rows"][0].update(epoch=3), "rows and step 0 are not"),
-        (lambda about: about["rows"].clear(), "0 rows and step 0 are not"),
+        (lambda about: about["rows"][0].update(epoch=3), r"its rows \(1\) and step 0 do not"),
+        (lambda about: about["rows"].clear(), r"its rows \(0\) and step 0 do not"),
         (lambda about: about["rows"][0].update(loss="x"), r"rows\[0\].loss must be number"),
-        (lambda about: about.update(step=-1), "1 rows and step -1 are not"),
+        (lambda about: about.update(step=-1), r"its rows \(1\) and step -1 do not"),
         (lambda about: about.update(settings=[]), "settings must be object, got list"),
         (lambda about: about["settings"].update(lr=9), "of another training, with another lr"),
-        (lambda about: about.update(optimizer=7), "is a broken checkpoint"),
+        (lambda about: about.update(optimizer=7), "optimizer must be object, got whole number"),
     ],
 )
 def test_a_checkpoint_that_lies_is_refused(change, says, toy, split, tmp_path):
     config, path = training.TrainConfig(epochs=1), tmp_path / "c"
     list(training.train(toy, split, config, checkpoint=path))
-    if "broken checkpoint" in says:
-        config = replace(config, epochs=2)
-        path.unlink()
-        next(training.train(toy, split, config, checkpoint=path))
     edit(path, change)
     old, before = path.read_bytes(), [p.clone() for p in toy.parameters()]
     with pytest.raises(ValueError, match=says) as caught:
@@ -904,9 +903,7 @@ def test_a_joint_search_says_its_cost_first_and_keeps_to_it(here, capsys):
     for typed_, most in (((), "1,000"), (("--evaluations", "3"), "3")):
         assert cli.main([*words, "--method", "joint", *typed_, "--force"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines[1] == (
-            f"  choose   at most {most} evaluations on 2,000 images each (--evaluations N)"
-        )
+        assert lines[1] == (f"a search of at most {most} evaluations, each on 2,000 images")
     assert cli.main([*words, "--method", "joint", "--json", "--force"]) == 0
     json.loads(capsys.readouterr().out)
 
@@ -1023,7 +1020,7 @@ def check_right(name, new, folder, made):
     elif name in ("scan.json", "scan.csv"):
         one, other = (sensitivity.Scan.load(where / "scan.csv") for where in (folder, made))
         for ours, theirs in zip(one, other, strict=True):
-            assert replace(ours, note="") == theirs
+            assert ours == theirs
     elif name == "mask.safetensors":
         assert masks.Mask.load(folder / name) == masks.Mask.load(made / name)
     elif name == "dense.safetensors":

@@ -159,3 +159,25 @@ def test_the_papers_errors_are_typed_in_one_module():
     ]
     assert len(distinct) > 8
     assert typed == []
+
+
+def test_editors_are_told_of_all_that_the_package_has():
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text())
+    imported = [a for node in stub.body if isinstance(node, ast.ImportFrom) for a in node.names]
+    assert all(alias.name == alias.asname for alias in imported)  # `as` marks it as meant for users
+    assert {alias.name for alias in imported} | {"__version__"} == set(dir(pruning_lab))
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_no_module_class_or_function_is_too_long_to_be_read_in_one_sitting():
+    most = {ast.Module: 450, ast.ClassDef: 300, ast.FunctionDef: 80}
+    too_long = []
+    for path in SOURCES:
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            lines = path.read_text().count("\n")
+            if not isinstance(node, ast.Module):
+                lines = getattr(node, "end_lineno", 0) - getattr(node, "lineno", 0) + 1
+            if lines > most.get(type(node), lines):
+                too_long.append(f"{path.name}: {getattr(node, 'name', 'module')} {lines}")
+    assert sorted(set(too_long)) == []

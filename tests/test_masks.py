@@ -366,6 +366,7 @@ def test_a_mask_owns_its_tensors():
     assert mask.kept == 6
     assert copy.deepcopy(mask) == mask
     assert pickle.loads(pickle.dumps(mask)) == mask
+    assert repr(mask) == "Mask(6 of 6 weights kept in 1 layer)"
 
 
 def test_a_mask_moves_to_a_device_with_its_receipt(toy):
@@ -409,15 +410,27 @@ def test_a_receipt_remarks_on_whatever_is_odd(toy):
     assert notes["{'threshold': 0}"] == notes["{'density': 1}"] == 3 * ["nothing gone"]
 
 
+def test_a_receipt_and_an_error_escape_control_characters_in_names():
+    model = nn.Sequential()
+    model.add_module("fc\x1b[2J1", nn.Linear(4, 3))
+    model.add_module("words\n", nn.Embedding(5, 4))
+    mask = masks.prune(model, density=0.5)
+    assert len(str(mask.receipt).splitlines()) == 6  # head, rule, layer, total, two not covered
+    assert all(line.isprintable() for line in str(mask.receipt).splitlines())
+    with pytest.raises(KeyError) as caught:
+        masks.prune(model, density={"fc2": 0.5})
+    assert caught.value.args[0].endswith(r"this network has fc\x1b[2J1")
+
+
 def test_an_unknown_layer_of_a_mask_names_the_nearest(toy):
     with pytest.raises(KeyError, match="did you mean fc1"):
-        masks.Mask.dense(toy)["fc_1"]
-    assert "fc_1" not in masks.Mask.dense(toy)
+        masks.Mask.of(toy)["fc_1"]
+    assert "fc_1" not in masks.Mask.of(toy)
 
 
 def test_a_mask_of_another_network_is_refused(toy, branching):
     with pytest.raises(KeyError, match="no layer 'conv1' to prune"):
-        masks.Mask.dense(toy).apply_(branching)
+        masks.Mask.of(toy).apply_(branching)
 
 
 # --- files -------------------------------------------------------------------------------------

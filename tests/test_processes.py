@@ -25,7 +25,7 @@ def files_in(folder: Path) -> dict:
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     points = sensitivity.scan(scannable(), many(), FINE, out=folder / "scan.csv")
-    assert {point.accuracy.n for point in points} == {1200, 1500}  # some levels are left at chance
+    assert {point.accuracy.n for point in points} == {1500}
     return files_in(folder)
 
 
@@ -50,7 +50,7 @@ def test_two_processes_know_and_wait_for_each_other_and_sum_their_counts(two):
     assert of_both(two, "left") == 2 * [[0, 1, 2]]
 
 
-def test_two_processes_write_what_one_writes_levels_at_chance_and_all(two, alone):
+def test_two_processes_write_what_one_writes(two, alone):
     assert files_in(two[0] / "uninterrupted") == alone
 
 
@@ -61,10 +61,8 @@ def test_two_processes_share_the_batches(two):
 
 def test_both_processes_return_the_same_scan_without_files_too(two):
     expected = sensitivity.scan(scannable(), uneven(), FINE)
-    assert {point.accuracy.n for point in expected} == {1200, 1500}
     for rank in range(2):
         assert Scan.load(two[0] / f"unnoted{rank}.csv") == expected
-    assert of_both(two, "notes") == 2 * [sorted({point.note for point in expected})]
     assert of_both(two, "same") == [True, True]
 
 
@@ -145,14 +143,14 @@ def test_one_process_agrees_with_itself_and_gathers_its_own():
     assert values.tolist() == [1, 2]
 
 
-def test_a_process_told_to_end_says_why_and_leaves_the_signal_as_it_was():
+def test_a_stopped_process_says_why_and_leaves_the_signal_as_it_was():
     script = """
 import os, signal
 from pruning_lab import processes
 
 before = signal.getsignal(signal.SIGTERM)
 try:
-    with processes._told_to_end():
+    with processes.stoppable():
         os.kill(os.getpid(), signal.SIGTERM)
         signal.pause()
 except ConnectionError as error:
@@ -166,6 +164,6 @@ print(signal.getsignal(signal.SIGTERM) is before)
         timeout=60,
     )
     said, same = done.stdout.splitlines()
-    assert said.startswith("the launcher ends this process, as it does when another one has died")
-    assert said.endswith("--resume goes on")
+    assert said.startswith("stopped by torch's launcher, probably because another process failed;")
+    assert said.endswith("; run the same command with --resume")
     assert same == "True"

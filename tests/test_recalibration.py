@@ -2,6 +2,7 @@
 
 import copy
 import json
+import threading
 from dataclasses import replace
 
 import pytest
@@ -55,7 +56,9 @@ def test_statistics_are_those_of_the_images_and_nothing_else_changes(model, spli
 
 def test_without_images_the_statistics_stay(model):
     before = copy.deepcopy(model)
-    with pytest.raises(ValueError, match="no images to recalibrate BatchNorm layers with"):
+    with pytest.raises(
+        ValueError, match="no images to recalibrate BatchNorm layers; give training images"
+    ):
         evaluation.recalibrate(model, [])
     with pytest.raises(RuntimeError):
         evaluation.recalibrate(model, [(torch.randn(2, 1, 8, 8), 0), (torch.randn(2, 3, 8, 8), 0)])
@@ -82,6 +85,36 @@ def test_an_evaluator_renews_statistics_after_every_change(model, splits, everyt
         expected = torch.cat([real(x) for x, _ in splits.val])
         assert torch.allclose(evaluator.logits(), expected, atol=1e-5)
     assert everything_of(model) == before
+
+
+class Uncopied(nn.Module):
+    """It holds a lock, so that it cannot be copied."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.lock = network, threading.Lock()
+
+    def forward(self, x):
+        return self.network(x)
+
+
+def test_a_network_that_cannot_be_copied_is_recalibrated_too(model, splits, everything_of):
+    whole = Uncopied(model)
+    before = everything_of(whole)
+    evaluator = evaluation.Evaluator(whole, splits.val, recalibrate=splits.train)
+    assert evaluator.how == "whole, 1 worker"
+    expected = by_torch(model, splits.train)
+    expected = torch.cat([expected(x) for x, _ in splits.val])
+    assert torch.allclose(evaluator.logits(), expected, atol=1e-5)
+    assert everything_of(whole) == before
+
+
+@pytest.mark.parametrize("choice", [{"max_drop": 4}, {"density": 0.3, "method": "joint"}])
+def test_a_search_with_the_scans_own_images_recalibrates(model, splits, choice):
+    scan = sensitivity.scan(model, splits.val, [0.1, 0.3, 0.6], recalibrate=splits.train)
+    plan = sensitivity.choose(scan, **choice, evaluations=10)
+    assert plan.recalibrated
+    assert plan.together.value <= choice.get("max_drop", 100) / 100
 
 
 @pytest.mark.parametrize("method", ["single", "joint"])
@@ -143,7 +176,7 @@ def plain():
 def test_the_command_line_scans_and_chooses_with_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     own = ["--model", "test_recalibration:normed", "--data", "digits"]
-    scan = ["scan", *own, "--densities", "0.5", "0.2", "--recalibrate", "64", "--no-stop"]
+    scan = ["scan", *own, "--densities", "0.5", "0.2", "--recalibrate", "64"]
     assert main([*scan, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["recalibrated"] is True
     choose = ["choose", "scan.csv", *own, "--density", "0.4", "--out", "plan.json"]
@@ -154,4 +187,4 @@ def test_the_command_line_scans_and_chooses_with_it(tmp_path, monkeypatch, capsy
     assert "made with BatchNorm recalibrated" in capsys.readouterr().err
     plain = ["scan", "--model", "test_recalibration:plain", "--data", "digits", "--out", "a.csv"]
     assert main([*plain, "--recalibrate", "9"]) == 2
-    assert "no BatchNorm layer; leave --recalibrate away" in capsys.readouterr().err
+    assert "no BatchNorm layer; leave --recalibrate out" in capsys.readouterr().err

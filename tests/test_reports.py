@@ -1,10 +1,15 @@
 """The tables and the page: the paper's numbers from the paper, ours from the record."""
 
+import html
+import json
 import re
+from dataclasses import replace
 
 import pytest
+import torch
 
-from pruning_lab import data, experiments, masks, models, paper, reports
+from pruning_lab import data, evaluation, experiments, masks, models, paper, reports
+from pruning_lab.rows import plain
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +28,7 @@ def test_table_1_has_the_papers_column_and_ours(run):
     rows = {row[0]: row[1:] for row in reports.table_1(run.record)}
     assert rows["error, dense"][0] == "0.80%"
     assert rows["error, pruned"][0] == "0.77%"
-    assert rows["change in points"][0] == "-0.03"
+    assert rows["change of accuracy, points"][0] == "+0.03"
     assert rows["parameters, pruned"][:2] == ("36K", f"{43_050 + 580:,}")
     assert rows["compression"][:2] == ("12x", f"{431_080 / 43_630:.1f}x")
 
@@ -36,7 +41,8 @@ def test_an_errors_interval_holds_the_error_and_runs_upwards(run):
 
 
 def test_the_layer_table_has_a_row_for_each_of_the_papers(run):
-    rows = reports.layer_table(run.record)[2:]
+    header, *rows = reports.layer_table(run.record)
+    assert header[5:7] == ("weights%\npaper", "weights%\nours")
     assert [row[0] for row in rows] == [row.layer for row in paper.LENET_5]
     assert [row[5] for row in rows] == ["66%", "12%", "8%", "19%", "8%"]  # weights%, paper
     assert [row[6] for row in rows] == ["10.0%"] * 5  # weights%, ours
@@ -44,14 +50,72 @@ def test_the_layer_table_has_a_row_for_each_of_the_papers(run):
 
 def test_the_terminal_shows_both_tables_under_their_names(run):
     text = reports.text(run.record)
-    assert text.startswith("Table 1: LeNet-5; errors on 359 test images of digits, used once")
+    assert text.startswith(reports.sentence(run.record))
+    assert "\nTable 1: LeNet-5; errors on 359 test images of digits" in text
     assert "the paper's are of mnist" in text
     assert "\nTable 3: layer by layer" in text
 
 
+def test_the_sentence_has_the_weights_the_compression_and_the_change_with_its_sign(run):
+    record = json.loads(json.dumps(run.record))
+    record["test"]["drop"] = plain(evaluation.Drop.counted(9, 2, 359))
+    said = reports.sentence(record)
+    assert said.count(". ") == 0  # one sentence
+    assert "LeNet-5 keeps 43,050 of its 430,500 weights (10.0%" in said
+    assert "9.9x fewer parameters" in said
+    dense = record["test"]["dense"]["value"]
+    assert "359 test images of digits changes by -1.95 points (-3.8" in said
+    assert f"from the dense network's {dense:.2%}." in said
+    change = {row[0]: row[1:] for row in reports.table_1(record)}["change of accuracy, points"]
+    assert change[1] == "-1.95"
+    assert change[2].startswith("-3.8")
+
+
 def test_the_page_holds_its_pictures_and_has_none_of_what_was_not_done(run):
     page = reports.html(run)
-    assert page.count("<img") == page.count("data:image/png;base64,") == 2
+    assert page.count("<img") == page.count("data:image/svg+xml;base64,") == 5  # four layers
     assert "Sensitivity" not in page
-    assert "The last cut" not in page
+    assert "The last pruning" not in page
     assert "://" not in page
+
+
+def test_the_page_opens_with_the_result_and_the_command(run):
+    page = reports.html(run, "pruning-lab report a&b")
+    places = [page.index(html.escape(words)) for words in (reports.sentence(run.record), "a&b")]
+    assert places == sorted(places)
+    assert places[-1] < page.index("<table")
+    assert "pruning-lab report PRUNED --dense DENSE" in reports.html(run)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A short run of LeNet-300-100, and its page."""
+    recipe = experiments.paper_recipe("lenet-300-100", "digits")
+    one = [replace(config, epochs=1) for config in (recipe.dense, *recipe.retrain)]
+    recipe = replace(recipe, dense=one[0], retrain=tuple(one[1:]), scan=(0.5, 0.1))
+    run = experiments.run(recipe, data.load("digits"), seed=4)
+    return run, reports.html(run)
+
+
+def test_the_page_of_a_run_says_what_made_it_and_where(whole):
+    run, page = whole
+    assert "pruning_lab.experiments.run(recipe, splits)" in page  # one epoch is no option
+    record = {**run.record, "recipe": plain(experiments.paper_recipe("lenet-300-100").seeded(4))}
+    record["data"] = {**record["data"], "name": "mnist"}
+    made = reports.html(replace(run, record=record))
+    assert "<pre>pruning-lab run --model lenet-300-100 --data mnist --seed 4</pre>" in made
+    assert f"torch {torch.__version__}" in page
+    assert "cores" in page
+
+
+def test_the_map_of_kept_pixels_stands_beside_the_bands(whole):
+    _, page = whole
+    last = page[page.index("What fc1 looks at") :]
+    assert last.count("<div class='grid'>") == 1
+    assert last.count("<img") == 2
+    assert page.count("<img") == 1 + 1 + 1 + 3 + 2
+
+
+def test_the_same_run_gives_the_same_page(whole):
+    run, page = whole
+    assert reports.html(run) == page

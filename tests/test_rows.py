@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from pruning_lab.evaluation import Accuracy
-from pruning_lab.rows import Rows, decode, flat, plain
+from pruning_lab.rows import Rows, decode, flat, plain, printable
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,17 @@ def test_it_prints_a_line_per_row_with_numbers_to_the_right(table):
         "fc1      40,000",
         "fc2         500",
     ]
+
+
+def test_a_name_with_control_characters_cannot_act_on_a_terminal():
+    """A new line, a colour, a bell, text from right to left; letters of any script stay."""
+    table = Table([Row("fc1\n\x1b[31mé 层\a\u202e", 3)])
+    assert len(str(table).splitlines()) == 3
+    assert r"fc1\n\x1b[31mé 层\x07\u202e" in str(table)
+    assert printable("conv1 µ") == "conv1 µ"
+    with pytest.raises(ValueError, match=r"odd\\x1b is broken: it must be") as caught:
+        decode(list[Row], 3, "odd\x1b")
+    assert str(caught.value).isprintable()
 
 
 def test_no_rows_print_their_headers():

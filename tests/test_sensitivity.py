@@ -14,16 +14,16 @@ import test_evaluator as zoo
 import torch
 from distributed_worker import FINE, many
 from distributed_worker import scannable as network
-from scipy.stats import binomtest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_processes import files_in
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from toys import CLASSES, lively
 
-from pruning_lab import criteria, data, evaluation, models, sensitivity
-from pruning_lab.data import Split
-from pruning_lab.evaluation import Accuracy
-from pruning_lab.sensitivity import Scan, scanning
+from pruning_lab import criteria, data, evaluation, masks, models, sensitivity
+from pruning_lab.evaluation import Accuracy, Drop
+from pruning_lab.sensitivity import Scan, ScanPoint
 
 LEVELS = [0.0, 0.1, 0.3, 0.6, 1.0]
 spread = zoo.spread  # a fixture: the calling thread, or two workers
@@ -259,7 +259,7 @@ def test_every_cell_is_right_for_networks_of_every_kind(name, doubles, everythin
     before = everything_of(model)
     points = sensitivity.scan(model, doubles, levels)
     assert everything_of(model) == before
-    assert len(points) == len(levels) * len(scanning.prunable(model))
+    assert len(points) == len(levels) * len(masks.prunable(model))
     order = list(dict.fromkeys(point.layer for point in points))
     assert rows(points) == list(
         rows_by_brute_force(model, doubles, largest_share, levels, order=order)
@@ -313,7 +313,7 @@ def test_every_cell_is_right_for_networks_of_torchvision(name, spread):
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.9  # which must not be seen
-    layers = list(scanning.prunable(model))[:: 7 if name == "mobilenet_v3_small" else 3]
+    layers = list(masks.prunable(model))[:: 7 if name == "mobilenet_v3_small" else 3]
     points = sensitivity.scan(model, batches, levels, layers=layers)
     expected = rows_by_brute_force(
         model, batches, largest_share, levels, layers=layers, order=points.layers
@@ -491,7 +491,7 @@ def test_levels_may_be_numpys(toy, split, tmp_path):
     assert Scan.load(tmp_path / "scan.csv") == points
 
 
-def test_progress_tells_images_ways_and_the_scan_so_far(toy, split, batches):
+def test_progress_says_images_strategy_and_the_scan_so_far(toy, split, batches):
     told = []
     points = sensitivity.scan(
         toy, split, LEVELS, notify=lambda p: told.append((p, p.images and p.scan()))
@@ -552,9 +552,7 @@ def test_every_cell_is_right_with_batchnorm_recalibrated(
     """By torch's own averaging of batch statistics, on a copy that lost the weights."""
     model, levels, train = with_norms().train(), [0.2, 0.5], doubles[2:0:-1]
     before = everything_of(model)
-    points = sensitivity.scan(
-        model, doubles, levels, recalibrate=train, cumulative=cumulative, stop_at_chance=False
-    )
+    points = sensitivity.scan(model, doubles, levels, recalibrate=train, cumulative=cumulative)
     assert everything_of(model) == before
 
     @torch.no_grad()
@@ -578,88 +576,6 @@ def test_every_cell_is_right_with_batchnorm_recalibrated(
     without = sensitivity.scan(model, doubles, levels, cumulative=cumulative)
     assert [p.accuracy for p in without] != [p.accuracy for p in points]
     assert "BatchNorm" not in str(without)
-
-
-# --- levels at chance --------------------------------------------------------------------------
-
-
-def test_a_level_at_chance_is_left_after_the_first_thousand_images():
-    split, model = many(), network()
-    full = sensitivity.scan(model, split, FINE, stop_at_chance=False)
-    head = sensitivity.scan(model, split.head(1200), FINE, stop_at_chance=False)
-    assert {point.note for point in (*full, *head)} == {""}
-    assert {point.accuracy.n for point in full} == {1500}
-    chance = split.labels[:1200].bincount().max().item() / 1200
-    points = sensitivity.scan(model, split, FINE)
-    left = 0
-    for layer in points.layers:
-        level = [p for p in head if p.layer == layer]
-        right = [round(p.accuracy.value * 1200) for p in level]
-        lowest = [binomtest(k, 1200).proportion_ci(0.95, "wilson").low for k in right]
-        lost = [p.density for p, low in zip(level, lowest, strict=True) if low <= chance]
-        for point, early, late in zip(
-            *([p for p in s if p.layer == layer] for s in (points, head, full)), strict=True
-        ):
-            if lost and point.density < max(lost):
-                left += 1
-                assert replace(point, note="") == early
-                assert (
-                    point.note
-                    == f"at chance from density {max(lost):.3g} on; left after 1,200 images"
-                )
-            else:
-                assert point == late
-    assert 2 <= left <= 8
-    assert points.dense == full.dense
-    assert points.dense.n == 1500
-
-
-def test_levels_are_left_in_a_cumulative_scan_too():
-    split, model = many(), network()
-    full = sensitivity.scan(model, split, FINE, stop_at_chance=False, cumulative=True)
-    head = sensitivity.scan(model, split.head(1200), FINE, stop_at_chance=False, cumulative=True)
-    points = sensitivity.scan(model, split, FINE, cumulative=True)
-    assert {point.accuracy.n for point in points} == {1200, 1500}
-    for point, early, late in zip(points, head, full, strict=True):
-        assert replace(point, note="") == (early if point.note else late)
-
-
-def two_classes(pixels, weight):
-    """A scan of one layer over 1,100 images, half of each class, columns pruned from the right."""
-    split = Split("val", pixels, torch.arange(1100) % 2, 127.5, 127.5, batch_size=100)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(len(weight[0]), 2, bias=False))
-    with torch.no_grad():
-        model[1].weight.copy_(torch.tensor(weight))
-
-    def by_column(weight):
-        return -torch.arange(weight.shape[1]).expand_as(weight)
-
-    columns = weight[0]
-    levels = [k / len(columns) for k in range(len(columns) + 1)]
-    points = sensitivity.scan(model, split, levels, saliency=by_column)
-    return [(round(p.accuracy.value * p.accuracy.n), p.accuracy.n) for p in points]
-
-
-def test_a_level_that_answers_again_is_measured_behind_one_that_does_not():
-    """The second weight drowns the answer that the first gives, and the third holds it in check."""
-    pixels = torch.full((1100, 1, 1, 3), 255, dtype=torch.uint8)
-    pixels[::2, :, :, 0] = 0
-    counted = two_classes(pixels, [[-1.0, 9.0, -9.0], [1.0, 1e-9, 1e-9]])
-    assert counted == [(500, 1000), (1100, 1100), (550, 1100), (1100, 1100)]
-
-
-def test_a_few_answers_more_than_chance_gives_may_be_chance():
-    """The first weight tells ten images, the second all."""
-    pixels = torch.full((1100, 1, 1, 2), 255, dtype=torch.uint8)
-    pixels[1:20:2, :, :, 0] = 0
-    pixels[::2, :, :, 1] = 0
-    counted = two_classes(pixels, [[0.1, -1.0], [-0.1, 1.0]])
-    assert counted == [(500, 1000), (560, 1100), (1100, 1100)]
-
-
-def test_few_images_say_nothing_about_chance():
-    points = sensitivity.scan(network(), many().head(999), FINE)
-    assert {(point.accuracy.n, point.note) for point in points} == {(999, "")}
 
 
 # --- interrupted and resumed -------------------------------------------------------------------
@@ -687,7 +603,7 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.mark.parametrize("images", [0, 300, 900, 1200, 1500])
 @pytest.mark.parametrize("spread_over_workers", [False, True])
-def test_a_scan_goes_on_where_it_was_interrupted(
+def test_a_scan_resumes_where_it_was_interrupted(
     images, spread_over_workers, tmp_path, uninterrupted
 ):
     out = tmp_path / "scan.csv"
@@ -773,7 +689,6 @@ def test_what_is_left_of_a_scan_is_neither_overwritten_nor_mixed_up(name, tmp_pa
         "levels": {"densities": [0.6]},
         "layers": {"layers": ["1"]},
         "cumulative": {"cumulative": True},
-        "chance": {"stop_at_chance": False},
         "masks": {"saliency": criteria.random(0)},
     }
     for other in others.values():
@@ -788,19 +703,17 @@ def test_what_is_left_of_a_scan_is_neither_overwritten_nor_mixed_up(name, tmp_pa
 @pytest.mark.parametrize(
     "line", ["{", "[]", "[0]", "[0, 1]", '[0, [["a"]]]', "[0, [[1, 2, 3]]]", "\x00", "null", ""]
 )
-def test_a_broken_line_in_the_middle_is_named(line, tmp_path):
-    scan = partial(sensitivity.scan, network(), many(40, 10), [0.5], out=tmp_path / "scan.csv")
+def test_a_broken_line_in_the_middle_is_measured_again(line, tmp_path):
+    scan = partial(sensitivity.scan, network(), many(40, 10), [0.5])
     with pytest.raises(KeyboardInterrupt):
-        scan(notify=Stop(20))
+        scan(out=tmp_path / "scan.csv", notify=Stop(20))
     (part,) = tmp_path.iterdir()
-    header, first, second = part.read_text().splitlines()
-    part.write_text("\n".join([header, first, line, second, ""]))
-    with pytest.raises(ValueError, match=r"scan\.csv\.part0, line 3 is broken; delete") as caught:
-        scan(resume=True)
-    assert "\n" not in str(caught.value)
+    header, _, second = part.read_text().splitlines()
+    part.write_text("\n".join([header, line, second, ""]))
+    assert scan(out=tmp_path / "scan.csv", resume=True) == scan()
 
 
-def test_only_a_split_is_gone_on_with(toy, batches, tmp_path):
+def test_only_a_split_resumes(toy, batches, tmp_path):
     with pytest.raises(ValueError, match=r"give a Split, such as splits\.val"):
         sensitivity.scan(toy, batches, LEVELS, out=tmp_path / "scan.csv", resume=True)
 
@@ -852,7 +765,7 @@ def test_rows_are_plain_csv_with_names_on_top(saved):
     assert [(row["layer"], float(row["accuracy"])) for row in table] == [
         (point.layer, point.accuracy.value) for point in points
     ]
-    assert {row["images"] for row in table} == {"50"}
+    assert {row["accuracy_n"] for row in table} == {row["drop_n"] for row in table} == {"50"}
 
 
 def test_missing_files_and_wrong_endings_are_named(saved):
@@ -870,3 +783,116 @@ def test_a_scan_is_copied_and_sent_elsewhere_whole(toy, split):
     scan = sensitivity.scan(toy, split, [0.5])
     for other in (copy.deepcopy(scan), pickle.loads(pickle.dumps(scan))):
         assert (other, other.about, other.dense) == (scan, scan.about, scan.dense)
+        assert other.origin is None
+
+
+def test_a_scan_remembers_what_it_measured_in_memory_and_never_on_disk(toy, split, batches):
+    scan = sensitivity.scan(toy, split, [0.5], recalibrate=batches)
+    for other in (scan, scan[:1], scan.of("fc1"), copy.copy(scan)):
+        assert (other.origin.model, other.origin.images) == (toy, split)
+        assert other.origin.recalibrate is batches
+    assert b"_rebuild_tensor" in pickle.dumps(split.images)
+    assert b"_rebuild_tensor" not in pickle.dumps(scan)
+    assert sensitivity.scan(toy, iter(batches), [0.5]).origin is None  # they are gone
+
+
+def test_a_slice_of_a_scan_is_a_scan(toy, split):
+    scan = sensitivity.scan(toy, split, [0.5, 0.1])
+    part = scan[2:5]
+    assert isinstance(part, Scan)
+    assert part.layers == scan.layers[1:]
+    assert str(part).count("weights, sigma") == 2
+    assert [p.density for p in scan.of("fc1")] == [0.5, pytest.approx(0.1, abs=0.002)]
+    table = scan.to_pandas()
+    assert list(table.accuracy_low) == [point.accuracy.low for point in scan]
+    assert str(scan[:0]).endswith("No points.")
+
+
+# --- in a sentence -----------------------------------------------------------------------------
+
+
+def made_scan(lost, **about):
+    """Layer -> {density: images of 1,000 that are lost}."""
+    points = [
+        ScanPoint(
+            layer=layer,
+            density=density,
+            quality=None,
+            threshold=None,
+            accuracy=Accuracy.counted(990 - images, 1000),
+            drop=Drop.counted(images, 0, 1000),
+        )
+        for layer, levels in lost.items()
+        for density, images in levels.items()
+    ]
+    about = {"layers": {n: {"weights": 100, "kept": 100, "sigma": 0.1} for n in lost}, **about}
+    return Scan(points, dense=Accuracy.counted(990, 1000), about=about)
+
+
+@pytest.mark.parametrize(
+    ("lost", "about", "says"),
+    [
+        (
+            {"conv1": {0.5: 0, 0.2: 5, 0.1: 6}, "fc3": {0.5: 5, 0.2: 9, 0.1: 100}},
+            {},
+            "fc3 is the most sensitive layer; conv1 can go down to density 20 % at a loss of at "
+            "most 0.5 points.",
+        ),
+        (
+            {"a": {0.5: 6, 0.2: 0}, "b": {0.5: 0, 0.2: 40}},  # a lucky level after a bad one
+            {},
+            "a is the most sensitive layer; b can go down to density 50 % at a loss of at most 0.5 "
+            "points.",
+        ),
+        (
+            {"a": {0.5: 0, 0.025: 4}, "b": {0.5: 0, 0.025: 5}},
+            {},
+            "Every layer can go down to its sparsest level at a loss of at most 0.5 points.",
+        ),
+        (
+            {"a": {0.5: 60}, "b": {0.5: 70}},
+            {},
+            "b is the most sensitive layer; no layer can be pruned to any level at a loss of at "
+            "most 0.5 points.",
+        ),
+        (
+            {"a": {0.5: 0, 0.1: 60}},
+            {},
+            "a can go down to density 50 % at a loss of at most 0.5 points.",
+        ),
+        (
+            {"a": {0.5: 0, 0.1: 6}, "b": {0.5: 4, 0.1: 99}},
+            {"cumulative": True},
+            "all layers up to b together can go down to density 50 % at a loss of at most 0.5 "
+            "points.",
+        ),
+    ],
+)
+def test_a_scan_ends_with_its_finding(lost, about, says):
+    scan = made_scan(lost, **about)
+    assert scan.summary == says
+    assert str(scan).endswith(f"\n\n{says}")
+
+
+@given(data=st.data(), n=st.integers(1, 3000))
+def test_what_was_counted_fits_and_anything_else_does_not(data, n):
+    lost = data.draw(st.integers(0, n))
+    won = data.draw(st.integers(0, n - lost))
+    right = data.draw(st.integers(won, n - lost))
+    accuracy, drop = Accuracy.counted(right, n), Drop.counted(lost, won, n)
+    assert sensitivity.wrong_measurement(accuracy, drop) is None
+    field = data.draw(st.sampled_from(["value", "low", "high", "n"]))
+    step = data.draw(st.sampled_from([-1, 1])) * (1 if field == "n" else 1e-4)
+    for odd in ((accuracy, off_by(drop, field, step)), (off_by(accuracy, field, step), drop)):
+        assert sensitivity.wrong_measurement(*odd) is not None
+
+
+def off_by(measured, field, step):
+    return replace(measured, **{field: getattr(measured, field) + step})
+
+
+def test_a_loss_is_shown_with_a_minus():
+    text = str(made_scan({"a": {0.5: 7, 0.2: 0}}))
+    assert "-0.70 points (" in text
+    assert "+0.00 points (" in text
+    assert "-0.00" not in text

@@ -36,7 +36,8 @@ for pin in PINNED:
 
 def direct_dependencies():
     extras = PROJECT["project"]["optional-dependencies"]
-    return list(map(Requirement, sum(extras.values(), PROJECT["project"]["dependencies"])))
+    every = map(Requirement, sum(extras.values(), PROJECT["project"]["dependencies"]))
+    return [needed for needed in every if needed.name != PROJECT["project"]["name"]]
 
 
 def applies(requirement, **platform):
@@ -107,7 +108,8 @@ def test_a_wheel_holds_all_that_the_package_reads(tmp_path):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "pruning_lab", tmp_path / "pruning_lab", ignore=ignored)
+    for name in ("pruning_lab", "notebooks"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
     build = "from setuptools.build_meta import build_wheel; print(build_wheel('.'))"
     subprocess.run(
         [sys.executable, "-c", build], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL
@@ -115,8 +117,19 @@ def test_a_wheel_holds_all_that_the_package_reads(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if "dist-info" not in name}
     sources = (path.relative_to(tmp_path) for path in (tmp_path / "pruning_lab").rglob("*.*"))
-    assert inside == {path.as_posix() for path in sources}
+    notebooks = {f"pruning_lab/notebooks/{p.name}" for p in (ROOT / "notebooks").glob("*.ipynb")}
+    assert inside == {path.as_posix() for path in sources} | notebooks
     assert {"pruning_lab/pages/studio.ipynb", "pruning_lab/weights/lenet-5-mnist.json"} <= inside
+
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    subprocess.run(
+        [sys.executable, "-m", "pruning_lab", "course", "copied"],
+        cwd=tmp_path / "site",
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+    )
+    copied = {path.name: path.read_bytes() for path in (tmp_path / "site" / "copied").iterdir()}
+    assert copied == {p.name: p.read_bytes() for p in (ROOT / "notebooks").glob("*.ipynb")}
 
 
 def test_the_checksums_in_the_data_page_are_those_of_the_files():
@@ -331,8 +344,12 @@ def test_each_word_starts_its_task(lab):
 @pytest.mark.parametrize(
     ("mishap", "code", "sentence"),
     [
-        ("failed", 1, "ended with 7; why, it says above\nThe same command starts it again.\n"),
-        ("crashed", 1, "ended with -9; why, it says above\nThe same command starts it again.\n"),
+        ("failed", 1, "ended with 7; its messages are above\nThe same command starts it again.\n"),
+        (
+            "crashed",
+            1,
+            "ended with -9; its messages are above\nThe same command starts it again.\n",
+        ),
         ("interrupted", 130, "did not finish: interrupted\nThe same command starts it again.\n"),
         ("killed", -9, ""),
     ],

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from pruning_lab import masks, training
+from pruning_lab import evaluation, masks, training
 
 CONFIG = training.TrainConfig(epochs=3, batch_size=16, lr=0.05, shift=1)
 
@@ -45,6 +45,7 @@ def rates_of_steps():
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
 def test_training_is_torchs_own_sgd_on_the_same_batches(toy, split, nesterov, momentum):
     config = replace(CONFIG, nesterov=nesterov, momentum=momentum, weight_decay=0.01)
+    toy.drop2.p = 0.0  # which is drawn step by step from the config's seed
     plain = copy.deepcopy(toy)
     optimizer = torch.optim.SGD(
         plain.parameters(),
@@ -55,7 +56,6 @@ def test_training_is_torchs_own_sgd_on_the_same_batches(toy, split, nesterov, mo
         foreach=False,
     )
     generator, step, expected = torch.Generator().manual_seed(config.seed), 0, []
-    torch.manual_seed(7)
     for _ in range(3):
         losses, right = [], 0
         for x, y in split.shuffled(16, generator, shift=1):
@@ -69,7 +69,6 @@ def test_training_is_torchs_own_sgd_on_the_same_batches(toy, split, nesterov, mo
             losses += [loss.item()] * len(y)
             right += int((logits.argmax(1) == y).sum())
         expected.append((sum(losses) / 50, right / 50, lr))
-    torch.manual_seed(7)
     rows = list(training.train(toy, split, config))
     for row, (loss, accuracy, lr) in zip(rows, expected, strict=True):
         assert (row.loss, row.accuracy, row.lr) == pytest.approx((loss, accuracy, lr), rel=1e-5)
@@ -124,7 +123,6 @@ def test_a_loader_and_a_list_of_batches_serve(toy, split, batches):
     loader = DataLoader(TensorDataset(images, split.labels), batch_size=16)
     models = toy, copy.deepcopy(toy)
     for model, source in zip(models, (loader, batches), strict=True):
-        model.drop2.p = 0.0  # for the loader draws from the same generator as dropout
         assert len(list(training.train(model, source, CONFIG))) == 3
     assert same(*models)
 
@@ -287,6 +285,51 @@ def test_augmentation_is_asked_of_whatever_shuffles(toy, split):
     list(training.train(toy, Stream(), replace(CONFIG, epochs=1, **options)))
     list(training.train(toy, Stream(), replace(CONFIG, epochs=1, shift=0)))
     assert asked == [(16, {"shift": 1, **options}), (16, {})]
+
+
+def test_the_seed_decides_dropout_and_a_loaders_order_and_the_global_state_stays(split):
+    rows = TensorDataset(torch.arange(1.0, 49)[:, None].expand(48, 64), split.labels[:48])
+    loader, seen = DataLoader(rows, batch_size=16, shuffle=True), []
+
+    def drawn(seed, global_seed):
+        model = nn.Sequential(nn.Dropout(), nn.Linear(64, 4))
+        model[0].register_forward_hook(
+            lambda module, x, answer: seen.append((x[0][:, 0].tolist(), (answer != 0).tolist()))
+        )
+        seen.clear()
+        torch.manual_seed(global_seed)
+        before = torch.get_rng_state()
+        list(training.train(model, loader, replace(CONFIG, seed=seed)))
+        assert torch.equal(torch.get_rng_state(), before)
+        return list(zip(*seen, strict=True))
+
+    orders, dropped = drawn(seed=1, global_seed=5)
+    assert drawn(seed=1, global_seed=6) == [orders, dropped]
+    others = drawn(seed=2, global_seed=5)
+    assert len({str(batch) for batch in orders + others[0]}) == 2 * 3 * 3
+    assert len({str(kept) for kept in dropped + others[1]}) == 2 * 3 * 3
+
+
+def test_an_epoch_prints_as_one_line_with_the_time_left():
+    accuracy = evaluation.Accuracy(0.978, 0.97, 0.98, 1000)
+    row = training.Epoch(3, 20, 0.2134, 0.9512, 0.01, 4.13, 50, None, val=accuracy)
+    expected = "epoch  3/20  loss 0.213  train 95.12%  val 97.80%  4.1 s/epoch, 1 min 10 s left"
+    assert str(row) == expected
+    last = replace(row, epoch=20, seconds=75.2, val=None)
+    assert str(last) == "epoch 20/20  loss 0.213  train 95.12%  1 min 15 s/epoch"
+
+
+def test_val_is_measured_after_each_epoch_and_changes_nothing(toy, split):
+    plain, val = copy.deepcopy(toy), split.head(40)
+    expected = list(training.train(plain, split, CONFIG))
+    rows = []
+    for row in training.train(toy, split, CONFIG, val=val):
+        assert row.val == evaluation.evaluate(toy, val)
+        rows.append(replace(row, val=None, seconds=0))
+    assert rows == [replace(row, seconds=0) for row in expected]
+    assert same(toy, plain)
+    with pytest.raises(ValueError, match="the test split is not for choosing"):
+        training.train(toy, split, CONFIG, val=replace(split, name="test"))
 
 
 def test_rows_say_how_fast_it_went_and_how_much_memory_it_took(toy, split):
@@ -565,6 +608,7 @@ def test_a_network_with_nothing_to_train_is_refused(toy, split):
         {"l1": -1},
         {"accumulate": 0},
         {"shift": -1},
+        {"warmup": 1.5},
         {"crop": 0},
         {"crop": 1.5},
         {"colour": -0.1},

@@ -75,7 +75,7 @@ def drops(closed):
     """A function that scans a model, and makes a panel to choose from the scan."""
 
     def make(model, images, *, densities=(0.7, 0.5, 0.3, 0.2, 0.1, 0.05), **options):
-        scan = sensitivity.scan(model, images, densities, stop_at_chance=False)
+        scan = sensitivity.scan(model, images, densities)
         closed.append(DropSlider(scan, model, images, **options))
         return closed[-1]
 
@@ -405,7 +405,7 @@ def test_the_allowed_drop_matters_here(toy, batches):
     """Else the test above could not fail; and single drops do not add."""
     images = taught(toy, batches)
     scan = sensitivity.scan(toy, images, [0.7, 0.5, 0.3, 0.2, 0.1, 0.05])
-    plans = [sensitivity.choose(scan, max_drop=allowed) for allowed in (0, 2, 10, 30)]
+    plans = [sensitivity.choose(scan, max_drop_per_layer=allowed) for allowed in (0, 2, 10, 30)]
     together = [together_by_hand(toy, plan.densities, images) for plan in plans]
     assert len(set(together)) >= 3
     assert any(plan.predicted != pytest.approx(t) for plan, t in zip(plans, together, strict=True))
@@ -416,7 +416,7 @@ def test_its_plan_is_what_choose_says(drops, toy, batches):
     panel = drops(toy, images, max_drop_per_layer=2.0)
     for max_drop in (0.0, 2.0, 5.0):
         panel.max_drop_per_layer = max_drop
-        expected = sensitivity.choose(panel.scan, max_drop=max_drop)
+        expected = sensitivity.choose(panel.scan, max_drop_per_layer=max_drop)
         assert dataclasses.replace(panel.plan, together=None) == expected
         assert panel.slider.value == max_drop
         for name, kept in expected.mask(toy).items():
@@ -538,8 +538,8 @@ def axes(monkeypatch):
 
 def test_the_picture_marks_what_was_chosen(drops, toy, batches, axes):
     panel = drops(toy, taught(toy, batches), max_drop_per_layer=5.0).settle()
-    rows = [[row.density, 1 - row.drop] for row in panel.plan.rows]
-    assert axes[-1].lines[-1].get_xydata() == pytest.approx(np.array(rows))
+    rows = [[row.density, -100 * row.drop] for row in panel.plan.rows]
+    assert axes[-1].lines[-1].get_xydata() == pytest.approx(np.array(rows), abs=1e-9)
 
 
 def test_a_network_of_many_layers_gets_a_higher_picture(drops, shown, axes):

@@ -1,6 +1,6 @@
-"""The README's tables, made from results/: print them, or write them into the README.
+"""The tables of README.md and results/README.md, made from results/.
 
-    python tools/readme_tables.py            print
+    python tools/readme_tables.py            print them
     python tools/readme_tables.py --write    replace what stands between the markers
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; a test compares the two.
@@ -15,6 +15,7 @@ from tabulate import tabulate
 from pruning_lab import files, paper
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = (ROOT / "README.md", ROOT / "results" / "README.md")
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -82,13 +83,13 @@ def steps() -> str:
         for row in speed["steps"]
         if row["batch"] == 256
     ]
-    ways = ("`mask.hold`", "by `masked_fill_`", "`nn.utils.prune`", "gradient hook")
-    headers = ("network", "threads", "optimizer", *ways)
+    loops = ("`mask.hold`", "by `masked_fill_`", "`nn.utils.prune`", "gradient hook")
+    headers = ("network", "threads", "optimizer", *loops)
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
 def scan() -> str:
-    """A scan of all layers, and how many times as long the others take for the same answers."""
+    """A scan of all layers, and how many times as long other loops take for the same answers."""
     speed = files.load_json(SCAN_SPEED)
     full, busy = ({row["network"]: row for row in speed[name]} for name in ("rows", "short, busy"))
 
@@ -117,7 +118,7 @@ def scan() -> str:
 
 
 def choosing() -> str:
-    """What a network loses to the same number of weights, chosen layer by layer or jointly."""
+    """Change of accuracy at the same number of weights, chosen layer by layer or jointly."""
     rows = files.load_json(ROOT / "results" / "choosing.json")["rows"]
     pairs = [
         [row for row in rows if (row["network"], round(row["density"], 3)) == key]
@@ -125,22 +126,22 @@ def choosing() -> str:
     ]
 
     def points(row: dict) -> str:
-        low, high = 100 * row["test low"], 100 * row["test high"]
-        return f"{100 * row['test drop']:+.2f} ({low:+.2f} to {high:+.2f})"
+        change, low, high = (-100 * row[f"test {name}"] for name in ("drop", "high", "low"))
+        return f"{change:+z.2f} ({low:+z.2f} to {high:+z.2f})"
 
     table = [
         (
             single["network"],
             f"{single['density']:.0%}",
-            f"{100 * single['sum of single drops']:+.2f}",
+            f"{-100 * single['sum of single drops']:+z.2f}",
             points(single),
             points(joint),
         )
         for single, joint in pairs
     ]
     headers = (
-        *("network", "weights kept", "sum of single drops"),
-        *("measured, single (points)", "measured, joint (points)"),
+        *("network", "weights kept", "sum of single changes"),
+        *("change, single (points)", "change, joint (points)"),
     )
     return tabulate(table, headers, tablefmt="github", disable_numparse=True)
 
@@ -165,7 +166,7 @@ def photos() -> str:
         )
         for row in (one for one in found if one["recipe"]["network"] == network):
             change = row["change"]
-            points = [100 * change[name] for name in ("value", "low", "high")]
+            points = [-100 * change[name] for name in ("high", "low")]
             device = row["machine"]["device"]
             minutes = sum(row["seconds"].values()) / 60
             rows.append(
@@ -173,14 +174,14 @@ def photos() -> str:
                     f"{row['network'].removesuffix(', 10 classes')}",
                     row["data"].capitalize(),
                     f"{row['dense_error']:.2%}",
-                    "**{:.2%}** ({:+.2f} to {:+.2f})".format(row["error"], *points[1:]),
+                    "**{:.2%}** ({:+z.2f} to {:+z.2f})".format(row["error"], *points),
                     f"{_million(row['parameters'])} of {_million(row['dense_parameters'])}",
                     f"**{row['compression']:.1f}x**",
                     f"{minutes:.1f} on {'2 cores' if device == 'cpu' else device.split(' ')[1]}",
                 )
             )
     headers = (
-        *("network", "photos", "dense error", "pruned error (change, points)"),
+        *("network", "photos", "dense error", "pruned error (change of accuracy, points)"),
         *("parameters left", "compression", "minutes"),
     )
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
@@ -213,13 +214,13 @@ if SCAN_SPEED.exists():  # benchmarks/scan.py --save writes it
 
 
 def filled(text: str) -> str:
-    """The text with every marked table made anew."""
+    """The text with every marked table made again."""
     return MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
     if "--write" in sys.argv[1:]:
-        readme.write_text(filled(readme.read_text()))
+        for page in PAGES:
+            page.write_text(filled(page.read_text()))
     else:
         print(*(f"{name}\n{table()}\n" for name, table in TABLES.items()), sep="\n")

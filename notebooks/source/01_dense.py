@@ -18,12 +18,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pruning_lab import counts, criteria, data, evaluation, models, paper, plots, training
+import pruning_lab as lab
 
-torch.set_num_threads(1)  # so small a network loses more by sharing the work than it gains
+torch.set_num_threads(1)  # so small a network gains nothing from more threads
 
 # %%
-splits = data.load()
+splits = lab.data.load()
 print(splits)
 
 # %% [markdown]
@@ -35,7 +35,7 @@ EPOCHS = {
     "mnist": {"quick": 5, "thorough": 20},
     "digits": {"quick": 40, "thorough": 200},
 }[splits.name][SIZE]
-LR = {"mnist": 0.15, "digits": 0.05}[splits.name]  # few images bear smaller steps only
+LR = {"mnist": 0.15, "digits": 0.05}[splits.name]  # few images need smaller steps
 
 # %% [markdown]
 # ## The images
@@ -73,7 +73,7 @@ print("ReLU:   ", (w @ x).relu().numpy().round(2))
 
 # %% tags=["nbval-check-output"]
 layer = nn.Sequential(nn.Linear(3, 2))
-print(counts.layers(layer, (3,)))
+print(lab.counts.layers(layer, (3,)))
 
 # %% [markdown]
 # ## The network
@@ -83,14 +83,14 @@ print(counts.layers(layer, (3,)))
 
 # %%
 torch.manual_seed(0)
-model = models.lenet_300_100()
+model = lab.models.lenet_300_100()
 model
 
 # %% [markdown]
-# **Make a guess:** which of the three layers holds most of the weights, and what share of them?
+# **Make a guess:** which of the three layers holds most of the weights, and what fraction of them?
 
 # %% tags=["nbval-check-output"]
-dense_counts = counts.layers(model, (1, 28, 28))
+dense_counts = lab.counts.layers(model, (1, 28, 28))
 print(dense_counts)
 print(f"\nfc1 holds {dense_counts[0].weights / dense_counts.total.weights:.0%} of all weights")
 
@@ -99,10 +99,10 @@ print(f"\nfc1 holds {dense_counts[0].weights / dense_counts.total.weights:.0%} o
 # biases, one per neuron, which are never pruned.
 
 # %% tags=["nbval-check-output"]
-for ours, theirs in zip([*dense_counts, dense_counts.total], paper.LENET_300_100, strict=True):
+for ours, theirs in zip([*dense_counts, dense_counts.total], lab.paper.LENET_300_100, strict=True):
     print(f"{ours.layer:6} ours {ours.weights:>8,}   paper {theirs.weights:>8,.0f}")
-reported = paper.TABLE_1["lenet-300-100"]
-total = counts.parameters(model).total
+reported = lab.paper.TABLE_1["lenet-300-100"]
+total = lab.counts.parameters(model).total
 print(f"with biases: ours {total:,}, paper {reported.dense_parameters:,.0f}")
 
 # %% [markdown]
@@ -112,14 +112,14 @@ print(f"with biases: ours {total:,}, paper {reported.dense_parameters:,.0f}")
 # right?
 
 # %%
-untrained = evaluation.evaluate(model, splits.val)
+untrained = lab.evaluate(model, splits.val)
 print("on val:", untrained)
 
 # %% tags=["nbval-check-output"]
 print("hardly better than guessing one of ten:", untrained.value < 0.3)
 
 # %% [markdown]
-# The range in brackets is the 95 % interval: with other images of the same kind, the share
+# The range in brackets is the 95 % interval: with other images of the same kind, the accuracy
 # would mostly land in there. The fewer images, the wider it is.
 #
 # ## Training
@@ -129,13 +129,13 @@ print("hardly better than guessing one of ten:", untrained.value < 0.3)
 
 # %%
 before = model.fc1.weight.detach().clone()
-config = training.TrainConfig(epochs=EPOCHS, lr=LR, shift=1)
-for epoch in training.train(model, splits.train, config):
+config = lab.TrainConfig(epochs=EPOCHS, lr=LR, shift=1)
+for epoch in lab.train(model, splits.train, config):
     if epoch.epoch % max(1, EPOCHS // 5) == 0:
         print(f"epoch {epoch.epoch:3}   loss {epoch.loss:.3f}   accuracy {epoch.accuracy:.1%}")
 
 # %%
-trained = evaluation.evaluate(model, splits.val)
+trained = lab.evaluate(model, splits.val)
 print("before:", untrained)
 print("after: ", trained)
 
@@ -163,8 +163,8 @@ for ax, index, answer in zip(axes, wrong, answers, strict=False):
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3), sharex=True)
-plots.weights(before, title="fc1 before training", ax=left)
-plots.weights(model.fc1.weight, title="fc1 after training", ax=right)
+lab.plots.weights(before, title="fc1 before training", ax=left)
+lab.plots.weights(model.fc1.weight, title="fc1 after training", ax=right)
 figure.tight_layout()
 
 # %% [markdown]
@@ -175,7 +175,7 @@ figure.tight_layout()
 # %%
 rows = []
 for name, layer in [("fc1", model.fc1), ("fc2", model.fc2), ("fc3", model.fc3)]:
-    sigma = criteria.sigma(layer.weight)
+    sigma = lab.criteria.sigma(layer.weight)
     small = (layer.weight.abs() < sigma).float().mean().item()
     rows.append({"layer": name, "σ": f"{sigma:.4f}", "|w| < σ": f"{small:.1%}"})
 pd.DataFrame(rows).set_index("layer")
@@ -186,7 +186,7 @@ pd.DataFrame(rows).set_index("layer")
 # Nothing was chosen by the test images, so now we may look at them, once.
 
 # %%
-test = evaluation.evaluate(model, splits.test)
+test = lab.evaluate(model, splits.test)
 pd.DataFrame(
     {
         "test error": [f"{reported.dense_error:.2%}", f"{test.error:.2%}"],
@@ -207,8 +207,8 @@ print(
 # %% [markdown]
 # **What we make of the difference.** The network is the paper's, weight for weight. The
 # training is not: the paper took Caffe's example network and says little about how it was
-# trained, while we move the images about and let the learning rate rise and fall, which takes a
-# few epochs only. On MNIST that gives an error near the paper's. On the small digits there are
+# trained, while we shift the images at random and let the learning rate rise and fall, which takes
+# only a few epochs. On MNIST that gives an error near the paper's. On the small digits there are
 # far fewer images, and those in test were written by other people than those in train, so the
 # error is larger and its interval wide.
 #

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 2 · Prune once
 #
-# **How many weights can go before the network notices, and which layer minds most?**
+# **How many weights can go before the network notices, and which layer is most sensitive?**
 #
 # The paper removes every weight whose size lies below a threshold, layer by layer, with
 # *threshold = quality × σ*, where σ is the standard deviation of the layer's weights. Here we
@@ -18,21 +18,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
-from pruning_lab import (
-    criteria,
-    data,
-    evaluation,
-    masks,
-    models,
-    paper,
-    plots,
-    sensitivity,
-    training,
-)
-from pruning_lab.widgets import ThresholdSlider
+import pruning_lab as lab
 
 torch.set_num_threads(1)
-splits = data.load()
+splits = lab.data.load()
 print(splits)
 
 # %%
@@ -41,19 +30,19 @@ EPOCHS = {
     "mnist": {"quick": 3, "thorough": 15},
     "digits": {"quick": 40, "thorough": 150},
 }[splits.name][SIZE]
-LR = {"mnist": 0.15, "digits": 0.05}[splits.name]  # few images bear smaller steps only
+LR = {"mnist": 0.15, "digits": 0.05}[splits.name]  # few images need smaller steps
 
 # %% [markdown]
 # A network to prune, trained as in the first notebook:
 
 # %%
 torch.manual_seed(0)
-model = models.lenet_300_100()
-config = training.TrainConfig(epochs=EPOCHS, lr=LR, shift=1)
-for epoch in training.train(model, splits.train, config):
+model = lab.models.lenet_300_100()
+config = lab.TrainConfig(epochs=EPOCHS, lr=LR, shift=1)
+for epoch in lab.train(model, splits.train, config):
     print(f"\repoch {epoch.epoch} of {EPOCHS}, accuracy {epoch.accuracy:.1%}", end="")
 
-dense = evaluation.evaluate(model, splits.val)
+dense = lab.evaluate(model, splits.val)
 print("\non val:", dense)
 
 # %% [markdown]
@@ -75,30 +64,30 @@ print("|w| > 0.35:", (w.abs() > 0.35).tolist())
 
 # %% [markdown]
 # `True` is a weight that stays. The library has this rule as a function, and two more that find
-# the threshold for you: one from the *density*, the share that stays, and one from the
+# the threshold for you: one from the *density*, the fraction that stays, and one from the
 # *quality*, in units of σ. First σ by hand: the root of the mean squared distance from the
 # mean.
 
 # %% tags=["nbval-check-output"]
 mean = sum(w.tolist()) / 6
 sigma = math.sqrt(sum((value - mean) ** 2 for value in w.tolist()) / 6)
-print(f"by hand {sigma:.4f}, library {criteria.sigma(w):.4f}")
-print("threshold 0.35:", criteria.by_threshold(criteria.magnitude(w), 0.35).tolist())
-print("density 0.5:   ", criteria.by_density(criteria.magnitude(w), 0.5).tolist())
-print("quality 0.8:   ", criteria.by_quality(w, 0.8).tolist())
+print(f"by hand {sigma:.4f}, library {lab.criteria.sigma(w):.4f}")
+print("threshold 0.35:", lab.criteria.by_threshold(lab.criteria.magnitude(w), 0.35).tolist())
+print("density 0.5:   ", lab.criteria.by_density(lab.criteria.magnitude(w), 0.5).tolist())
+print("quality 0.8:   ", lab.criteria.by_quality(w, 0.8).tolist())
 
 # %% [markdown]
 # ## The network
 #
-# `masks.prune` applies the rule to every layer and gives a *mask*. It changes nothing yet. Its
+# `lab.prune` applies the rule to every layer and gives a *mask*. It changes nothing yet. Its
 # receipt says what was asked of each layer and what it got.
 
 # %%
-mask = masks.prune(model, quality=1.0)
+mask = lab.prune(model, quality=1.0)
 print(mask.receipt)
 
 # %% [markdown]
-# A layer in which weights were normally distributed would keep the share below on the right.
+# A layer in which weights were normally distributed would keep the fraction below on the right.
 # Ours keeps less or more, as its histogram has a sharper or a broader peak. So the quality of a
 # layer must be looked at, and cannot be computed in advance.
 
@@ -106,7 +95,7 @@ print(mask.receipt)
 rows = [
     {
         "quality": quality,
-        "fc1 keeps": f"{criteria.by_quality(model.fc1.weight, quality).float().mean():.1%}",
+        "fc1 keeps": f"{lab.criteria.by_quality(model.fc1.weight, quality).float().mean():.1%}",
         "normal distribution": f"{1 - math.erf(quality / math.sqrt(2)):.1%}",
     }
     for quality in (0.5, 1.0, 1.5, 2.0)
@@ -117,22 +106,22 @@ pd.DataFrame(rows).set_index("quality")
 # Asking for a density gives exactly that many weights of each layer, whatever they look like:
 
 # %% tags=["nbval-check-output"]
-eighth = masks.prune(model, density=0.125)
+eighth = lab.prune(model, density=0.125)
 print({row.layer: f"{row.kept:,} of {row.weights:,}" for row in eighth.receipt})
-print("nothing has changed yet:", evaluation.evaluate(model, splits.val) == dense)
+print("nothing has changed yet:", lab.evaluate(model, splits.val) == dense)
 
 # %% [markdown]
-# ## One layer under your hand
+# ## One layer with a slider
 #
 # **Make a guess:** how far can you raise the threshold of `fc1` before one percentage point of
-# accuracy is gone? What share of the layer is left then?
+# accuracy is gone? What fraction of the layer is left then?
 #
 # Move the slider, with the mouse or the arrow keys. Grey weights are pruned. Accuracy is first
-# estimated on a few hundred images, then measured on all of val; `drop from dense` compares
-# image by image with the network as it was.
+# estimated on a few hundred images, then measured on all of val; the change compares
+# image by image with the dense network.
 
 # %%
-panel = ThresholdSlider(model, splits.val, layer="fc1", quality=1.0).settle()
+panel = lab.widgets.ThresholdSlider(model, splits.val, layer="fc1", quality=1.0).settle()
 panel
 
 # %% [markdown]
@@ -143,14 +132,14 @@ panel.quality = 2.0
 panel.settle()
 print(f"threshold {panel.threshold:.4f} keeps {panel.density:.1%} of fc1")
 print("accuracy", panel.accuracy)
-print("drop    ", panel.drop)
+print("change  ", panel.drop)
 
 # %% tags=["nbval-check-output"]
 kept = int(panel.mask["fc1"].sum())
 print(panel.quality, kept == panel.kept, kept < len(panel.mask["fc1"].flatten()) / 4)
 
 # %% [markdown]
-# ## Which layer breaks first?
+# ## Which layer is the most sensitive?
 #
 # **Make a guess**, then run the cell. It prunes one layer at a time to ever lower densities,
 # with the other two dense, and measures each time. That is a *sensitivity scan*; the paper
@@ -158,16 +147,16 @@ print(panel.quality, kept == panel.kept, kept < len(panel.mask["fc1"].flatten())
 
 # %%
 densities = [0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01]
-points = sensitivity.scan(model, splits.val, densities)
+points = lab.scan(model, splits.val, densities)
 figure, ax = plt.subplots(figsize=(8, 4))
-plots.sensitivity(points, title="One layer pruned, no retraining", ax=ax)
+lab.plots.sensitivity(points, title="One layer pruned, no retraining", ax=ax)
 plt.show()
 # %% [markdown]
 # How much can each layer lose on its own before the drop is more than a point?
 
 # %%
 rows = []
-for name in masks.prunable(model):
+for name in lab.masks.prunable(model):
     free = [p.density for p in points if p.layer == name and p.drop.value <= 0.01]
     rows.append({"layer": name, "can be cut to": f"{min(free):.0%}" if free else "no cut tried"})
 pd.DataFrame(rows).set_index("layer")
@@ -177,20 +166,21 @@ pd.DataFrame(rows).set_index("layer")
 #
 # **Make a guess:** each layer can do without most of its weights. Can all of them together?
 #
-# `masks.masked` lends the pruned network for a moment and puts the weights back afterwards.
+# `lab.masks.masked` lends the pruned network for a moment and puts the weights back afterwards.
 
 # %%
 curve = []
 for density in [0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02]:
-    with masks.masked(model, masks.prune(model, density=density)):
-        curve.append((density, evaluation.evaluate(model, splits.val)))
+    with lab.masks.masked(model, lab.prune(model, density=density)):
+        curve.append((density, lab.evaluate(model, splits.val)))
 figure, ax = plt.subplots(figsize=(8, 4))
-plots.trade_off(curve, dense=dense, title="All layers pruned, no retraining", ax=ax)
+changes = [(density, lab.evaluation.drop(dense, accuracy)) for density, accuracy in curve]
+lab.plots.trade_off(changes, dense=dense, title="All layers pruned, no retraining", ax=ax)
 plt.show()
 # %% tags=["nbval-check-output"]
 print("half of the weights: within 5 points of dense:", curve[2][1].value > dense.value - 0.05)
 print("a fiftieth of them: more than 5 points lost:  ", curve[-1][1].value < dense.value - 0.05)
-print("and the model is as it was:", evaluation.evaluate(model, splits.val) == dense)
+print("and the model is as it was:", lab.evaluate(model, splits.val) == dense)
 
 # %% [markdown]
 # ## Our numbers beside the paper's
@@ -199,21 +189,21 @@ print("and the model is as it was:", evaluation.evaluate(model, splits.val) == d
 # is left of the accuracy. This is val: we are still choosing, and test must wait.
 
 # %%
-reported = {row.layer: row.density for row in paper.LENET_300_100 if row.layer != "total"}
-cut = masks.prune(model, density=reported)
-with masks.masked(model, cut):
-    pruned = evaluation.evaluate(model, splits.val)
+reported = {row.layer: row.density for row in lab.paper.LENET_300_100 if row.layer != "total"}
+cut = lab.prune(model, density=reported)
+with lab.masks.masked(model, cut):
+    pruned = lab.evaluate(model, splits.val)
 print(cut.receipt)
 
 # %%
-table_1 = paper.TABLE_1["lenet-300-100"]
+table_1 = lab.paper.TABLE_1["lenet-300-100"]
 pd.DataFrame(
     {
         "dense error": [f"{table_1.dense_error:.2%}", f"{dense.error:.2%}"],
         "pruned error": [f"{table_1.error:.2%}", f"{pruned.error:.2%}"],
-        "drop, points": [
-            f"{100 * (table_1.error - table_1.dense_error):+.2f}",
-            str(evaluation.drop(dense, pruned)),
+        "change of accuracy": [
+            f"{100 * (table_1.dense_error - table_1.error):+.2f} points",
+            str(lab.evaluation.drop(dense, pruned)),
         ],
         "retrained": ["yes", "no"],
         "images": ["mnist test", f"{splits.name} val"],
@@ -223,7 +213,7 @@ pd.DataFrame(
 
 # %% tags=["nbval-check-output"]
 print(f"kept: {cut.kept:,} of {cut.weights:,}")
-costly = evaluation.drop(dense, pruned).value > 0.01
+costly = lab.evaluation.drop(dense, pruned).value > 0.01
 print("on MNIST, the cut alone costs more than a point:", costly or splits.name != "mnist")
 
 # %% [markdown]

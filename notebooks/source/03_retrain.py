@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 3 · Retrain
 #
-# **Can what is left of a network learn to do without the rest? And does it help to go step by
+# **Can the weights that are left learn to do without the others? And does it help to prune step by
 # step?**
 #
 # We cut LeNet-300-100 to the densities of the paper's **Table 2**, retrain it with the pruned
@@ -18,21 +18,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from pruning_lab import (
-    counts,
-    criteria,
-    data,
-    evaluation,
-    masks,
-    models,
-    paper,
-    plots,
-    retraining,
-    training,
-)
+import pruning_lab as lab
 
 torch.set_num_threads(1)
-splits = data.load()
+splits = lab.data.load()
 print(splits)
 
 # %%
@@ -41,27 +30,27 @@ EPOCHS = {
     "mnist": {"quick": 3, "thorough": 15},
     "digits": {"quick": 45, "thorough": 150},
 }[splits.name][SIZE]
-LR = {"mnist": 0.15, "digits": 0.05}[splits.name]  # few images bear smaller steps only
+LR = {"mnist": 0.15, "digits": 0.05}[splits.name]  # few images need smaller steps
 
 # %% [markdown]
 # The dense network, trained as before. Retraining gets twice as many epochs: as many as three
-# rounds of the iterative way need, so that the two ways can be compared.
+# rounds of iterative pruning need, so that the two can be compared.
 
 # %%
 torch.manual_seed(0)
-model = models.lenet_300_100()
-config = training.TrainConfig(epochs=EPOCHS, lr=LR, shift=1)
-for epoch in training.train(model, splits.train, config):
+model = lab.models.lenet_300_100()
+config = lab.TrainConfig(epochs=EPOCHS, lr=LR, shift=1)
+for epoch in lab.train(model, splits.train, config):
     print(f"\repoch {epoch.epoch} of {EPOCHS}, accuracy {epoch.accuracy:.1%}", end="")
 
-dense = evaluation.evaluate(model, splits.val)
+dense = lab.evaluate(model, splits.val)
 print("\ndense, on val:", dense)
 
 # %% [markdown]
 # ## Six numbers by hand: the weights that come back
 #
 # Six weights, each drawn to a target of its own. We take two steps, prune the three smallest,
-# and go on. So that the pruned ones stay, we also set their gradients to zero, as much code
+# and train further. So that the pruned ones stay, we also set their gradients to zero, as much code
 # does. **Make a guess:** will they be zero after the next step?
 
 # %% tags=["nbval-check-output"]
@@ -79,7 +68,7 @@ def step(kept):
 
 step(torch.ones(6))
 step(torch.ones(6))
-kept = criteria.by_density(criteria.magnitude(w), 0.5)
+kept = lab.criteria.by_density(lab.criteria.magnitude(w), 0.5)
 with torch.no_grad():
     w *= kept
 print("pruned:       ", [round(v, 3) + 0 for v in w.tolist()])
@@ -87,10 +76,9 @@ step(kept)
 print("one step later:", [round(v, 3) + 0 for v in w.tolist()])
 
 # %% [markdown]
-# They are back. *Momentum* remembers the way a weight was going, and keeps pushing when the
-# gradient is gone; weight decay and most other optimizers have their own ways of moving a
-# weight without a gradient. So we hold the weights themselves: multiply them by the mask after
-# every step.
+# They are back. *Momentum* remembers how a weight was moving, and keeps pushing when the
+# gradient is gone; weight decay and most other optimizers can move a weight without a gradient
+# too. So we hold the weights themselves: multiply them by the mask after every step.
 
 # %% tags=["nbval-check-output"]
 step(kept)
@@ -105,7 +93,7 @@ print("held:", [round(v, 3) + 0 for v in w.tolist()])
 # network, so that there is momentum; then the cut, to the densities of Table 2.
 
 # %%
-reported = {row.layer: row.density for row in paper.LENET_300_100 if row.layer != "total"}
+reported = {row.layer: row.density for row in lab.paper.LENET_300_100 if row.layer != "total"}
 
 
 def learn(model, optimizer, steps=50):
@@ -130,7 +118,7 @@ def revived(model, mask):
 forgetful = copy.deepcopy(model)
 optimizer = torch.optim.SGD(forgetful.parameters(), lr=0.01, momentum=0.9)
 learn(forgetful, optimizer)
-mask = masks.prune(forgetful, density=reported)
+mask = lab.prune(forgetful, density=reported)
 mask.apply_(forgetful)
 learn(forgetful, optimizer)
 print("without holding them:", revived(forgetful, mask))
@@ -144,7 +132,7 @@ print("without holding them:", revived(forgetful, mask))
 faithful = copy.deepcopy(model)
 optimizer = torch.optim.SGD(faithful.parameters(), lr=0.01, momentum=0.9)
 learn(faithful, optimizer)
-mask = masks.prune(faithful, density=reported)
+mask = lab.prune(faithful, density=reported)
 handle = mask.hold(faithful)
 learn(faithful, optimizer)
 handle.remove()
@@ -153,32 +141,33 @@ print("with the mask held:", revived(faithful, mask))
 # %% [markdown]
 # ## Cut once, retrain
 #
-# `training.train` takes the mask and does that for us. The network shall mend, not start again,
-# so the paper lowers the learning rate a lot for retraining (`paper.RETRAIN_LR_FACTOR`) and
-# takes its time. We have a few epochs only, and lower it a little.
+# `lab.train` takes the mask and does that for us. The network is to recover, not to start again, so
+# the paper lowers the learning rate a lot for retraining (`lab.paper.RETRAIN_LR_FACTOR`) and takes
+# its time. We have a few epochs only, and lower it a little.
 #
-# **Make a guess:** how much of what the cut took does retraining give back?
+# **Make a guess:** how much of the lost accuracy does retraining recover?
 
 # %%
 once = copy.deepcopy(model)
-mask = masks.prune(once, density=reported)
+mask = lab.prune(once, density=reported)
 mask.apply_(once)
-after_cut = evaluation.evaluate(once, splits.val)
+after_cut = lab.evaluate(once, splits.val)
 
-gentle = training.TrainConfig(epochs=2 * EPOCHS, lr=LR * 2 / 3, shift=1)
-for epoch in training.train(once, splits.train, gentle, mask=mask):
+gentle = lab.TrainConfig(epochs=2 * EPOCHS, lr=LR * 2 / 3, shift=1)
+for epoch in lab.train(once, splits.train, gentle, mask=mask):
     print(f"\repoch {epoch.epoch} of {gentle.epochs}, accuracy {epoch.accuracy:.1%}", end="")
-after_retraining = evaluation.evaluate(once, splits.val)
+after_retraining = lab.evaluate(once, splits.val)
 
 # %%
 print("dense             ", dense)
-print("after the cut     ", after_cut, "  drop", evaluation.drop(dense, after_cut))
-print("after retraining  ", after_retraining, "  drop", evaluation.drop(dense, after_retraining))
+print("after the cut     ", after_cut, "  change", lab.evaluation.drop(dense, after_cut))
+change = lab.evaluation.drop(dense, after_retraining)
+print("after retraining  ", after_retraining, "  change", change)
 
 # %% tags=["nbval-check-output"]
-lost, left = evaluation.drop(dense, after_cut), evaluation.drop(dense, after_retraining)
+lost, left = lab.evaluation.drop(dense, after_cut), lab.evaluation.drop(dense, after_retraining)
 recovered = left.value < lost.value / 2
-print("on MNIST, most of what the cut took is back:", recovered or splits.name != "mnist")
+print("on MNIST, most of the lost accuracy is back:", recovered or splits.name != "mnist")
 print("no loss is left that these images can show:", left.low <= 0)
 pruned = [once.get_submodule(name).weight[~mask[name]] for name in mask]
 print("pruned weights that are not zero:", sum(int(w.count_nonzero()) for w in pruned))
@@ -187,25 +176,25 @@ print("pruned weights that are not zero:", sum(int(w.count_nonzero()) for w in p
 # ## Step by step
 #
 # The paper prunes and retrains several times, each time a little more. Here are three rounds
-# that end at the same densities: each keeps the same share of what was there before.
-# `retraining.iterative` yields after each cut and after each retraining, so that we can measure
+# that end at the same densities: each keeps the same fraction of what was there before.
+# `lab.retraining.iterative` yields after each cut and after each retraining, so that we can measure
 # in between.
 
 # %%
 rounds = [{"density": {name: d ** (r / 3) for name, d in reported.items()}} for r in (1, 2, 3)]
-shorter = training.TrainConfig(epochs=2 * EPOCHS // 3, lr=LR * 2 / 3, shift=1)
+shorter = lab.TrainConfig(epochs=2 * EPOCHS // 3, lr=LR * 2 / 3, shift=1)
 
 stepwise = copy.deepcopy(model)
 rows = []
-for stage in retraining.iterative(stepwise, splits.train, shorter, rounds):
-    accuracy = evaluation.evaluate(stepwise, splits.val)
+for stage in lab.retraining.iterative(stepwise, splits.train, shorter, rounds):
+    accuracy = lab.evaluate(stepwise, splits.val)
     fc1 = next(row for row in stage.mask.receipt if row.layer == "fc1")
     print(f"round {stage.round} {stage.kind:9}  {stage.mask.density:5.1%} left  {accuracy}")
     rows.append((stage, fc1, accuracy))
 
 # %% [markdown]
-# Three cuts by size: the threshold grows from round to round, and so does σ, since small
-# weights go and those that stay grow by retraining.
+# The threshold grows from round to round, and so does σ: the small weights are gone, and those
+# that stay grow by retraining.
 
 # %%
 thresholds = [
@@ -221,18 +210,18 @@ print("thresholds grow:", cuts == sorted(cuts))
 print("kept:", {row.layer: row.kept for row in stage.mask.receipt})
 
 # %% [markdown]
-# **Make a guess:** same densities, same number of epochs. Which way did better, and is the
+# **Make a guess:** same densities, same number of epochs. Which did better, and is the
 # difference more than chance? The interval says: if it has zero inside, these images cannot
 # tell the two apart.
 
 # %%
 iterative_mask = stage.mask
-in_steps = evaluation.evaluate(stepwise, splits.val)
-difference = evaluation.drop(after_retraining, in_steps)
+in_steps = lab.evaluate(stepwise, splits.val)
+difference = lab.evaluation.drop(after_retraining, in_steps)
 print("once     ", after_retraining)
 print("in steps ", in_steps)
 told_apart = difference.low > 0 or difference.high < 0
-print("lost by going in steps:", difference, "so", "they differ" if told_apart else "no telling")
+print("in steps against once:", difference, "so", "they differ" if told_apart else "no telling")
 
 # %% [markdown]
 # ## What it looks like inside
@@ -242,13 +231,13 @@ print("lost by going in steps:", difference, "so", "they differ" if told_apart e
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3), sharex=True)
-plots.weights(model.fc1.weight, title="fc1, dense", ax=left)
-plots.weights(once.fc1.weight, kept=mask["fc1"], title="fc1, pruned and retrained", ax=right)
+lab.plots.weights(model.fc1.weight, title="fc1, dense", ax=left)
+lab.plots.weights(once.fc1.weight, kept=mask["fc1"], title="fc1, pruned and retrained", ax=right)
 figure.tight_layout()
 
 # %% [markdown]
-# The peak at zero is gone and two humps are left, as in the paper: the small weights went, and
-# retraining has moved the others further out to make up for them. A few have wandered back
+# The peak at zero is gone and two humps are left, as in the paper: the small weights are gone, and
+# retraining has moved the others further out to compensate. A few have wandered back
 # towards zero and across it; the mask holds only those that were pruned.
 #
 # Figure 4 draws the mask of `fc1`: a row for each neuron, a column for each of the 784 pixels,
@@ -256,14 +245,14 @@ figure.tight_layout()
 # few connections?
 
 # %%
-plots.bands(mask["fc1"], title=f"fc1: {paper.FC1_BANDS} bands, blue is kept")
+lab.plots.bands(mask["fc1"], title=f"fc1: {lab.paper.FC1_BANDS} bands, blue is kept")
 plt.show()
 # %% [markdown]
 # The same, folded back into the shape of an image: how many connections each pixel still has.
 
 # %%
 figure, ax = plt.subplots(figsize=(4, 3.2))
-plots.kept_pixels(mask["fc1"], title="connections per pixel", ax=ax)
+lab.plots.kept_pixels(mask["fc1"], title="connections per pixel", ax=ax)
 plt.show()
 # %% tags=["nbval-check-output"]
 per_pixel = mask["fc1"].float().mean(0).reshape(28, 28)
@@ -274,18 +263,18 @@ print(
 )
 
 # %% [markdown]
-# Nobody told the network where the digits are. It has found out which pixels say something.
+# The network was not told where the digits are. It has found out which pixels carry information.
 #
 # ## Our numbers beside the paper's
 #
 # All choices are made, so now the test images, once. First Table 1, with the biases counted:
 
 # %%
-table_1 = paper.TABLE_1["lenet-300-100"]
+table_1 = lab.paper.TABLE_1["lenet-300-100"]
 
 
 def row(network):
-    accuracy, size = evaluation.evaluate(network, splits.test), counts.parameters(network)
+    accuracy, size = lab.evaluate(network, splits.test), lab.counts.parameters(network)
     return [
         f"{accuracy.error:.2%}",
         f"{1 - accuracy.high:.2%} to {1 - accuracy.low:.2%}",
@@ -307,18 +296,19 @@ pd.DataFrame(
 )
 
 # %% tags=["nbval-check-output"]
-print(f"parameters left: {counts.parameters(once).kept:,} of {counts.parameters(once).total:,}")
-print(f"compression: ours {counts.parameters(once).compression:.0f}, paper {table_1.compression}")
+size = lab.counts.parameters(once)
+print(f"parameters left: {size.kept:,} of {size.total:,}")
+print(f"compression: ours {size.compression:.0f}, paper {table_1.compression}")
 
 # %% [markdown]
 # Then Table 2. The weights agree because we asked for them. The activations are measured: the
-# share of each layer's outputs that is not zero. A multiplication is skipped where the weight
+# fraction of each layer's outputs that is not zero. A multiplication is skipped where the weight
 # *or* the input is zero, and so the operations left are the product of both.
 
 # %%
-ours = counts.layers(once, splits.val)
+ours = lab.counts.layers(once, splits.val)
 table = {}
-for mine, theirs in zip([*ours, ours.total], paper.LENET_300_100, strict=True):
+for mine, theirs in zip([*ours, ours.total], lab.paper.LENET_300_100, strict=True):
     table[mine.layer] = {
         ("weights left", "ours"): f"{mine.density:.1%}",
         ("weights left", "paper"): f"{theirs.density:.0%}",
@@ -330,7 +320,7 @@ for mine, theirs in zip([*ours, ours.total], paper.LENET_300_100, strict=True):
 pd.DataFrame(table).T
 
 # %%
-plots.layer_table(ours, paper.LENET_300_100, title="Table 2, the paper's and ours")
+lab.plots.layer_table(ours, lab.paper.LENET_300_100, title="Table 2, the paper's and ours")
 plt.show()
 
 # %% [markdown]
@@ -339,8 +329,8 @@ plt.show()
 # agree because we asked for them; which neurons fire depends on the training, and the
 # operations with them.
 #
-# That going in steps beats going once, as the paper finds for AlexNet, need not show on so
-# small a task; what the interval above says, counts. Try it at lower densities: change
+# That iterative pruning beats one-shot pruning, as the paper finds for AlexNet, need not show on
+# so small a task; the interval above decides. Try it at lower densities: change
 # `reported` and run the notebook again. The paper's quality parameters and its number of rounds
 # are not in the paper, so nobody can repeat it to the digit.
 #

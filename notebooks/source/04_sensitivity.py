@@ -1,7 +1,7 @@
 # %% [markdown]
-# # 4 · Which layer breaks first
+# # 4 · Which layer is the most sensitive
 #
-# **Which layer of LeNet-5 breaks first when it is pruned, and how much can we take from each?**
+# **Which layer of LeNet-5 is the most sensitive to pruning, and how much can each one lose?**
 #
 # The paper prunes one layer at a time, looks at the accuracy, and draws a curve for each layer:
 # its **Figure 6**. From such curves it chose its thresholds. We draw them for LeNet-5, with error
@@ -17,20 +17,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
-from pruning_lab import (
-    criteria,
-    data,
-    evaluation,
-    masks,
-    models,
-    paper,
-    plots,
-    sensitivity,
-    training,
-)
-from pruning_lab.widgets import DropSlider, GrowingScan
+import pruning_lab as lab
 
-splits = data.load()
+splits = lab.data.load()
 print(splits)
 
 # %%
@@ -47,23 +36,23 @@ SEARCHED = {"quick": 500, "thorough": 2000}[SIZE]  # images that a search furthe
 
 # %%
 if splits.name == "mnist":
-    model = models.lenet_5(trained="mnist")
+    model = lab.models.lenet_5(trained="mnist")
 else:
     torch.manual_seed(0)
-    model = models.lenet_5()
-    config = training.TrainConfig(epochs=20, lr=0.05, shift=1)
-    for epoch in training.train(model, splits.train, config):
+    model = lab.models.lenet_5()
+    config = lab.TrainConfig(epochs=20, lr=0.05, shift=1)
+    for epoch in lab.train(model, splits.train, config):
         print(f"\repoch {epoch.epoch} of {config.epochs}, accuracy {epoch.accuracy:.1%}", end="")
     print()
 
-dense = evaluation.evaluate(model, splits.val)
+dense = lab.evaluate(model, splits.val)
 print("dense, on val:", dense)
 
 # %% [markdown]
 # ## Six weights by hand
 #
 # Here is a network of one layer, and three images of three pixels each. The larger output is the
-# answer. What the whole network answers shall count as right. **Make a guess:** when half of the
+# answer. What the dense network answers counts as right. **Make a guess:** when half of the
 # weights go, the smallest ones, which of the three answers changes?
 
 # %% tags=["nbval-check-output"]
@@ -71,7 +60,7 @@ w = torch.tensor([[0.9, -0.1, 0.4], [-0.7, 0.05, 0.3]])  # (out, in)
 x = torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0], [0.0, 0.0, 1.0]])  # an image in each row
 right = (x @ w.T).argmax(1)
 for density in (1, 0.5):
-    kept = criteria.by_density(w.abs(), density)
+    kept = lab.criteria.by_density(w.abs(), density)
     answers = (x @ (w * kept).T).argmax(1)
     print(f"density {density:3}: {answers.tolist()}, {int((answers == right).sum())} of 3 right")
 
@@ -79,7 +68,7 @@ for density in (1, 0.5):
 # Two points of a curve: that is a sensitivity scan. But how much is two of three? With three other
 # images it might have been three, or one.
 #
-# ## Is it a drop, or chance?
+# ## Is it a loss, or chance?
 #
 # An accuracy is a count of images, and other images of the same kind would give another count. The
 # 95 % interval says how far off it may be. **Make a guess:** 99 of 100 images are right. How low
@@ -87,10 +76,10 @@ for density in (1, 0.5):
 
 # %% tags=["nbval-check-output"]
 for n in (100, 1000, 5000):
-    print(evaluation.Accuracy.counted(round(0.99 * n), n))
+    print(lab.evaluation.Accuracy.counted(round(0.99 * n), n))
 
 # %% [markdown]
-# The drops that we look for are smaller than that. But we have more than two counts: both
+# The changes that we look for are smaller than that. But we have more than two counts: both
 # networks see *the same images*. Here are six answers of each, right or wrong:
 
 # %% tags=["nbval-check-output"]
@@ -101,36 +90,36 @@ print("lost:", int((before & ~after).sum()), " won:", int((~before & after).sum(
 
 # %% [markdown]
 # Both are right five times. Pruning has lost one image and won another. What it did is in the
-# answers that *changed*; the others say nothing, however many they are. An interval that counts
-# only these is called *paired*. Below, of 1,000 images, 990 are right before and 982 after, so
-# the drop is the same in all three rows. In the first row we forget which images they were; in
-# the second eight were lost and none won; in the third many changed, both ways.
+# answers that *changed*; the others carry no information, however many they are. An interval that
+# counts only these is called *paired*. Below, of 1,000 images, 990 are right before and 982 after,
+# so the change is the same in all three rows. In the first row we forget which images they were; in
+# the second eight were lost and none won; in the third many changed, in both directions.
 
 # %% tags=["nbval-check-output"]
 n = 1000
 half = 1.96 * math.sqrt((0.990 * 0.010 + 0.982 * 0.018) / n)
-unpaired = evaluation.Drop(0.008, 0.008 - half, 0.008 + half, n)
+unpaired = lab.evaluation.Drop(0.008, 0.008 - half, 0.008 + half, n)
 print("forgotten which:       ", unpaired)
-print("lost 8, won none:      ", evaluation.Drop.counted(lost=8, won=0, n=n))
-print("lost 18, won 10:       ", evaluation.Drop.counted(lost=18, won=10, n=n))
+print("lost 8, won none:      ", lab.evaluation.Drop.counted(lost=8, won=0, n=n))
+print("lost 18, won 10:       ", lab.evaluation.Drop.counted(lost=18, won=10, n=n))
 
 # %% [markdown]
-# Only the second interval lies above zero: there we can be fairly sure that pruning did harm. All
-# drops of this library are paired. An interval with zero inside is *within the noise*: perhaps
-# there is no drop at all. How small a drop can our own images show?
+# Only the second interval lies below zero: there we can be fairly sure that pruning did harm. All
+# changes in this library are paired. An interval with zero inside is *within the noise*: perhaps
+# nothing was lost at all. How small a loss can our own images show?
 
 # %%
-least = next(k for k in range(1, 100) if evaluation.Drop.counted(k, 0, dense.n).low > 0)
+least = next(k for k in range(1, 100) if lab.evaluation.Drop.counted(k, 0, dense.n).low > 0)
 print(f"{dense.n:,} images on val: {least} must be lost, and none won, to be beyond the noise;")
-print(f"that is a drop of {100 * least / dense.n:.2f} points")
+print(f"that is a loss of {100 * least / dense.n:.2f} points")
 
 # %% [markdown]
-# ## Which layer breaks first?
+# ## Which layer is the most sensitive?
 #
 # LeNet-5's layers are of very different sizes:
 
 # %% tags=["nbval-check-output"]
-for name, layer in masks.prunable(model).items():
+for name, layer in lab.masks.prunable(model).items():
     print(f"{name:5} {tuple(layer.weight.shape)!s:16} {layer.weight.numel():7,} weights")
 
 # %% [markdown]
@@ -140,20 +129,20 @@ for name, layer in masks.prunable(model).items():
 
 # %%
 title = f"LeNet-5 on {splits.name}, one layer pruned, no retraining"
-scan = sensitivity.scan(model, splits.val, DENSITIES, notify=GrowingScan(title=title))
+scan = lab.scan(model, splits.val, DENSITIES, notify=lab.widgets.GrowingScan(title=title))
 
 # %% [markdown]
 # Near the top the curves lie on one another. Here is that part alone, with its bands.
 
 # %%
 figure, ax = plt.subplots(figsize=(8, 3.6), layout="constrained")
-plots.sensitivity(scan, title="The same, near the top", ax=ax)
-reach = 4 * (dense.high - dense.low)
-ax.set_ylim(dense.value - reach, min(dense.value + reach / 4, 1.002))
+lab.plots.sensitivity(scan, title="The same, near the top", ax=ax)
+reach = 400 * (dense.high - dense.low)  # points
+ax.set_ylim(-reach, reach / 4)
 plt.show()
 # %% [markdown]
-# The band around a curve is the paired interval of its drops. Grey is what lies within the noise:
-# there the curve may well be flat. A layer begins to break where colour begins.
+# The band around a curve is the paired interval. Grey is what lies within the noise: there the
+# curve may well be flat. A layer begins to lose accuracy where colour begins.
 #
 # The same in a table: how low each layer can go, as far as these images can tell, and what it
 # loses at the lowest level.
@@ -168,7 +157,7 @@ for layer in scan.layers:
             "layer": layer,
             "within the noise down to": f"{min(quiet):.0%}" if quiet else "no cut tried",
             "lowest level": f"{points[-1].density:.1%}",
-            "drop there": points[-1].drop,
+            "change there": points[-1].drop,
         }
     )
 pd.DataFrame(rows).set_index("layer")
@@ -182,20 +171,20 @@ def falls_at(layer, points_lost):
 
 
 first = max(scan.layers, key=lambda layer: falls_at(layer, 2))
-print("on MNIST, conv1 breaks first:", first == "conv1" or splits.name != "mnist")
-print("on MNIST, fc1 breaks last:   ", falls_at("fc1", 2) < 0.02 or splits.name != "mnist")
-print("the model is as it was:      ", evaluation.evaluate(model, splits.val) == dense)
+print("on MNIST, conv1 is the most sensitive:", first == "conv1" or splits.name != "mnist")
+print("on MNIST, fc1 is the least sensitive:", falls_at("fc1", 2) < 0.02 or splits.name != "mnist")
+print("the model is as it was:", lab.evaluate(model, splits.val) == dense)
 
 # %% [markdown]
-# On MNIST it is as in the paper, where AlexNet's first convolution minds most. That layer sees the
-# images themselves, has few weights, and uses each of them at every place of the image. `fc1` has
-# the most weights, and can spare the most.
+# On MNIST it is as in the paper, where AlexNet's first convolution is the most sensitive. That
+# layer sees the images themselves, has few weights, and uses each of them at every place of the
+# image. `fc1` has the most weights, and can spare the most.
 #
 # ## What a threshold keeps
 #
-# The paper does not ask for densities. It sets thresholds, *quality × σ*, and takes what comes
-# out. Could we have known what comes out? If weights were spread like a normal distribution
-# (Gaussian), or like the more pointed Laplace distribution, a formula would say it. For one σ:
+# The paper does not ask for densities. It sets thresholds, *quality × σ*, and takes what comes out.
+# Could we have known what comes out? If weights were spread like a normal distribution (Gaussian),
+# or like the more pointed Laplace distribution, a formula would say it. For one σ:
 
 # %% tags=["nbval-check-output"]
 print(f"Gaussian: {math.erfc(1 / math.sqrt(2)):.1%} are larger than σ")
@@ -206,8 +195,8 @@ print(f"Laplace:  {math.exp(-math.sqrt(2)):.1%}")
 
 # %%
 figure, ax = plt.subplots(figsize=(8, 3.6), layout="constrained")
-prior = sensitivity.prior(model, [0.25 * step for step in range(1, 13)])
-plots.prior(prior, title="What a threshold keeps of each layer", ax=ax)
+prior = lab.sensitivity.prior(model, [0.25 * step for step in range(1, 13)])
+lab.plots.prior(prior, title="What a threshold keeps of each layer", ax=ax)
 plt.show()
 # %%
 rows = {
@@ -232,13 +221,13 @@ pd.DataFrame(rows).T
 # ## Choosing by an allowed drop
 #
 # Say how much accuracy each layer alone may lose, in percentage points. Where the curve of a
-# layer crosses that line, there is its density: `sensitivity.choose` reads it off.
+# layer crosses that line, there is its density: `lab.choose` reads it off.
 #
 # **Make a guess:** if each of the four layers alone loses half a point, what do they lose when
 # all four are pruned together?
 
 # %%
-panel = DropSlider(scan, model, splits.val, max_drop_per_layer=0.5).settle()
+panel = lab.widgets.DropSlider(scan, model, splits.val, max_drop_per_layer=0.5).settle()
 panel
 
 # %% [markdown]
@@ -258,11 +247,11 @@ worse = plan.together.value > plan.predicted
 print("on MNIST, together they lose more than the sum:", worse or splits.name != "mnist")
 
 # %% [markdown]
-# **Single drops do not add.** In the scan each pruned layer got clean inputs from the layers
-# before it, and the dense layers behind it mended some of the harm. Pruned together, each gets
-# inputs that are already off, and nobody is left to mend. (It can go the other way too, where
-# two layers harm the same images. On few images, chance decides.) So a choice by single curves is
-# a proposal: measure it.
+# **Single drops do not add.** In the scan each pruned layer got clean inputs from the layers before
+# it, and the dense layers after it compensated for some of the harm. Pruned together, each gets
+# inputs that are already off, and no dense layer is left to compensate. (It can go the other way
+# too, where two layers harm the same images. On few images, chance decides.) So a choice by single
+# curves is a proposal: measure it.
 #
 # ## Choosing for all layers together
 #
@@ -273,10 +262,12 @@ print("on MNIST, together they lose more than the sum:", worse or splits.name !=
 # **Make a guess:** which layer gives weights away, and which get them?
 
 # %%
-reported = {row.layer: row.density for row in paper.LAYER_TABLES["lenet-5"] if row.layer != "total"}
-theirs = masks.prune(model, density=reported)
-single = sensitivity.choose(scan, density=theirs.density)
-joint = sensitivity.choose(
+reported = {
+    row.layer: row.density for row in lab.paper.LAYER_TABLES["lenet-5"] if row.layer != "total"
+}
+theirs = lab.prune(model, density=reported)
+single = lab.choose(scan, density=theirs.density)
+joint = lab.choose(
     scan, density=theirs.density, method="joint", model=model, images=splits.val.head(SEARCHED)
 )
 
@@ -285,7 +276,7 @@ plans = {"single": single.densities, "joint": joint.densities, "paper, Table 3":
 pd.DataFrame(plans).map("{:.1%}".format)
 
 # %% tags=["nbval-check-output"]
-kept = {name: masks.prune(model, density=densities).kept for name, densities in plans.items()}
+kept = {name: lab.prune(model, density=densities).kept for name, densities in plans.items()}
 print("weights kept:", kept["paper, Table 3"], "of", theirs.weights)
 print("as many by the others:", all(abs(k - theirs.kept) <= 4 for k in kept.values()))
 more = joint.densities["conv1"] > single.densities["conv1"]
@@ -294,7 +285,7 @@ print("on MNIST, joint gives conv1 more:", more or splits.name != "mnist")
 # %% [markdown]
 # ## Our numbers beside the paper's
 #
-# Three ways to keep as many weights. On val, by which we chose, and then, as all choices are
+# Three choices that keep as many weights. On val, by which we chose, and then, as all choices are
 # made, once on test. Nothing is retrained yet. The paper's own row is of its network after
 # retraining.
 
@@ -302,12 +293,12 @@ print("on MNIST, joint gives conv1 more:", more or splits.name != "mnist")
 # %%
 def drops(densities):
     """On val and on test, with the layers cut to these densities."""
-    mask, row = masks.prune(model, density=densities), {}
+    mask, row = lab.prune(model, density=densities), {}
     for split in (splits.val, splits.test):
-        before = evaluation.evaluate(model, split)
-        with masks.masked(model, mask):
-            after = evaluation.evaluate(model, split)
-        row[f"drop on {split.name}, points"] = evaluation.drop(before, after)
+        before = lab.evaluate(model, split)
+        with lab.masks.masked(model, mask):
+            after = lab.evaluate(model, split)
+        row[f"change on {split.name}"] = lab.evaluation.drop(before, after)
         row[f"error on {split.name}"] = f"{after.error:.2%}"
     return row
 
@@ -316,22 +307,22 @@ results = {name: drops(densities) for name, densities in plans.items()}
 pd.DataFrame(results).T
 
 # %%
-table_1 = paper.TABLE_1["lenet-5"]
-change = 100 * (table_1.error - table_1.dense_error)
-test = evaluation.evaluate(model, splits.test)
+table_1 = lab.paper.TABLE_1["lenet-5"]
+change = 100 * (table_1.dense_error - table_1.error)
+test = lab.evaluate(model, splits.test)
 print(f"ours, dense:      error {test.error:.2%} on {splits.name}")
-print(f"paper, retrained: error {table_1.error:.2%} on mnist, a drop of {change:+.2f} points")
+print(f"paper, retrained: error {table_1.error:.2%} on mnist, a change of {change:+.2f} points")
 
 # %% tags=["nbval-check-output"]
-on_test = {name: row["drop on test, points"].value for name, row in results.items()}
+on_test = {name: row["change on test"].value for name, row in results.items()}
 better = on_test["joint"] < min(on_test["single"], on_test["paper, Table 3"])
 print("on MNIST, joint loses least without retraining:", better or splits.name != "mnist")
 
 # %% [markdown]
 # **What we make of the difference.** The paper, too, keeps most of `conv1` and least of `fc1`.
 # On MNIST it also gives `conv1` more than that layer's own curve asks for, as does our joint
-# choice, which knows that the others will be pruned as well. For the other layers the two go
-# apart. Ours are densities for a network that is cut and left alone: small layers, which cost few
+# choice, which knows that the others will be pruned as well. For the other layers the two
+# differ. Ours are densities for a network that is cut and left alone: small layers, which cost few
 # weights, are spared, and `fc1` pays. The paper's are those of a network that was retrained after
 # each cut, and such a network can spare other weights than one that was not; what retraining gives
 # back, [03_retrain](03_retrain.ipynb) has shown.

@@ -4,8 +4,8 @@
 # **Does it work on photos, in a network with convolutions worth the name?**
 #
 # AlexNet is the paper's main case: its **Figure 6** and **Table 4** are of it, and its claim of
-# nine times fewer parameters with nothing lost. We train a small AlexNet on photos, scan it, cut
-# it to the paper's densities and retrain it the paper's way, one kind of layers at a time. Beside
+# nine times fewer parameters with nothing lost. We train a small AlexNet on photos, scan it, prune
+# it to the paper's densities and retrain it as the paper does, one kind of layers at a time. Beside
 # our rows stand the paper's, and those of long runs of ours with the network at its full width.
 #
 # All of it takes about a minute and a half, the first time a little longer: the photos are
@@ -22,27 +22,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
-import pruning_lab
-from pruning_lab import (
-    counts,
-    data,
-    evaluation,
-    experiments,
-    masks,
-    models,
-    paper,
-    retraining,
-    sensitivity,
-    training,
-)
-from pruning_lab.studio import Studio
-from pruning_lab.widgets import GrowingScan, StudioPanel
+import pruning_lab as lab
 
 # %%
 SIZE = "quick"  # "quick": a minute to train in all; "thorough": eight, and far fewer errors
 SHAPE = {
     "quick": {"width": 0.1, "size": 32, "dropout": 0.2},
-    "thorough": experiments.REDUCED["alexnet"],  # as `pruning-lab run --model alexnet` has it
+    "thorough": lab.experiments.REDUCED["alexnet"],  # as `pruning-lab run --model alexnet` has it
 }[SIZE]
 if SIZE == "quick":
     torch.set_num_threads(1)  # so small a network needs no second core
@@ -54,7 +40,7 @@ if SIZE == "quick":
 # draw shapes instead, and say so.
 
 # %%
-splits = data.load("photos", size=SHAPE["size"])
+splits = lab.data.load("photos", size=SHAPE["size"])
 print(f"{splits.name}: {splits.train.n:,} images to train on, {splits.val.n:,} in val")
 print(splits.origin.rpartition("; ")[0] or splits.origin)  # but for where the cache lies
 
@@ -66,7 +52,7 @@ PHOTOS = [
     *("tench", "English springer", "cassette player", "chain saw", "church"),
     *("French horn", "garbage truck", "gas pump", "golf ball", "parachute"),
 ]
-names = PHOTOS if splits.name == "imagenette" else list(data.shapes.SHAPES)
+names = PHOTOS if splits.name == "imagenette" else list(lab.data.shapes.SHAPES)
 figure, axes = plt.subplots(2, 5, figsize=(7, 3.3), layout="constrained")
 for label, ax in enumerate(axes.flat):
     first = int((splits.train.labels == label).nonzero()[0])
@@ -92,12 +78,12 @@ print(f"fc1:   {fc1:10,} weights, {2 * fc1:11,} operations")
 # and how much of its work?
 
 # %% tags=["nbval-check-output"]
-full = counts.layers(models.alexnet(), (3, 227, 227))
+full = lab.counts.layers(lab.models.alexnet(), (3, 227, 227))
 print("by hand:", full[0].weights == conv1, full[5].flops == 2 * fc1)
 for column in ("weights", "flops"):
     total = getattr(full.total, column)
-    share = sum(getattr(row, column) for row in full[5:]) / total
-    print(f"{column:7}: {total:13,} in all, {share:.0%} of them in fc1, fc2 and fc3")
+    part = sum(getattr(row, column) for row in full[5:]) / total
+    print(f"{column:7}: {total:13,} in all, {part:.0%} of them in fc1, fc2 and fc3")
 
 # %% [markdown]
 # So cutting the fully connected layers makes the network small, and cutting the convolutions makes
@@ -105,11 +91,11 @@ for column in ("weights", "flops"):
 # filters of 5 x 5 instead of 11 x 11.
 
 # %% tags=["nbval-check-output"]
-recipe = experiments.paper_recipe("alexnet", splits.name, {**SHAPE, "classes": 10})
+recipe = lab.experiments.paper_recipe("alexnet", splits.name, {**SHAPE, "classes": 10})
 torch.manual_seed(0)
-model = models.build(recipe.about)
-print(models.describe(recipe.about))
-for name, layer in masks.prunable(model).items():
+model = lab.models.build(recipe.about)
+print(lab.models.describe(recipe.about))
+for name, layer in lab.masks.prunable(model).items():
     print(f"{name:5} {tuple(layer.weight.shape)!s:16} {layer.weight.numel():7,} weights")
 
 # %% [markdown]
@@ -128,24 +114,24 @@ if SIZE == "quick":
             for config, epochs in zip(recipe.retrain, (1, 1, 1, 1, 3), strict=True)
         ),
     )
-for epoch in training.train(model, splits.train, recipe.dense):
+for epoch in lab.train(model, splits.train, recipe.dense):
     print(f"\repoch {epoch.epoch} of {epoch.epochs}, accuracy {epoch.accuracy:.1%}", end="")
 
-dense = evaluation.evaluate(model, splits.val)
+dense = lab.evaluate(model, splits.val)
 print("\ndense, on val:", dense)
 
 # %% [markdown]
 # With ten classes, guessing would be right once in ten. (While it learns it sees crops of the
 # images, mirrored and enlarged, which is harder than val.)
 #
-# ## Which layer breaks first?
+# ## Which layer is the most sensitive?
 #
 # There are eight layers. **Make a guess**, and write it down: the first of the convolutions, the
-# last, or one of the fully connected layers? And who will bear most?
+# last, or one of the fully connected layers? And which one can lose most?
 
 # %%
 title = f"AlexNet on {splits.name}, one layer pruned, no retraining"
-scan = sensitivity.scan(model, splits.val, recipe.scan, notify=GrowingScan(title=title))
+scan = lab.scan(model, splits.val, recipe.scan, notify=lab.widgets.GrowingScan(title=title))
 
 # %%
 lowest = {layer: scan.of(layer)[-1] for layer in scan.layers}
@@ -155,24 +141,24 @@ for layer in order:
     print(f"{layer:5} loses {lowest[layer].drop}")
 
 # %% tags=["nbval-check-output"]
-print("the model is as it was:", evaluation.evaluate(model, splits.val) == dense)
+print("the model is as it was:", lab.evaluate(model, splits.val) == dense)
 conv = [layer for layer in scan.layers if layer.startswith("conv")]
 fc = [layer for layer in scan.layers if layer.startswith("fc")]
 harm = {
     name: sum(lowest[n].drop.value for n in kind) / len(kind)
     for name, kind in (("conv", conv), ("fc", fc))
 }
-print("convolutions mind more than fully connected layers:", harm["conv"] > harm["fc"])
+print("convolutions are more sensitive than fully connected layers:", harm["conv"] > harm["fc"])
 
 # %% [markdown]
 # That is what the paper's Figure 6 shows, too: the convolutions on its left fall early, the fully
-# connected layers on its right late, and conv1 minds most. So its *quality* was chosen smallest:
-# the threshold is quality × σ. The paper does not print its qualities; but here is what they come
-# to in our network, for the densities of its Table 4.
+# connected layers on its right late, and conv1 is the most sensitive. So its *quality* was chosen
+# smallest: the threshold is quality × σ. The paper does not print its qualities; but here is what
+# they come to in our network, for the densities of its Table 4.
 
 # %%
-reported = {row.layer: row.density for row in paper.ALEXNET if row.layer != "total"}
-receipt = masks.prune(model, density=reported).receipt
+reported = {row.layer: row.density for row in lab.paper.ALEXNET if row.layer != "total"}
+receipt = lab.prune(model, density=reported).receipt
 quality = {row.layer: row.threshold / row.sigma for row in receipt}
 pd.DataFrame(
     {
@@ -189,8 +175,8 @@ print("largest two:     ", sorted(sorted(quality, key=quality.get)[-2:]))
 # ## Dropout by hand
 #
 # While it trains, AlexNet leaves out units of `fc1` and `fc2` at random: *dropout*, against
-# learning by heart. A pruned layer has less to learn by heart with, and wants less of it. How much
-# less? Take a layer of 4 units behind 4 others. Leave half of the units, on both sides:
+# overfitting. A pruned layer has fewer weights to overfit with, and needs less dropout. How much
+# less? Take a layer of 4 units after 4 others. Leave half of the units, on both sides:
 
 # %% tags=["nbval-check-output"]
 connections, left = 4 * 4, 2 * 2
@@ -205,8 +191,8 @@ print("dropout:          0.5 becomes", 0.5 * math.sqrt(left / connections))
 
 # %% tags=["nbval-check-output"]
 print("by hand:   ", round(0.5 * math.sqrt(0.09), 3))
-print("by library:", round(retraining.dropout_rate(0.5, 0.09), 3))
-with retraining.dropout_adjusted(model, masks.prune(model, density=reported)):
+print("by library:", round(lab.retraining.dropout_rate(0.5, 0.09), 3))
+with lab.retraining.dropout_adjusted(model, lab.prune(model, density=reported)):
     print(f"our fc1:    {SHAPE['dropout']} becomes {model.drop6.p:.3f} while it is retrained")
 print("afterwards:", model.drop6.p)
 
@@ -216,16 +202,16 @@ print("afterwards:", model.drop6.p)
 # Through many layers the error comes back faint, says the paper's section 3.3. So it cuts the
 # fully connected layers, and retrains these while the convolutions stay as they are; then it cuts
 # the convolutions, and retrains those. Our recipe does so twice, each time to lower densities, and
-# in a last round retrains all. `retraining.iterative` adjusts the dropout by itself.
+# in a last round retrains all. `lab.retraining.iterative` adjusts the dropout by itself.
 #
 # First, for comparison, all of it at once, and nothing retrained. **Make a guess:** what is left of
 # the accuracy? And of the rounds after it, which hurts most?
 
 # %%
-with masks.masked(model, masks.prune(model, density=recipe.rounds[-1]["density"])):
-    at_once = evaluation.evaluate(model, splits.val)
+with lab.masks.masked(model, lab.prune(model, density=recipe.rounds[-1]["density"])):
+    at_once = lab.evaluate(model, splits.val)
 print("cut at once:", at_once)
-print("drop:       ", evaluation.drop(dense, at_once))
+print("change:     ", lab.evaluation.drop(dense, at_once))
 
 # %% [markdown]
 # Now step by step. We look which layers each retraining has moved.
@@ -233,14 +219,14 @@ print("drop:       ", evaluation.drop(dense, at_once))
 
 # %%
 def weights_of(network):
-    return {name: layer.weight.clone() for name, layer in masks.prunable(network).items()}
+    return {name: layer.weight.clone() for name, layer in lab.masks.prunable(network).items()}
 
 
 pruned, rows, moved = copy.deepcopy(model), [], []
-for stage in retraining.iterative(
+for stage in lab.retraining.iterative(
     pruned, splits.train, recipe.retrain, recipe.rounds, freeze=recipe.freeze
 ):
-    rows.append((stage, evaluation.evaluate(pruned, splits.val)))
+    rows.append((stage, lab.evaluate(pruned, splits.val)))
     print(f"round {stage.round} {stage.kind:9}  {stage.mask.density:5.1%} left  {rows[-1][1]}")
     if stage.kind == "cut":
         before = weights_of(pruned)
@@ -262,16 +248,16 @@ values = [accuracy.value for _, accuracy in rows]
 reach = [[a.value - a.low for _, a in rows], [a.high - a.value for _, a in rows]]
 ax.axhspan(dense.low, dense.high, color="0.9", label="dense, 95 % interval")
 ax.axhline(at_once.value, color="0.4", linestyle="--", label="cut at once, not retrained")
-ax.errorbar(places, values, reach, marker="o", capsize=3, label="on the way")
-said = [f"{stage.round}\n{'cut' if stage.kind == 'cut' else 'retrain'}" for stage, _ in rows]
-ax.set_xticks(places, said)
+ax.errorbar(places, values, reach, marker="o", capsize=3, label="pruned step by step")
+ticks = [f"{stage.round}\n{'cut' if stage.kind == 'cut' else 'retrain'}" for stage, _ in rows]
+ax.set_xticks(places, ticks)
 ax.set(ylabel="accuracy on val", title="Five rounds down to the paper's densities")
 ax.yaxis.set_major_formatter("{x:.0%}")
 ax.legend(frameon=False)
 plt.show()
 
 # %% tags=["nbval-check-output"]
-size = counts.parameters(pruned)
+size = lab.counts.parameters(pruned)
 print(f"parameters in all: {size.total:,}; left: {size.compression:.1f} × fewer")
 print("better than cut at once, not retrained:", values[-1] > at_once.value)
 gone = [weight[~stage.mask[name]] for name, weight in weights_of(pruned).items()]
@@ -281,14 +267,14 @@ print("pruned weights that are not zero:", sum(int(w.count_nonzero()) for w in g
 # ## Our rows beside Table 4
 #
 # The densities agree because we asked for them (all a little lower, since in our network the
-# convolutions have a larger share of the weights, and it shall be nine times smaller as well). The
-# activations are measured: what is not zero behind ReLU and pooling. A layer's operations left are
-# its own density times that of what comes in.
+# convolutions have a larger fraction of the weights, and it is to be nine times smaller as well).
+# The activations are measured: what is not zero after ReLU and pooling. A layer's operations left
+# are its own density times that of what comes in.
 
 # %%
-ours = counts.layers(pruned, splits.val)
+ours = lab.counts.layers(pruned, splits.val)
 table = {}
-for mine, theirs in zip([*ours, ours.total], paper.ALEXNET, strict=True):
+for mine, theirs in zip([*ours, ours.total], lab.paper.ALEXNET, strict=True):
     table[mine.layer] = {
         ("weights left", "ours"): f"{mine.density:.1%}",
         ("weights left", "paper"): f"{theirs.density:.0%}",
@@ -306,7 +292,7 @@ pd.DataFrame(table).T
 # in the folder `results`, with all their settings; nothing of that is trained here.
 
 # %%
-kept_in = Path(pruning_lab.__file__).parents[1] / "results" / "photos.json"
+kept_in = Path(lab.__file__).parents[1] / "results" / "photos.json"
 long_runs = []
 if kept_in.exists():
     stored = json.loads(kept_in.read_text())["rows"]
@@ -316,14 +302,14 @@ else:
 
 
 def row(run):
-    change = evaluation.Drop(**run["change"])
+    change = lab.evaluation.Drop(**run["change"])
     return {
         "network": run["network"],
         "trained on": run["data"],
         "compression": f"{run['compression']:.0f} ×",
         "error, dense": f"{run['dense_error']:.1%}",
         "error, pruned": f"{run['error']:.1%}",
-        "change, points": str(change),
+        "change of accuracy": str(change),
         "minutes": f"{sum(run['seconds'].values()) / 60:.1f}",
         "on": run["machine"]["device"],
     }
@@ -332,26 +318,26 @@ def row(run):
 pd.DataFrame([row(run) for run in long_runs])
 
 # %% [markdown]
-# At nine times the layers keep what the paper's layers keep. Beyond that nobody has told us
-# densities: all weights are ranked together, and the smallest go, whichever layer they are in.
+# At nine times the layers keep what the paper's layers keep. Beyond that no densities
+# are known: all weights are ranked together, and the smallest go, whichever layer they are in.
 # **Make a guess:** which layer pays most for that, and which hardly anything?
 
 # %%
 full_width = [run for run in long_runs if "width" not in run["network"]]
 figure, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
-theirs = f"paper, on ImageNet, {paper.TABLE_1['alexnet'].compression} ×"
+theirs = f"paper, on ImageNet, {lab.paper.TABLE_1['alexnet'].compression} ×"
 ax.plot(reported.keys(), reported.values(), "kx", markersize=9, label=theirs)
 for run in full_width:
     label = f"ours, on {run['data']}, {run['compression']:.0f} ×"
     ax.plot(reported.keys(), [run["densities"][layer] for layer in reported], "o-", label=label)
 ax.set_yscale("log")
-ax.yaxis.set_major_formatter(lambda share, _: f"{share:.1%}")
+ax.yaxis.set_major_formatter(lambda density, _: f"{density:.1%}")
 ax.set(ylabel="weights left", title="What each layer keeps at the full width")
 ax.legend(frameon=False, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# `fc1` and `fc2` pay, in whom most of the weights are, and `conv1` keeps most of its own: what one
+# `fc1` and `fc2` pay, which hold most of the weights, and `conv1` keeps most of its own: what one
 # layer at a time has shown above, at other places of the scale.
 #
 # ## AlexNet in the studio
@@ -361,15 +347,15 @@ plt.show()
 # `fc1`? And how many weights does each save?
 
 # %%
-studio = Studio(model, splits, scan=scan, about=recipe.about)
-studio.set(density={"conv1": 0.5}).name("half of conv1").settle()
+studio = lab.Studio(model, splits, scan=scan, about=recipe.about)
+studio.set(density={"conv1": 0.5}).rename("half of conv1").settle()
 studio.undo()
-studio.set(density={"fc1": 0.1}).name("a tenth of fc1").settle()
+studio.set(density={"fc1": 0.1}).rename("a tenth of fc1").settle()
 studio.undo()
 print(studio.compare())
 
 # %% tags=["nbval-check-output"]
-now = studio.set(density=reported).name("paper's").settle().metrics()
+now = studio.set(density=reported).rename("paper's").settle().metrics()
 asked = {row.layer: round(reported[row.layer] * row.weights) for row in now.layers}
 print("each layer keeps what was asked:", asked == {row.layer: row.kept for row in now.layers})
 print("weights kept:", sum(asked.values()))
@@ -380,14 +366,14 @@ print("the model is as it came:", all(bool((w != 0).all()) for w in weights_of(m
 # which of them has taken too much; or press the button that retrains.
 
 # %%
-studio.suggest(density=studio.attempt.density).name("suggested").settle()
-panel = StudioPanel(studio)
+studio.suggest(density=studio.attempt.density).rename("suggested").settle()
+panel = lab.widgets.StudioPanel(studio)
 panel.layer = order[0]
 panel.settle()
 panel
 
 # %%
-studio.retrain(config=replace(recipe.retrain[-1], epochs=1)).name("suggested, retrained")
+studio.retrain(config=replace(recipe.retrain[-1], epochs=1)).rename("suggested, retrained")
 panel.settle()
 print(studio.compare())
 
@@ -399,8 +385,8 @@ tenth_of_fc1, half_of_conv1 = (
     1 - tried["half of conv1"].density,
 )
 print("the cut of fc1 saves more than ten times as much:", tenth_of_fc1 > 10 * half_of_conv1)
-mended = tried["suggested, retrained"].accuracy.value > tried["suggested"].accuracy.value
-print("an epoch of retraining helps:", mended)
+recovered = tried["suggested, retrained"].accuracy.value > tried["suggested"].accuracy.value
+print("an epoch of retraining helps:", recovered)
 
 # %% [markdown]
 # ## Our numbers beside the paper's
@@ -410,55 +396,55 @@ print("an epoch of retraining helps:", mended)
 # never the errors across them.
 
 # %%
-table_1 = paper.TABLE_1["alexnet"]
-tested = [evaluation.evaluate(network, splits.test) for network in (model, pruned)]
+table_1 = lab.paper.TABLE_1["alexnet"]
+tested = [lab.evaluate(network, splits.test) for network in (model, pruned)]
 columns = {
     "paper, ImageNet": {
         "error, dense": f"{table_1.dense_error:.2%}",
         "error, pruned": f"{table_1.error:.2%}",
-        "change, points": f"{100 * (table_1.error - table_1.dense_error):+.2f}",
+        "change of accuracy": f"{100 * (table_1.dense_error - table_1.error):+.2f} points",
         "parameters": f"{table_1.dense_parameters:,.0f}",
         "compression": f"{table_1.compression} ×",
     },
     f"this notebook, {splits.name}": {
         "error, dense": f"{tested[0].error:.2%}",
         "error, pruned": f"{tested[1].error:.2%}",
-        "change, points": str(evaluation.drop(*tested)),
+        "change of accuracy": str(lab.evaluation.drop(*tested)),
         "parameters": f"{size.total:,}",
         "compression": f"{size.compression:.0f} ×",
     },
 }
 for run in full_width:
-    said = row(run) | {"parameters": f"{run['dense_parameters']:,}"}
-    name = f"full width, {run['data']}, {said['compression']}"
-    columns[name] = {key: said[key] for key in columns["paper, ImageNet"]}
+    cells = row(run) | {"parameters": f"{run['dense_parameters']:,}"}
+    name = f"full width, {run['data']}, {cells['compression']}"
+    columns[name] = {key: cells[key] for key in columns["paper, ImageNet"]}
 pd.DataFrame(columns)
 
 # %% tags=["nbval-check-output"]
 print("compression, paper:", table_1.compression, " ours:", round(size.compression))
-drop = evaluation.drop(*tested)
+drop = lab.evaluation.drop(*tested)
 print("no loss of 5 points or more that these images could show:", drop.low < 0.05)
 
 # %%
 panel.close()
 
 # %% [markdown]
-# **What we make of the difference.** In each column the pruned network is to be held against its
+# **What we make of the difference.** In each column the pruned network is to be compared with its
 # own dense one. The paper finds nothing lost at nine times; look at the intervals of ours, and see
-# whether zero is inside, or beyond. Where the pruned network is even *better*, that is not the
-# work of pruning alone: it was trained on after the dense one had stopped, with as many epochs
-# again, and in the quick size the dense one could have used them.
+# whether zero is inside, or beyond. Where the pruned network is even *better*, that is not the work
+# of pruning alone: it was trained on after the dense one had stopped, with as many epochs again,
+# and in the quick size the dense one could have used them.
 #
-# Which layer can spare what, is as in the paper: `conv1` wants the smallest threshold, `fc1` and
-# `fc2` bear the largest. On ten classes, more of them can go than the paper's nine times: our long
-# runs go further, and the table says what that cost. That is no feat against the paper. A
+# Which layer can spare what, is as in the paper: `conv1` needs the smallest threshold, `fc1` and
+# `fc2` can take the largest. On ten classes, more of them can go than the paper's nine times: our
+# long runs go further, and the table says what that cost. That is no feat against the paper. A
 # thousand classes need more of a network than ten do, and theirs was no larger for it.
 #
 # And three things we did otherwise. The paper retrains at a hundredth of the learning rate
-# (`paper.RETRAIN_LR_FACTOR`) and takes days; we let the rate climb and fall again, for a few
+# (`lab.paper.RETRAIN_LR_FACTOR`) and takes days; we let the rate climb and fall again, for a few
 # epochs. It fixes one kind of layers in one section and retrains the whole network in another; we
 # do first the one, then the other. And it gives no intervals, and no qualities.
 #
 # Try it: lower the densities in `recipe.rounds`, or give the network its second chance in the
 # studio above, layer by layer. The thorough size is what `pruning-lab run --model alexnet` does on
-# a laptop; on a machine with a GPU the same words train the network at its full width.
+# a laptop; on a machine with a GPU the same command trains the network at its full width.

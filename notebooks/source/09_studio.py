@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 9 · The threshold studio
 #
-# **How far can we prune LeNet-5 by hand, and does a hand find better thresholds than the paper?**
+# **How far can we prune LeNet-5 by hand, and do we find better thresholds than the paper?**
 #
 # The paper's quality parameters were found by trying. The studio is a place to try: move the
-# threshold of a layer, see at once what stays, see the accuracy follow, retrain, go back, take
-# another way, and compare all of it in the end. We do it in plain calls first, then on a panel
+# threshold of a layer, see at once what stays, see the accuracy follow, retrain, go back, branch,
+# and compare all of it in the end. We do it in plain calls first, then on a panel
 # with sliders, then on a network of our own, and put **Table 3** and **Table 1** beside it.
 #
 # All of it takes less than a minute.
@@ -17,11 +17,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pruning_lab import cli, criteria, data, masks, models, paper, sensitivity, training
-from pruning_lab.studio import Studio
-from pruning_lab.widgets import NumbersSlider, StudioPanel
+import pruning_lab as lab
 
-splits = data.load()
+splits = lab.data.load()
 print(splits)
 
 # %%
@@ -34,21 +32,21 @@ splits = replace(splits, train=splits.train.head(IMAGES))
 # ## Six numbers by hand
 #
 # The whole studio is this, many times over: numbers, a threshold in units of their σ, and those
-# below it go. **Make a guess:** at which quality does the fourth number, −0.7, go?
+# below it are pruned. **Make a guess:** at which quality does the fourth number, −0.7, go?
 
 # %%
 w = [0.9, -0.1, 0.4, -0.7, 0.05, 0.3]
-six = NumbersSlider(w, quality=0.8).settle()
+six = lab.widgets.NumbersSlider(w, quality=0.8).settle()
 six
 
 # %% [markdown]
 # Move the slider with the mouse or the arrow keys; or move it from here. What the panel says is
-# what `criteria.by_quality` says.
+# what `lab.criteria.by_quality` says.
 
 # %% tags=["nbval-check-output"]
 for quality in (0.8, 1.4, 1.45):
     six.quality = quality
-    same = six.kept.equal(criteria.by_quality(torch.tensor(w), quality))
+    same = six.kept.equal(lab.criteria.by_quality(torch.tensor(w), quality))
     print(f"quality {quality}: {int(six.kept.sum())} stay; the plain call says so too: {same}")
 
 # %% [markdown]
@@ -59,16 +57,16 @@ for quality in (0.8, 1.4, 1.45):
 
 # %%
 if splits.name == "mnist":
-    model = models.lenet_5(trained="mnist")
+    model = lab.models.lenet_5(trained="mnist")
 else:
     torch.manual_seed(0)
-    model = models.lenet_5()
-    config = training.TrainConfig(epochs=20, lr=0.05, shift=1)
-    for epoch in training.train(model, splits.train, config):
+    model = lab.models.lenet_5()
+    config = lab.TrainConfig(epochs=20, lr=0.05, shift=1)
+    for epoch in lab.train(model, splits.train, config):
         print(f"\repoch {epoch.epoch} of {config.epochs}, accuracy {epoch.accuracy:.1%}", end="")
     print()
 
-studio = Studio(model, splits, about={"network": "lenet-5"})
+studio = lab.Studio(model, splits, about={"network": "lenet-5"})
 studio.settle()
 
 # %% [markdown]
@@ -85,23 +83,23 @@ print("by hand:", 40_000 * (32 + 5) // 8, "bytes")
 
 # %% [markdown]
 # Accuracy takes longer. It is measured meanwhile, first on some images, then on all of val;
-# `settle` waits for that. With it come its 95 % interval, and the paired drop against the network
-# as it came.
+# `settle` waits for that. With it come its 95 % interval, and the paired change against the
+# dense network.
 
 # %%
 now = studio.settle().metrics()
 print("accuracy:", now.accuracy)
-print("drop:", now.drop)
+print("change:", now.drop)
 print(f"operations for an image: {now.flops_kept / 1e6:.2f}M of {now.flops / 1e6:.2f}M")
 
 # %% tags=["nbval-check-output"]
-table_3 = {row.layer: row for row in paper.LENET_5}
+table_3 = {row.layer: row for row in lab.paper.LENET_5}
 print("dense, ours: ", f"{now.flops:,}", "operations")
 print("dense, paper:", f"{table_3['total'].flops:,.0f}")
 
 # %% [markdown]
-# Every `set` is an *attempt*, and attempts stay. Go back with `undo` and forth with `redo`; take
-# another way with `branch`; give one a `name`.
+# Every `set` is an *attempt*, and attempts stay. Go back with `undo` and forward with `redo`; start
+# another line with `branch`; name one with `rename`.
 
 # %% tags=["nbval-check-output"]
 there = studio.fingerprint()
@@ -126,20 +124,20 @@ print(studio.compare())
 #
 # ## The paper's densities, and a choice of our own
 #
-# First the way the paper went: its densities from Table 3, then retraining.
+# First as the paper did: its densities from Table 3, then retraining.
 
 # %%
-reported = {row.layer: row.density for row in paper.LENET_5 if row.layer != "total"}
-studio.set(density=reported).name("paper's").settle()
+reported = {row.layer: row.density for row in lab.paper.LENET_5 if row.layer != "total"}
+studio.set(density=reported).rename("paper's").settle()
 at_theirs = studio.attempt
 print(f"cut:       {studio.metrics().accuracy}")
-studio.retrain(EPOCHS).name("paper's, retrained")
+studio.retrain(EPOCHS).rename("paper's, retrained")
 print(f"retrained: {studio.metrics().accuracy}")
 
 # %% tags=["nbval-check-output"]
 kept = {row.layer: row.kept for row in studio.metrics().layers}
 print("kept:", kept, "in all", sum(kept.values()))
-zeros = sum(int((m.weight == 0).sum()) for m in masks.prunable(studio.network()).values())
+zeros = sum(int((m.weight == 0).sum()) for m in lab.masks.prunable(studio.network()).values())
 print("zeros stayed zero:", zeros >= 430_500 - sum(kept.values()))
 
 # %% [markdown]
@@ -148,7 +146,7 @@ print("zeros stayed zero:", zeros >= 430_500 - sum(kept.values()))
 
 # %%
 studio.go(1).branch("ours")
-studio.suggest(density=at_theirs.density).name("suggested")
+studio.suggest(density=at_theirs.density).rename("suggested")
 suggested = {row.layer: row.kept for row in studio.metrics().layers}
 print(studio.metrics().accuracy)
 pd.DataFrame(
@@ -167,7 +165,7 @@ pd.DataFrame(
 # has a better use for some weights than `fc1` has. Which?
 
 # %%
-panel = StudioPanel(studio)
+panel = lab.widgets.StudioPanel(studio)
 panel.layer = "conv1"
 panel.settle()
 panel
@@ -176,26 +174,26 @@ panel
 # A cell and a slider move the same thing:
 
 # %% tags=["nbval-check-output"]
-panel.rows["conv1"].slider.value = 0.5  # as a hand would
+panel.rows["conv1"].slider.value = 0.5  # as the mouse would
 panel.settle()
 conv1 = studio.metrics().layers[0]
 print("asked of conv1:", conv1.asked)
-by_rule = criteria.by_quality(model.conv1.weight, 0.5)
+by_rule = lab.criteria.by_quality(model.conv1.weight, 0.5)
 print("it keeps what the rule keeps:", conv1.kept == int(by_rule.sum()))
 print("the model is as it came:", bool((model.conv1.weight != 0).all()))
 
 # %% [markdown]
-# A curve tells what a layer costs when all others are whole. But here all are cut, and what
-# `conv1` gets wrong, none of them mends. So we give `conv1` 400 of its 500 weights, and take as
+# A curve tells what a layer costs when all others are whole. But here all are cut, and what `conv1`
+# gets wrong, no other layer compensates. So we give `conv1` 400 of its 500 weights, and take as
 # many from `fc1` as that costs.
 
 # %%
 studio.undo()
 taken = 400 - suggested["conv1"]
 studio.set(density={"conv1": 400 / 500, "fc1": (suggested["fc1"] - taken) / 400_000})
-studio.name("by hand").settle()
+studio.rename("by hand").settle()
 print(studio.metrics().accuracy)
-studio.retrain(EPOCHS).name("by hand, retrained")
+studio.retrain(EPOCHS).rename("by hand, retrained")
 print("retrained:", studio.metrics().accuracy)
 
 # %% [markdown]
@@ -207,13 +205,15 @@ print("retrained:", studio.metrics().accuracy)
 # %%
 exported = studio.export("runs/studio/plan.json")
 print(exported.command)
-code = cli.main([*exported.command.split()[1:], "--out", "runs/studio/mask.safetensors", "--force"])
+code = lab.cli.main(
+    [*exported.command.split()[1:], "--out", "runs/studio/mask.safetensors", "--force"]
+)
 
 # %% tags=["nbval-check-output"]
-mask = masks.Mask.load("runs/studio/mask.safetensors")
+mask = lab.Mask.load("runs/studio/mask.safetensors")
 print("the command ended with", code)
 print("it made the same mask:", mask.fingerprint() == studio.mask.fingerprint())
-print("weights kept by the plan:", sensitivity.Plan.load(exported.plan).density == mask.density)
+print("weights kept by the plan:", lab.sensitivity.Plan.load(exported.plan).density == mask.density)
 
 
 # %% [markdown]
@@ -243,19 +243,19 @@ class Small(nn.Module):
 
 torch.manual_seed(0)
 small = Small()
-config = training.TrainConfig(epochs=2 * EPOCHS, lr=0.05)
-for epoch in training.train(small, splits.train, config):
+config = lab.TrainConfig(epochs=2 * EPOCHS, lr=0.05)
+for epoch in lab.train(small, splits.train, config):
     print(f"\repoch {epoch.epoch} of {config.epochs}, accuracy {epoch.accuracy:.1%}", end="")
 
 # %%
-mine = StudioPanel(Studio(small, splits))
+mine = lab.widgets.StudioPanel(lab.Studio(small, splits))
 mine.studio.suggest(max_drop=1.0)
 mine.layer = "inner"
 mine.settle()
 mine
 
 # %% tags=["nbval-check-output"]
-counted = {name: layer.weight.numel() for name, layer in masks.prunable(small).items()}
+counted = {name: layer.weight.numel() for name, layer in lab.masks.prunable(small).items()}
 print("weights by hand:", {"stem": 8 * 25, "inner": 16 * 72, "outer": 8 * 144, "head": 10 * 288})
 print("in the studio:  ", {row.layer: row.weights for row in mine.studio.metrics().layers})
 print("the same:", counted == {row.layer: row.weights for row in mine.studio.metrics().layers})
@@ -279,14 +279,14 @@ for name in ("paper's, retrained", "by hand, retrained"):
         "weights kept": f"{studio.mask.kept:,}",
         "error on val": f"{attempt.accuracy.error:.2%}",
         "error on test": f"{tested.error:.2%}",
-        "drop on test, points": str(studio.test_drop),
+        "change on test": str(studio.test_drop),
     }
-table_1 = paper.TABLE_1["lenet-5"]
-change = 100 * (table_1.error - table_1.dense_error)
+table_1 = lab.paper.TABLE_1["lenet-5"]
+change = 100 * (table_1.dense_error - table_1.error)
 rows["the paper, Table 1"] = {
     "weights kept": f"{table_1.parameters:,.0f}, with biases",
     "error on test": f"{table_1.error:.2%}",
-    "drop on test, points": f"{change:+.2f}",
+    "change on test": f"{change:+.2f} points",
 }
 pd.DataFrame(rows).T.fillna("")
 
@@ -295,7 +295,10 @@ print("the test images were used", studio.tests, "times")
 print("as many weights, but for rounding:", abs(studio.mask.kept - sum(kept.values())) <= 4)
 drops = {a.name: a.drop.value for a in studio.attempts if a.name}
 better = drops["by hand"] < drops["suggested"]
-print("on MNIST the hand improves what the curves suggest:", better or splits.name != "mnist")
+print(
+    "on MNIST moving a few weights by hand improves what the curves suggest:",
+    better or splits.name != "mnist",
+)
 
 # %%
 studio.close()
@@ -304,14 +307,14 @@ mine.close()
 # %% [markdown]
 # **What we make of the difference.** On MNIST the curves alone choose worse than the paper did:
 # they spare `conv1` too little, for they know nothing of the other layers. The paper keeps two
-# thirds of it, and a hand that moves a few weights there gets about as far, with as many weights.
+# thirds of it, and moving a few weights there by hand gets about as far, with as many weights.
 # That is what its authors must have found by trying, too, though they do not say so. (Notebook
-# [04_sensitivity](04_sensitivity.ipynb) has a way for a program to find it: `method="joint"`.)
+# [04_sensitivity](04_sensitivity.ipynb) has a program that finds it: `method="joint"`.)
 #
 # A little retraining then makes up for most of what was lost, in both cases, and the two are
 # hard to tell apart: look how far the intervals of their drops overlap. So exact thresholds matter
 # less than the retraining that follows, as long as no layer is cut beyond repair. The errors
-# themselves are not to be compared too closely: our network was trained in another way, is
+# themselves are not to be compared too closely: our network was trained differently, is
 # retrained on a part of the images only, and the paper gives no interval. On the small digits the
 # intervals are so wide that none of this can be seen.
 #

@@ -1,92 +1,124 @@
-"""`pruning-lab`: files in, files out.
+"""`pruning-lab`: files in, files out. One module per command, its options beside its handler.
 
-torch is imported with the commands, after the words have been read: help and mistakes in typing are
-answered at once.
+cyclopts reads the options before torch is imported: help and typing mistakes are answered at once.
 """
 
-import argparse
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
-from pruning_lab.cli.words import parser
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+from cyclopts.help import DefaultFormatter, PanelSpec
+from rich.box import Box
+
+import pruning_lab as lab
+from pruning_lab.cli import outputs
+from pruning_lab.cli.common import Output
+
+COMMANDS = ("run", "train", "scan", "choose", "prune", "retrain", "report", "studio", "course")
+
+
+def app() -> App:
+    """The whole command line. No module of a command imports torch before it is called."""
+    no_box = PanelSpec(box=Box("    \n" * 8), padding=(0, 0, 0, 3))
+    made = App(
+        "pruning-lab",
+        help="Train, scan, prune and retrain neural networks (Han et al. 2015).\n\n"
+        "Start with: pruning-lab run --model lenet-300-100",
+        version=f"pruning-lab {lab.__version__}",
+        help_format="plaintext",
+        help_formatter=DefaultFormatter(panel_spec=no_box),
+        default_parameter=Parameter(negative=(), show_default=_shown),
+    )
+    for place, name in enumerate(COMMANDS):
+        made.command(getattr(import_module(f"pruning_lab.cli.{name}"), name), sort_key=place)
+    made.register_install_completion_command(help="Complete commands and options in your shell.")
+    return made
+
+
+def _shown(default: object) -> object:
+    """What the help says of a default: nothing of None and of a flag."""
+    return None if default is None or default is False else default
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command: 0 when it worked, else one sentence, and 2 for bad input, 1 for the rest.
+    """Run one command: 0 when it worked, else one sentence, and 2 for bad input, 1 for others.
 
     `--debug` shows the traceback of any error.
     """
     try:
-        options = parser().parse_args(arguments)
-    except ValueError as error:
-        print(f"pruning-lab: {error}", file=sys.stderr)
-        return 2
+        command, bound, _ = app().parse_args(
+            sys.argv[1:] if arguments is None else arguments, exit_on_error=False, print_error=False
+        )
+    except CycloptsError as error:
+        text = str(error).strip().rstrip("., ")
+        if isinstance(error, UnusedCliTokensError):
+            text = f"nothing takes {' '.join(error.unused_tokens)!r}"
+        elif error.msg and error.argument:
+            text = f"{error.argument.name}: {error.msg}"
+        words = " ".join(("pruning-lab", *(error.command_chain or ())))
+        return _fail(2, f"{text}; {words} --help says what can be typed")
+    bound.apply_defaults()
+    groups = bound.arguments.values()
+    output = next((group for group in groups if isinstance(group, Output)), None)
+    if output is None:  # --help, --version, --install-completion
+        command(*bound.args, **bound.kwargs)
+        return 0
     # How long threads spin before they sleep: long enough for a network's small layers on an idle
-    # machine, short enough not to starve each other on a busy one, where the default takes twice
-    # the time. Has to stand before torch is loaded; only GNU's OpenMP (Linux) heeds it.
+    # machine, short enough not to starve each other on a busy one. Has to stand before torch is
+    # loaded; only GNU's OpenMP (Linux) reads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        from pruning_lab.cli import outputs
-        from pruning_lab.cli.commands import COMMANDS
+        import torch
 
-        outputs.check(options)
-        COMMANDS[options.command](options)
+        outputs.check(command, bound.arguments)
+        with lab.processes.joined():
+            torch.manual_seed(bound.arguments.get("seed") or 0)
+            command(*bound.args, **bound.kwargs)
     except KeyboardInterrupt:
-        print(f"\ninterrupted{_how_to_go_on(options)}", file=sys.stderr)
-        return 130
+        resumes = "resume" in bound.arguments or any(hasattr(group, "resume") for group in groups)
+        advice = "the same command with --resume continues after the last finished batch or epoch"
+        return _fail(130, f"interrupted; {advice if resumes else 'nothing was written'}")
     except Exception as error:
-        if options.debug:
+        if output.debug:
             raise
-        code, message = _explained(error)
-        one_line = " ".join(message.splitlines())  # the name of a file may have more
-        print(f"pruning-lab: {one_line}", file=sys.stderr)
-        return code
+        return _fail(*_explained(error))
     return 0
+
+
+def _fail(code: int, message: str) -> int:
+    print(f"pruning-lab: {' '.join(message.splitlines())}", file=sys.stderr)
+    return code
 
 
 def _explained(error: Exception) -> tuple[int, str]:
     """The exit code, and one sentence."""
+    kind, text = type(error).__name__, str(error).strip()
     if _is_raised_here(error):
         return 2, str(error.args[0] if isinstance(error, KeyError) else error)
     if isinstance(error, OSError) and error.filename is not None:
         return 2, f"{error.filename}: {error.strerror}; check the path and who may use it"
-    if isinstance(error, MemoryError) or "out of memory" in (text := str(error).lower()):
-        return 1, _NO_MEMORY
-    if "can't allocate memory" in text:  # torch's words for it on a CPU
-        return 1, _NO_MEMORY
-    first_line = str(error).strip().partition("\n")[0]
-    if type(error).__name__.startswith("Dist"):  # torch's DistError and its kinds
+    if kind == "MemoryError" or "out of memory" in text.lower() or "t allocate memory" in text:
+        return 1, (
+            "out of memory; try a smaller --batch-size or --size, fewer processes, or another "
+            "--device (--resume continues from what was saved)"
+        )
+    first_line = text.partition("\n")[0]
+    if kind.startswith("Dist"):  # torch's DistError and its kinds
         return 1, (
             f"the processes cannot reach each other: {first_line}; start all of them again "
-            f"(--resume takes up what was saved)"
+            f"(--resume continues from what was saved)"
         )
-    return 1, (
-        f"internal error: {type(error).__name__}: {first_line}; run it again with --debug to see "
-        f"where, and report it"
-    )
-
-
-_NO_MEMORY = (
-    "out of memory; try a smaller --batch-size or --size, fewer processes, or another --device "
-    "(--resume takes up what was saved)"
-)
+    if kind == "ModuleNotFoundError" and error.name in ("matplotlib", "ipywidgets", "voila"):
+        return 1, f"{error.name} is not installed; type: pip install 'pruning-lab[course]'"
+    return 1, f"internal error: {kind}: {first_line}; run it again with --debug, and report it"
 
 
 def _is_raised_here(error: Exception) -> bool:
-    """Whether a `raise` of this package made the error: then it is a sentence about the input.
-
-    An error of any other line is a mistake in the code.
-    """
+    """Whether a `raise` of this package made the error: then it is a sentence about the input."""
     *_, frame = traceback.extract_tb(error.__traceback__)
     ours = Path(frame.filename).is_relative_to(Path(__file__).parent.parent)
     return ours and (frame.line or "").startswith("raise ")
-
-
-def _how_to_go_on(options: argparse.Namespace) -> str:
-    if not hasattr(options, "resume"):
-        return "; nothing was written"
-    unit = "batch" if options.command == "scan" else "epoch"
-    return f"; the same command with --resume goes on behind the last finished {unit}"

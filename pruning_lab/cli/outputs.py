@@ -3,64 +3,69 @@
 A file of the same kind is replaced with --force only.
 """
 
-import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import get_args, get_type_hints
 
-from pruning_lab import files
-
-INPUTS = ("file", "weights", "scan", "mask", "plan", "within", "dense")  # options that name files
-KINDS = {  # command -> option that names a file to write -> what it will hold
-    "train": {"out": "network"},
-    "scan": {"out": "scan"},
-    "choose": {"out": "plan"},
-    "prune": {"out": "mask", "save_model": "network"},
-    "retrain": {"out": "network"},
-    "report": {"out": "page"},
-}
+import pruning_lab as lab
+from pruning_lab.cli.common import File
 
 
-def check(options: argparse.Namespace) -> None:
-    """Raise ValueError or OSError, before any work, where the command must not write."""
-    if options.command == "report" and options.out is None:
-        own = Path(options.file).is_dir()  # a run's own page is made again unasked
-        options.out = str(Path(options.file if own else "") / "report.html")
-        options.force |= own
-    inputs = list(_inputs(options))
-    seen: list[tuple[str, Path]] = []
-    for word, path, kind in _outputs(options):
-        check_place(path, word)
-        for name, other in seen:
-            if _same(path, other):
-                raise ValueError(f"{word} {path} is written by {name} too; name two files")
-        for other in inputs:
-            if _same(path, other):
+def check(command: Callable, values: Mapping) -> None:
+    """Raise ValueError or OSError where the command, called with these options, must not write.
+
+    The `File` marks of its options say what it reads and what it writes.
+    """
+    options = {name: (value, mark) for name, value, mark in _options(command, values)}
+    named = [entry for name, option in options.items() for entry in _files(name, *option)]
+    written = [entry for entry in named if entry[2]]
+    for place, (word, path, kind) in enumerate(written):
+        check_place(word, path)
+        for other, path_, _ in written[:place]:
+            if _same(path, path_):
+                raise ValueError(f"{word} {path} is written by {other} too; name two files")
+        for _, path_, kind_ in named:
+            if not kind_ and _same(path, path_):
                 raise ValueError(
-                    f"{word} {path} would replace {other}, which this command reads; name another "
+                    f"{word} {path} would replace {path_}, which this command reads; name another "
                     f"file"
                 )
-        _check_old(options, word, path, kind)
-        seen.append((word, path))
+        resumes = options.get("resume", [False])[0] and not Path(options["out"][0]).exists()
+        replace = options["force"][0] or resumes or kind == "checkpoint"
+        check_file(word, path, kind, replace=replace)
 
 
-def check_place(path: Path, word: str) -> None:
+def check_file(word: str, path: Path, kind: str, *, replace: bool) -> None:
+    """Raise OSError or ValueError where no such file can be written, or one is to stay."""
+    check_place(word, path)
+    there = kind_of(path) if path.exists() else kind
+    if there != kind:
+        what = "of another kind" if there == "other" else f"a {there}"
+        raise FileExistsError(
+            f"{word} {path} is there, and {what}, which is never replaced by a {kind}; name "
+            f"another file"
+        )
+    if path.exists() and not replace:
+        raise FileExistsError(
+            f"{word} {path} is there already; add --force to replace it, or name another file"
+        )
+
+
+def check_place(word: str, path: Path) -> None:
     """Raise OSError or ValueError where no file can be written under this name."""
     try:
-        if path.is_dir():
-            raise IsADirectoryError(f"{word} {path} is a folder; name a file in it")
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{word} {path} is a pipe or a device; name a regular file")
         os.stat(path)  # raises for a name too long, a file in place of a folder, a loop of links
+        if not path.is_file():
+            what = "is a folder; name a file in it"
+            other = "is a pipe or a device; name a regular file"
+            raise ValueError(f"{word} {path} {what if path.is_dir() else other}")
     except FileNotFoundError:
         pass
     except OSError as error:
-        if error.errno is None:  # it is ours
-            raise
         raise OSError(f"{word} {path}: {error.strerror}; give it another name") from None
     parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir():
-        raise NotADirectoryError(f"{word} {path}: {parent} is a file; name a file in a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise PermissionError(
             f"{word} {path}: you may not write to {parent}; name a place where you may"
@@ -70,50 +75,44 @@ def check_place(path: Path, word: str) -> None:
 def kind_of(path: Path) -> str:
     """What a file of this library holds, "network", "mask", "plan", ...; "other" for any other."""
     try:
-        return _said(files.load_about(path)) or "network"
+        about, default = lab.files.load_about(path), "network"
     except (ValueError, OSError):  # no safetensors file
-        pass
-    try:
-        text = files.read_text(path)
-        if text.startswith("layer,asked,density,quality,threshold,"):
-            return "scan"
-        if (
-            text.startswith("<!doctype html>")
-            and "<meta name='generator' content='pruning_lab'>" in text
-        ):
-            return "page"
-        return _said(files.parse_json(text, path)) or "other"
-    except (ValueError, OSError):
-        return "other"
-
-
-def _said(about: object) -> str | None:
+        try:
+            text = lab.files.read_text(path)
+            if text.startswith("layer,asked,density,quality,threshold,"):
+                return "scan"
+            if text.startswith("<!doctype html>") and "content='pruning_lab'" in text:
+                return "page"
+            about = lab.files.parse_json(text, path)
+            default = "notebook" if isinstance(about, dict) and "nbformat" in about else "other"
+        except (ValueError, OSError):
+            return "other"
     form = about.get("format") if isinstance(about, dict) else None
     words = form.split() if isinstance(form, str) else []
-    return words[1] if len(words) == 3 and words[0] == "pruning_lab" else None
+    return words[1] if len(words) == 3 and words[0] == "pruning_lab" else default
 
 
-def _inputs(options: argparse.Namespace) -> Iterator[Path]:
-    for name in INPUTS:
-        if value := getattr(options, name, None):
-            path = Path(value)
-            yield path
-            if name == "scan" and path.name:
-                yield path.with_suffix(".json")
+def _options(where: Callable, values: Mapping) -> Iterator[tuple[str, object, File | None]]:
+    """Name, value and mark of every option, those of the option groups too."""
+    for name, hint in get_type_hints(where, include_extras=True).items():
+        if is_dataclass(value := values.get(name)):
+            yield from _options(type(value), vars(value))
+        elif name in values:
+            yield name, value, next((m for m in get_args(hint) if isinstance(m, File)), None)
 
 
-def _outputs(options: argparse.Namespace) -> Iterator[tuple[str, Path, str]]:
-    for name, kind in KINDS.get(options.command, {}).items():
-        if (value := getattr(options, name)) is None:
-            continue
-        word, path = f"--{name.replace('_', '-')}", Path(value)
-        yield word, path, kind
-        if kind == "scan" and path.suffix == ".json":
-            raise ValueError(f"{word} {path}: the rows go to a .csv, and a .json beside it")
-        if kind == "scan" and path.name:
-            yield "the .json beside", path.with_suffix(".json"), kind
-        if options.command in ("train", "retrain"):
-            yield "the checkpoint", Path(f"{value}.checkpoint"), "checkpoint"
+def _files(name: str, value: str | None, mark: File | None) -> Iterator[tuple[str, Path, str]]:
+    """The option as typed, the path, and the kind that is written ("" where it is read)."""
+    if value is None or mark is None:
+        return
+    word, path, kind = f"--{name.replace('_', '-')}", Path(value), mark.writes or ""
+    yield word, path, kind
+    if kind == "scan" and path.suffix == ".json":
+        raise ValueError(f"{word} {path}: the rows go to a .csv, and a .json beside it")
+    if "scan" in (kind, name) and path.name:
+        yield "the .json beside", path.with_suffix(".json"), kind
+    if mark.checkpoint:
+        yield "the checkpoint", Path(f"{value}.checkpoint"), "checkpoint"
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -121,20 +120,3 @@ def _same(one: Path, other: Path) -> bool:
     if one.exists() and other.exists():
         return os.path.samefile(one, other)
     return os.path.realpath(one) == os.path.realpath(other)
-
-
-def _check_old(options: argparse.Namespace, word: str, path: Path, kind: str) -> None:
-    if not path.exists():
-        return
-    if (there := kind_of(path)) != kind:
-        what = "of another kind" if there == "other" else f"a {there}"
-        raise FileExistsError(
-            f"{word} {path} is there, and {what}, which is never replaced by a {kind}; name "
-            f"another file"
-        )
-    resumed = getattr(options, "resume", False) and not Path(options.out).exists()
-    if options.force or resumed or kind == "checkpoint":  # of which `train` says more
-        return
-    raise FileExistsError(
-        f"{word} {path} is there already; add --force to replace it, or name another file"
-    )

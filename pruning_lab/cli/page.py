@@ -6,25 +6,21 @@ import secrets
 import socket
 import threading
 import webbrowser
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
 HOST = "127.0.0.1"
 NOTEBOOK = Path(__file__).resolve().parent.parent / "pages" / "studio.ipynb"
-TYPED = "PRUNING_LAB_STUDIO"  # environment variable: what was typed, and where, as JSON
+TYPED = "PRUNING_LAB_STUDIO"  # environment variable: what was typed, and in which folder, as JSON
 
 
-def serve(options: Namespace, port: int, ready: Callable[[str], None]) -> None:
-    """Serve the page until Ctrl-C, which ends its kernels too; `ready` gets its address.
-
-    Who opens the page starts a kernel in the same Python, for which `options` wait in TYPED.
-    """
+def serve(typed: dict, port: int, ready: Callable[[str], None], *, debug: bool = False) -> None:
+    """Serve the page until Ctrl-C; `ready` gets its address, its kernel gets `typed` in TYPED."""
     from tornado.ioloop import IOLoop
     from traitlets.config import Config
     from voila.app import Voila  # slow to load, and of no use to other commands
 
-    os.environ[TYPED] = json.dumps({**vars(options), "folder": os.getcwd()})
+    os.environ[TYPED] = json.dumps({**typed, "folder": os.getcwd()})
     token = secrets.token_urlsafe(24)
     server = Voila.instance(
         ip=HOST,
@@ -33,14 +29,14 @@ def serve(options: Namespace, port: int, ready: Callable[[str], None]) -> None:
         token=token,
         open_browser=False,
         config_file_paths=[],  # else a voila.py in the current folder would be run
-        # Asked for by no other host's name. No pings: on one machine a connection ends with its
-        # page, and what Jupyter's server and tornado allow an answer to take excludes each other.
+        # Requests by other host names are refused. No pings: on one machine a connection ends with
+        # its page, and the answer times of Jupyter's server and of tornado exclude each other.
         tornado_settings={"allow_remote_access": False, "ws_ping_interval": 0},
-        log_level="DEBUG" if options.debug else "ERROR",
+        log_level="DEBUG" if debug else "ERROR",
         config=Config(
-            # No kernels that a person has installed: the one of this Python has the library.
+            # No kernels that the user has installed: the one of this Python has the library.
             KernelSpecManager={"kernel_dirs": []},
-            VoilaConfiguration={"show_tracebacks": options.debug},
+            VoilaConfiguration={"show_tracebacks": debug},
         ),
     )
     server.initialize([str(NOTEBOOK)])
@@ -48,27 +44,22 @@ def serve(options: Namespace, port: int, ready: Callable[[str], None]) -> None:
     server.start()
 
 
-def typed() -> dict:
-    """What `serve` was given, in the kernel of the page; empty where nobody typed anything."""
-    return json.loads(os.environ.get(TYPED, "{}"))
-
-
-def free_port(wanted: int | None) -> int:
+def free_port(port: int | None) -> int:
     """The port, or any free one. Raises OSError where it is taken."""
     with socket.socket() as probe:
         if os.name == "posix":  # elsewhere this would find every port free
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, wanted or 0))
+            probe.bind((HOST, port or 0))
         except OSError as error:
             raise OSError(
-                f"--port {wanted}: {error.strerror}; leave --port out, and a free one is found"
+                f"--port {port}: {error.strerror}; leave --port out, and a free one is found"
             ) from None
         return probe.getsockname()[1]
 
 
 def browse(address: str, folder: str) -> None:
     """Open the address by a file in `folder`: every user of a machine can read command lines."""
-    way = Path(folder) / "studio.html"
-    way.write_text(f'<meta http-equiv="refresh" content="0; url={address}">', encoding="utf-8")
-    threading.Thread(target=webbrowser.open, args=[way.as_uri()], daemon=True).start()
+    file = Path(folder) / "studio.html"
+    file.write_text(f'<meta http-equiv="refresh" content="0; url={address}">', encoding="utf-8")
+    threading.Thread(target=webbrowser.open, args=[file.as_uri()], daemon=True).start()

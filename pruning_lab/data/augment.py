@@ -25,26 +25,18 @@ class Epoch:
     offsets: Tensor  # int64 (2, N), 0 ... 2 * shift
     flips: Tensor | None  # bool (N,)
     colours: Tensor | None  # (N, C): what is added to each channel, in levels of 255
-    crop: float  # smallest fraction of its area that a random resized crop shows; 1: no crop
     numbers: Tensor | None  # (N, 2 * TRIES + 2), in [0, 1): areas, ratios and places of boxes
     boxes: Tensor | None = None  # int64 (N, 4): top, left, height, width
 
-    def on(self, device: torch.device) -> "Epoch":
-        """What `apply` needs on a device, moved at once and not batch by batch."""
-        tensors = {key: value for key, value in vars(self).items() if isinstance(value, Tensor)}
-        moved = {key: value.to(device) for key, value in tensors.items() if key != "numbers"}
-        return replace(self, **moved)
-
-    def apply(self, images: Tensor, part: slice | Tensor) -> Tensor:
-        """Augment images (n, C, H, W), which are a part of the epoch."""
+    def apply(self, images: Tensor, places: Tensor) -> Tensor:
+        """Augment images (n, C, H, W), which have these places in the epoch."""
         if self.shift:
-            images = shifted(images, self.offsets[:, part], self.shift)
-        flips = None if self.flips is None else self.flips[part]
+            images = shifted(images, self.offsets[:, places], self.shift)
         if self.boxes is not None:
-            images = cropped(images, self.boxes[part], flips)  # which mirrors at no cost
-        elif flips is not None:
-            images = flipped(images, flips)
-        return images if self.colours is None else images + self.colours[part, :, None, None]
+            images = cropped(images, self.boxes[places])
+        if self.flips is not None:
+            images = torch.where(self.flips[places, None, None, None], images.flip(3), images)
+        return images if self.colours is None else images + self.colours[places, :, None, None]
 
 
 def draw(
@@ -66,10 +58,7 @@ def draw(
     if shift < 0 or colour < 0:
         raise ValueError(f"shift and colour must be >= 0, got {shift} and {colour}")
     if not 0 < crop <= 1:
-        raise ValueError(
-            f"crop is the smallest fraction of the area that is shown, above 0 and up to 1 "
-            f"(1: no crop), got {crop}"
-        )
+        raise ValueError(f"crop is the smallest fraction of the area shown, in (0, 1], got {crop}")
     order = torch.randperm(count, generator=generator)
     offsets = torch.randint(2 * shift + 1, (2, count), generator=generator)
     flips = torch.rand(count, generator=generator) < 0.5 if flip else None
@@ -78,7 +67,13 @@ def draw(
     if colour:
         steps = colour * torch.randn(count, len(axes), generator=generator)
         colours = steps @ torch.tensor(axes)  # for all at once: a part must not round otherwise
-    return Epoch(order, shift, offsets, flips, colours, crop, numbers)
+    return Epoch(order, shift, offsets, flips, colours, numbers)
+
+
+def moved(value, device: str | torch.device):
+    """A dataclass with all its tensors on a device."""
+    tensors = {name: field for name, field in vars(value).items() if isinstance(field, Tensor)}
+    return replace(value, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 def shares(count: int, batch_size: int, share: tuple[int, int]) -> Iterator[slice]:
@@ -100,13 +95,6 @@ def shifted(images: Tensor, offsets: Tensor, shift: int) -> Tensor:
     return windows[torch.arange(len(images), device=images.device), :, down, right]
 
 
-def flipped(images: Tensor, flips: Tensor) -> Tensor:
-    """Images (N, C, H, W), those with True in `flips` (N,) mirrored left to right."""
-    both = torch.cat([images, images.flip(3)])  # whole images move faster than torch.where's bytes
-    places = torch.arange(len(images), device=images.device)
-    return both.index_select(0, places + len(images) * flips)
-
-
 def boxes(numbers: Tensor, height: int, width: int, crop: float) -> Tensor:
     """int64 (N, 4): top, left, height and width of random boxes, from `Epoch.numbers`.
 
@@ -116,28 +104,21 @@ def boxes(numbers: Tensor, height: int, width: int, crop: float) -> Tensor:
     areas, ratios, place = numbers.double().split([TRIES, TRIES, 2], dim=1)
     areas = height * width * (crop + (1 - crop) * areas)
     ratios = torch.exp(_LOG_RATIO * (2 * ratios - 1))
-    most = torch.tensor([min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))])
-    most = most.expand(len(numbers), 1, 2)
     sides = torch.stack([(areas / ratios).sqrt().round(), (areas * ratios).sqrt().round()], dim=2)
     frame = torch.tensor([height, width])
     fits = ((sides > 0) & (sides <= frame)).all(2)
-    first = torch.where(fits.any(1), fits.int().argmax(1), TRIES)
-    side = torch.cat([sides, most], dim=1)[torch.arange(len(numbers)), first]
+    first = sides[torch.arange(len(numbers)), fits.int().argmax(1)]
+    most = torch.tensor([min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))])
+    side = torch.where(fits.any(1, keepdim=True), first, most)
     room = frame - side
-    corner = torch.where(first[:, None] < TRIES, place * (room + 1), room / 2).floor()
+    corner = torch.where(fits.any(1, keepdim=True), place * (room + 1), room / 2).floor()
     return torch.cat([corner, side], dim=1).long()
 
 
-def cropped(images: Tensor, boxes: Tensor, flips: Tensor | None = None) -> Tensor:
-    """float (N, C, H, W): of each image its box (N, 4), enlarged to the whole, bilinearly.
-
-    Mirrored left to right where `flips` (N,) is True.
-    """
-    height, width = images.shape[-2:]
+def cropped(images: Tensor, boxes: Tensor) -> Tensor:
+    """float (N, C, H, W): of each image its box (N, 4), enlarged to the whole, bilinearly."""
     top, left, high, wide = boxes.to(torch.float32).unbind(1)
-    y, x = _steps(top, high, height), _steps(left, wide, width)
-    if flips is not None:
-        x = torch.where(flips[:, None], x.flip(1), x)
+    y, x = _steps(top, high, images.shape[2]), _steps(left, wide, images.shape[3])
     grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=3)
     return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
 

@@ -3,6 +3,7 @@
 from pruning_lab.evaluation.accuracy import (
     Accuracy,
     Drop,
+    change,
     check_labels,
     check_logits,
     drop,
@@ -16,19 +17,6 @@ from pruning_lab.evaluation.recalibration import batch_norms, recalibrate
 from pruning_lab.evaluation.replica import Changes
 from pruning_lab.evaluation.thresholded import Thresholded
 
-__all__ = [
-    "Accuracy",
-    "Changes",
-    "Drop",
-    "Evaluator",
-    "Thresholded",
-    "batch_norms",
-    "check_labels",
-    "check_logits",
-    "drop",
-    "evaluate",
-    "measuring",
-    "recalibrate",
-    "right",
-    "wilson",
-]
+__all__ = ["Accuracy", "Changes", "Drop", "Evaluator", "Thresholded", "batch_norms", "change"]
+__all__ += ["check_labels", "check_logits", "drop", "evaluate", "measuring", "recalibrate"]
+__all__ += ["right", "wilson"]

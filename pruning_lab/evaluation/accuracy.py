@@ -1,10 +1,10 @@
-"""Accuracy with its error bar, measured without leaving a trace."""
+"""Accuracy and paired drops with 95 % intervals; measuring leaves no trace on a model."""
 
 import math
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,17 +15,18 @@ from pruning_lab.data import Images
 from pruning_lab.layers import device_of, generators, mode
 
 Z = 1.959964  # two-sided 95 % of a normal distribution
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share of `n` images answered rightly, with its 95 % interval (Wilson's)."""
+    """Fraction of `n` images answered correctly, with its 95 % interval (Wilson's)."""
 
     value: float
     low: float
     high: float
     n: int
-    # bool (n,): which images were right; None where the accuracy was read from a file
+    # bool (n,): which images were correct; None where the accuracy was read from a file
     hits: Tensor | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -36,8 +37,7 @@ class Accuracy:
     def counted(cls, right: int, n: int) -> "Accuracy":
         if n == 0:
             raise ValueError("no images to measure an accuracy on")
-        low, high = wilson(right, n)
-        return cls(right / n, low, high, n)
+        return cls(right / n, *wilson(right, n), n)
 
     @property
     def error(self) -> float:
@@ -49,7 +49,10 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Drop:
-    """Accuracy lost from one network to another on the same images, with its paired interval."""
+    """Accuracy lost from one network to another on the same images, with its paired interval.
+
+    A positive value is a loss; printed is the change of accuracy, where a loss has a minus.
+    """
 
     value: float
     low: float
@@ -58,7 +61,7 @@ class Drop:
 
     @classmethod
     def counted(cls, lost: int, won: int, n: int) -> "Drop":
-        """From the images that only the network before answered rightly, and only the one after.
+        """From the images that only the first network answers correctly, and only the second.
 
         Only images whose answer changed count, which is what makes the paired interval narrow
         (Agresti and Min 2005: half an image added to each of the four cells).
@@ -69,30 +72,32 @@ class Drop:
         return cls((lost - won) / n, max(-1.0, middle - half), min(1.0, middle + half), n)
 
     def __str__(self) -> str:
-        points = (100 * x for x in (self.value, self.low, self.high))
-        return "{:+.2f} points ({:+.2f} to {:+.2f})".format(*points)
+        return f"{change(self.value)} points ({change(self.high)} to {change(self.low)})"
+
+
+def change(lost: float) -> str:
+    """Accuracy lost, a fraction, as the change in percentage points that is shown: "-0.69"."""
+    return f"{round(-100 * lost, 2) + 0.0:+.2f}"  # + 0.0, else no change might be -0.00
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share: honest near 0 and 1, where networks live."""
-    share, z2 = right / n, Z * Z
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    # Of 0 or all right, rounding would put the share a hair outside of its own interval.
-    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
+    """Wilson's 95 % interval of a fraction: reliable near 0 and 1, where networks are."""
+    value, z2 = right / n, Z * Z
+    middle = (value + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z / (1 + z2 / n) * math.sqrt(value * (1 - value) / n + z2 / (4 * n * n))
+    # With none or all correct, rounding would put the value just outside of its own interval.
+    return max(0.0, min(value, middle - half)), min(1.0, max(value, middle + half))
 
 
 def drop(before: Accuracy, after: Accuracy) -> Drop:
-    """How much accuracy went from `before` to `after`, measured on the same images in order."""
-    if before.n != after.n:
+    """How much accuracy is lost from `before` to `after`, measured on the same images in order."""
+    if before.n != after.n or before.hits is None or after.hits is None:
         raise ValueError(
-            f"a paired drop needs the same images, got {before.n} before and {after.n} after"
+            f"a paired drop needs the same images, got {before.n} before and {after.n} after, and "
+            f"their hits; measure both accuracies with evaluate"
         )
-    if before.hits is None or after.hits is None:
-        raise ValueError("a paired drop needs the hits; measure both accuracies with evaluate")
-    lost = int((before.hits & ~after.hits).sum())
-    won = int((~before.hits & after.hits).sum())
-    return Drop.counted(lost, won, before.n)
+    lost, won = before.hits & ~after.hits, after.hits & ~before.hits
+    return Drop.counted(int(lost.sum()), int(won.sum()), before.n)
 
 
 def evaluate(model: nn.Module, images: Images) -> Accuracy:
@@ -124,27 +129,12 @@ def check_logits(logits: Tensor) -> tuple[int, int]:
 
 def check_labels(y: Tensor, n: int, classes: int) -> None:
     """Raise ValueError unless the labels of n images are integers of shape (n,)."""
-    if not isinstance(y, Tensor):
-        raise ValueError(
-            f"labels must be a tensor of integers of shape ({n},), got {_described(y)}; "
-            f"type torch.as_tensor(y)"
-        )
-    integers = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
-    shape, as_integers = tuple(y.shape), "" if integers else ".long()"
-    if shape == (n,):
-        if integers:
-            return
-        advice = "type y.long()"
-    elif shape == (n, 1):
-        advice = f"type y.squeeze(1){as_integers}"
-    elif shape == (n, classes):
-        # Of soft labels the class with the largest; torch has no argmax of bools.
-        advice = f"type y{'.long()' if y.dtype == torch.bool else ''}.argmax(1)"
-    else:
-        advice = "give one label for each image"
+    if isinstance(y, Tensor) and y.shape == (n,) and y.dtype in INTEGERS:
+        return
     raise ValueError(
-        f"labels must be integers of shape ({n},), one for each image, got {_described(y)}; "
-        f"{advice}"
+        f"labels must be integers of shape ({n},), one for each image and below {classes}, got "
+        f"{_described(y)}; type y.argmax(1) for one-hot labels, y.squeeze(1) for a column, "
+        f"y.long() for numbers of another type, torch.as_tensor(y) for a list"
     )
 
 
@@ -158,31 +148,22 @@ def _described(value) -> str:
 def measuring(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, no gradients inside; afterwards mode, buffers, random states as before.
 
-    A DataLoader draws from torch's generator even when it does not shuffle, hence the states. In
-    any thread but the main one they are left alone: putting them back would undo what the main
-    thread drew in the meantime.
+    A DataLoader draws though it does not shuffle, hence the states. Only the main thread restores
+    them: any other would repeat what the main thread drew in the meantime.
     """
-    with ExitStack() as stack:
-        if threading.current_thread() is threading.main_thread():
-            stack.enter_context(torch.random.fork_rng(generators(device_of(model))))
-            stack.callback(random.setstate, random.getstate())
-            stack.callback(np.random.set_state, np.random.get_state())
-        stack.enter_context(torch.no_grad())  # not inference_mode: a network may cache tensors
-        stack.enter_context(_buffers_kept(model))
-        stack.enter_context(mode(model, training=False))
-        yield
-
-
-@contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Buffers that a forward pass writes or replaces are as before, afterwards."""
-    before = [(module._buffers, dict(module._buffers)) for module in model.modules()]
-    copies = {id(b): (b, b.clone()) for _, own in before for b in own.values() if b is not None}
-    try:
-        yield
-    finally:
-        for buffers, own in before:
-            buffers.update(own)
-        for buffer, copy in copies.values():
-            if not torch.equal(buffer, copy):
-                buffer.copy_(copy)
+    owners = [module._buffers for module in model.modules()]
+    buffers = [(o, n, b, b if b is None else b.clone()) for o in owners for n, b in o.items()]
+    is_main = threading.current_thread() is threading.main_thread()
+    states = random.getstate(), np.random.get_state()
+    forked = torch.random.fork_rng(generators(device_of(model)), enabled=is_main)
+    with forked, torch.no_grad(), mode(model, training=False):  # inference tensors would stay
+        try:
+            yield
+        finally:
+            if is_main:
+                random.setstate(states[0])
+                np.random.set_state(states[1])
+            for owner, name, buffer, old in buffers:
+                owner[name] = buffer
+                if buffer is not None and not torch.equal(buffer, old):
+                    buffer.copy_(old)

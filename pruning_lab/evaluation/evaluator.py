@@ -1,7 +1,8 @@
-"""A network asked again and again about the same images."""
+"""A network asked again and again about the same images, with other weights in some layers."""
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from operator import methodcaller
 
 import torch
@@ -28,12 +29,10 @@ class Evaluator:
     """A network's answers on the same images again and again, with other weights in some layers.
 
     What enters each layer is kept, for as many images (whole batches, from the first on) as
-    `budget` bytes hold: `n` of them, `bytes` in all. A change then computes what follows the first
-    changed layer and nothing else; `how` says which way: graph or whole. With `recalibrate`,
-    training images, BatchNorm layers get their statistics from these, after every change again.
-
-    The model itself is never touched, and must not be changed meanwhile. Raises ValueError where
-    not even one batch fits.
+    `budget` bytes hold: `n` of them, `bytes` in all; a change computes only what follows the first
+    changed layer. With `recalibrate`, training images, BatchNorm layers get their statistics from
+    these, after every change again. The model itself is never touched, and must not be changed
+    meanwhile. Raises ValueError where not even one batch fits.
     """
 
     def __init__(
@@ -46,42 +45,38 @@ class Evaluator:
     ):
         self.model, device = model, device_of(model)
         self.base: Changes = {}
-        self.bytes = size = 0
-        self._labels: list[Tensor] = []  # of each batch
+        self.bytes = 0
         self._batches: list[tuple[Tensor, Kept]] = []  # the base's answer to each, and what is kept
+        labels = []
         with measuring(model):
-            self._calibration = [x.to(device) for x, _ in recalibrate or ()]
-            for x, y in images:
-                x = x.to(device)
-                if not self._labels:
-                    self.image = x[:1].clone()  # (1, C, H, W): the first one
-                    self._replicas = replicas(model, x)
-                    self.base = self._recalibrated({})
-                (batch,) = workers.each(self._replicas, [methodcaller("start", x, self.base)])
-                check_labels(y, *check_logits(batch[0]))
-                storages = [t.untyped_storage() for t in [batch[0], *tensors_in(batch[1])]]
+            batches = ((x.to(device), y) for x, y in images)
+            if (first := next(batches, None)) is None:
+                raise ValueError("no images to measure an accuracy on")
+            self.image = first[0][:1].clone()  # (1, C, H, W)
+            self._replicas = replicas(model, *first)
+            self._calibration = [(x.to(device), y) for x, y in recalibrate or ()]
+            self.base = self._recalibrated({})
+            jobs = (partial(_start, *batch, self.base) for batch in chain([first], batches))
+            for y, answer, kept in workers.each(self._replicas, jobs):
+                check_labels(y, *check_logits(answer))
+                storages = [t.untyped_storage() for t in [answer, *tensors_in(kept)]]
                 size = sum({at.data_ptr(): at.nbytes() for at in storages}.values())
                 if self.bytes + size > budget:
                     break
                 self.bytes += size
-                self._labels.append(y.to(device))
-                self._batches.append(batch)
-        if size == 0:
-            raise ValueError("no images to measure an accuracy on")
-        if not self._labels:
+                labels.append(y.to(device))
+                self._batches.append((answer, kept))
+        if not labels:
             raise ValueError(
                 f"no batch of images fits into {budget:,} bytes; give smaller batches, or a larger "
                 f"budget="
             )
-        self.labels = torch.cat(self._labels)
+        self.labels = torch.cat(labels)
+        self.how = described(self._replicas)
 
     @property
     def n(self) -> int:
         return len(self.labels)
-
-    @property
-    def how(self) -> str:
-        return described(self._replicas)
 
     def __repr__(self) -> str:
         return f"Evaluator({self.how}, {self.n:,} images, {self.bytes / 1e6:,.0f} MB)"
@@ -94,13 +89,12 @@ class Evaluator:
         """
         if first is not None and first < 1:
             raise ValueError(f"first must be 1 or more, got {first}")
-        ends = torch.tensor([len(y) for y in self._labels]).cumsum(0)
-        batches = len(ends) if first is None else int((ends < first).sum()) + 1
-        answers = [answer for answer, _ in self._batches[:batches]]
+        ends = torch.tensor([len(answer) for answer, _ in self._batches]).cumsum(0)
+        batches = self._batches[: None if first is None else int((ends < first).sum()) + 1]
         if changes:
             with measuring(self.model):
-                answers = [y for _, y, _ in self._resumed(*self._ready(changes), batches)]
-        return torch.cat(answers)[:first]
+                batches = list(self._resumed(*self._ready(changes), batches))
+        return torch.cat([answer for answer, _ in batches])[:first]
 
     def accuracy(self, changes: Changes = NOTHING, *, first: int | None = None) -> Accuracy:
         """With its interval and hits; `evaluation.drop` of two of them is paired."""
@@ -119,40 +113,23 @@ class Evaluator:
                 pass
 
     def advance(self, changes: Changes) -> Iterator[Tensor]:
-        """`commit` part by part: the logits (n, classes) of some images, in order, as they come.
+        """`commit` part by part: yields logits (n, classes) of some images, in order, as measured.
 
         A caller who stops asking before the end leaves the base as it was.
         """
         if not changes:
-            yield from (answer for answer, _ in self._batches)
+            yield from (answer.clone() for answer, _ in self._batches)
             return
-        layer, base = self._ready(changes)
-        parts = [[] for _ in self._batches]
-        for number, answer, kept in self._resumed(layer, base, len(parts)):
-            parts[number].append((answer, kept))
-            yield answer
-        for number, ((_, before), several) in enumerate(zip(self._batches, parts, strict=True)):
-            answers, kept = zip(*several, strict=True)
-            new = kept[0]
-            if len(several) > 1:
-                new = {node: torch.cat([part[node] for part in kept]) for node in new}
-            self._batches[number] = torch.cat(answers), {**before, **new}
-        self.base = base
+        (layer, base), new = self._ready(changes), []
+        for answer, kept in self._resumed(layer, base, self._batches):
+            new.append((answer, {**self._batches[len(new)][1], **kept}))
+            yield answer.clone()
+        self._batches, self.base = new, base
 
     def _resumed(
-        self, layer: str, changes: Changes, batches: int
-    ) -> Iterator[tuple[int, Tensor, Kept]]:
-        """The number of a batch, the answer to a part of it, and what is kept; in order."""
-        most = -(-self.n // len(self._replicas))
-
-        def resume(replica: Replica, number: int, part: Kept) -> tuple[int, Tensor, Kept]:
-            return number, *replica.resume(layer, part, changes)
-
-        jobs = (
-            partial(resume, number=number, part=part)
-            for number, (_, kept) in enumerate(self._batches[:batches])
-            for part in self._replicas[0].parts(layer, kept, most)
-        )
+        self, layer: str, changes: Changes, batches: list[tuple[Tensor, Kept]]
+    ) -> Iterator[tuple[Tensor, Kept]]:
+        jobs = (methodcaller("resume", layer, kept, changes) for _, kept in batches)
         return workers.each(self._replicas, jobs)
 
     def _ready(self, changes: Changes) -> tuple[str, Changes]:
@@ -176,3 +153,7 @@ class Evaluator:
         job = methodcaller("statistics", self._calibration, changes)
         (buffers,) = workers.each(self._replicas, [job])
         return {**changes, **buffers}
+
+
+def _start(x: Tensor, y: Tensor, base: Changes, replica: Replica) -> tuple[Tensor, Tensor, Kept]:
+    return y, *replica.start(x, base)

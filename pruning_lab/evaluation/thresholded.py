@@ -27,7 +27,12 @@ class Thresholded:
         return self.weight.shape
 
     def whole(self) -> Tensor:
-        return _cut(self.weight, self.threshold, self.saliency)
+        weight, saliency = self.weight, self.saliency
+        if saliency is not None or weight.dtype not in (torch.float32, torch.float64):
+            return weight * ((weight.abs() if saliency is None else saliency) >= self.threshold)
+        # In one pass. Hardshrink keeps what is larger than its limit, and we what is not smaller.
+        limit, zero = torch.tensor([self.threshold, 0], dtype=weight.dtype)
+        return torch.hardshrink(weight, torch.nextafter(limit, zero).item())
 
     def __getattr__(self, name: str):
         if name.startswith("__"):  # what Python itself looks for, such as __deepcopy__
@@ -44,12 +49,22 @@ class Thresholded:
         """(..., in) -> (..., out)"""
         if self.weight.device.type != "cpu" or self.weight.numel() <= SMALL:
             return F.linear(x, self.whole(), bias)
-        rows = max(1, SMALL // self.weight[0].numel())
-        weights = self.weight.split(rows)
-        saliencies = [None] * len(weights) if self.saliency is None else self.saliency.split(rows)
-        parts = zip(weights, saliencies, strict=True)
-        y = torch.cat([F.linear(x, _cut(w, self.threshold, s)) for w, s in parts], -1)
+        step, parts = max(1, SMALL // self.weight[0].numel()), []
+        for first in range(0, len(self.weight), step):
+            rows = [
+                t if t is None else t[first : first + step] for t in (self.weight, self.saliency)
+            ]
+            parts.append(F.linear(x, Thresholded(rows[0], self.threshold, rows[1]).whole()))
+        y = torch.cat(parts, -1)
         return y if bias is None else y.add_(bias)
+
+
+def _operator(name: str):
+    return lambda self, *others: getattr(self.whole(), name)(*others)
+
+
+for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "matmul", "neg", "getitem"):
+    setattr(Thresholded, f"__{_name}__", _operator(f"__{_name}__"))  # Python asks the class for it
 
 
 def whole(weight):
@@ -58,13 +73,4 @@ def whole(weight):
 
 def prepared(weight: Tensor | Thresholded) -> Tensor | Thresholded:
     """As it is best used many times: a small one is cut once."""
-    small = isinstance(weight, Thresholded) and weight.weight.numel() <= SMALL
-    return weight.whole() if small else weight
-
-
-def _cut(weight: Tensor, threshold: float, saliency: Tensor | None) -> Tensor:
-    if saliency is not None or weight.dtype not in (torch.float32, torch.float64):
-        return weight * ((weight.abs() if saliency is None else saliency) >= threshold)
-    # In one pass. Hardshrink keeps what is larger than its limit, and we what is not smaller.
-    limit, zero = torch.tensor([threshold, 0], dtype=weight.dtype)
-    return torch.hardshrink(weight, torch.nextafter(limit, zero).item())
+    return whole(weight) if weight.shape.numel() <= SMALL else weight

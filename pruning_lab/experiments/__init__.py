@@ -1,25 +1,19 @@
 """The main job, from a new network to the paper's tables: train, scan, prune and retrain in rounds.
 
-A run is a value (`Recipe`) and a seed; what came of it is a plain record of rows that `run.json`
-holds and that tables, plots and reports read.
+A run is a value (`Recipe`) and a seed; its result is a plain record of rows that `run.json` holds
+and that tables, plots and reports read.
 """
 
 from pruning_lab.experiments.recipes import (
     REDUCED,
     Recipe,
     chosen_recipe,
+    command,
     compressed_recipe,
     paper_recipe,
 )
-from pruning_lab.experiments.running import (
-    Config,
-    Note,
-    Run,
-    compare,
-    load_config,
-    percent,
-    run,
-)
+from pruning_lab.experiments.records import Config, Run, load_config
+from pruning_lab.experiments.running import Note, compare, run
 
 __all__ = [
     "REDUCED",
@@ -28,10 +22,10 @@ __all__ = [
     "Recipe",
     "Run",
     "chosen_recipe",
+    "command",
     "compare",
     "compressed_recipe",
     "load_config",
     "paper_recipe",
-    "percent",
     "run",
 ]

@@ -1,6 +1,7 @@
-"""How each network is trained, cut and retrained."""
+"""How each network is trained, pruned and retrained, and the command that asks for it."""
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -13,16 +14,16 @@ from pruning_lab.training import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a network is trained, cut and retrained. `rounds` are keywords of `masks.prune`.
+    """How a network is trained, pruned and retrained. `rounds` are keywords of `masks.prune`.
 
-    With `choose`, keywords of `sensitivity.choose`, the rounds go down in equal steps to what is
-    chosen from the scan.
+    With `choose`, keywords of `sensitivity.choose`, the rounds go down in equal steps to the
+    densities chosen from the scan.
     """
 
     network: str  # a name in models.BUILT_IN
     dense: TrainConfig
-    rounds: tuple[dict, ...]
-    retrain: tuple[TrainConfig, ...]  # one for each round
+    rounds: tuple[dict, ...] = ()
+    retrain: tuple[TrainConfig, ...] = ()  # one for each round
     scan: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)  # densities
     choose: dict | None = None
     freeze: tuple[tuple[str, ...], ...] = ()  # layers that a round leaves as they are
@@ -39,10 +40,8 @@ class Recipe:
 
     def seeded(self, seed: int) -> "Recipe":
         """The same recipe with a different order of images in every phase."""
-        retrain = tuple(
-            replace(config, seed=100 * seed + number)
-            for number, config in enumerate(self.retrain, start=1)
-        )
+        numbered = enumerate(self.retrain, start=1)
+        retrain = tuple(replace(config, seed=100 * seed + number) for number, config in numbered)
         return replace(self, dense=replace(self.dense, seed=100 * seed), retrain=retrain)
 
     def in_bf16(self) -> "Recipe":
@@ -51,31 +50,23 @@ class Recipe:
         return replace(self, dense=replace(self.dense, bf16=True), retrain=retrain)
 
 
+# What trains each network well, found by trying, on val.
+_PHOTOS = TrainConfig(epochs=60, lr=0.03, weight_decay=1e-3, flip=True, crop=0.25)
 _DENSE = {
     "lenet-300-100": TrainConfig(epochs=10, lr=0.1, weight_decay=1e-4, shift=1),
     "lenet-5": TrainConfig(epochs=4, lr=0.05, weight_decay=5e-4, shift=1),
-    # On the 8,516 photos of Imagenette; crops as small as these make many out of few.
-    "alexnet": TrainConfig(epochs=60, lr=0.03, weight_decay=1e-3, flip=True, crop=0.25),
-    "vgg-16": TrainConfig(
-        epochs=60, lr=0.02, batch_size=64, weight_decay=5e-4, flip=True, crop=0.25
-    ),
+    "alexnet": _PHOTOS,
+    "vgg-16": replace(_PHOTOS, lr=0.02, batch_size=64, weight_decay=5e-4),
 }
-# 1,294 images instead of 55,000: more passes, and gentle ones (at 0.1 some seeds diverge).
-_DIGITS_PASSES, _DIGITS_LR = 5, 0.03
-
 # What a CPU of two cores trains, prunes and retrains in minutes: a quarter of the channels and
-# units, which want less dropout, on photos of 64 px.
+# units, with less dropout, on photos of 64 px.
 REDUCED = {
     "alexnet": {"width": 0.25, "size": 64, "dropout": 0.2},
     "vgg-16": {"width": 0.125, "size": 64, "dropout": 0.2},
 }
-_SMALL = TrainConfig(
-    epochs=14, lr=0.015, batch_size=32, weight_decay=5e-4, flip=True, crop=0.35
-)  # for those
-# Caffe's solver of AlexNet, with fewer passes and the climb and fall of ours.
-_IMAGENET = TrainConfig(
-    epochs=60, lr=0.02, batch_size=256, weight_decay=5e-4, flip=True, crop=0.08, colour=0.1
-)
+_SMALL = TrainConfig(epochs=14, lr=0.015, batch_size=32, weight_decay=5e-4, flip=True, crop=0.35)
+# Caffe's solver of AlexNet, with fewer epochs, and our schedule of the learning rate.
+_IMAGENET = replace(_PHOTOS, lr=0.02, batch_size=256, weight_decay=5e-4, crop=0.08, colour=0.1)
 
 # A little less of the largest layer than the paper's rounded densities say, so that the parameters
 # stay within those of its Table 1 with the biases counted too.
@@ -86,62 +77,39 @@ def paper_recipe(network: str, data: str = "mnist", shape: Mapping | None = None
     """Down to the density that the paper reports for each layer, in rounds.
 
     The paper retrains LeNets at a tenth of the learning rate and AlexNet at a hundredth, for a time
-    it does not say. A rate that climbs to the old height and falls again mends a cut in a few
-    epochs. `shape` (classes, width, size, dropout) is that of the network where it is not the
+    it does not say. Here the rate rises to its old height and falls again, which recovers a cut in
+    a few epochs. `shape` (classes, width, size, dropout) is that of the network where it is not the
     paper's. Where layers of other sizes make its densities come to less than its compression, all
     of them keep a little less.
     """
-    dense = _dense(network, data, shape)
-    reported = {row.layer: row.density for row in paper.LAYER_TABLES[network][:-1]}
-    if network in REDUCED:
-        return _alternating(network, _as_compressed(network, reported, shape), dense, shape)
-    rounds = down_to(reported | _LARGEST[network], 3)
-    return Recipe(network=network, dense=dense, rounds=rounds, retrain=_three(dense))
+    recipe = _trained(network, data, shape)
+    densities = {row.layer: row.density for row in paper.LAYER_TABLES[network][:-1]}
+    if network not in REDUCED:
+        rounds = down_to(densities | _LARGEST[network], 3)
+        return replace(recipe, rounds=rounds, retrain=_three(recipe.dense))
+    total, weights = _sizes(recipe)
+    allowed = total / paper.TABLE_1[network].compression - (total - sum(weights.values()))
+    allowed -= len(weights) / 2  # each layer keeps a whole number, by rounding
+    fraction = min(1.0, allowed / sum(densities[name] * n for name, n in weights.items()))
+    return _alternating(recipe, {name: fraction * value for name, value in densities.items()})
 
 
-def _alternating(
-    network: str, densities: Mapping[str, float], dense: TrainConfig, shape: Mapping | None
-) -> Recipe:
-    """The fully connected layers with the convolutions fixed, then those, twice; then all of it.
-
-    The paper's section 3.3 fixes one kind while it retrains the other, and its section 4.2 retrains
-    AlexNet as a whole: we do both.
+def _alternating(recipe: Recipe, densities: Mapping[str, float]) -> Recipe:
+    """The fully connected layers with the convolutions frozen, then the convolutions, twice; then
+    all layers: the paper's section 3.3 freezes one kind, its section 4.2 retrains AlexNet whole.
     """
     conv = tuple(layer for layer in densities if layer.startswith("conv"))
     fc = tuple(layer for layer in densities if layer not in conv)
     steps = [step["density"] for step in down_to(densities, 2)]
-    rounds = [
-        {"density": {name: step[name] for name in kind}} for step in steps for kind in (fc, conv)
-    ]
-    short = replace(dense, epochs=max(1, dense.epochs // 10))
-    last = replace(dense, epochs=max(1, dense.epochs // 2))
-    return Recipe(
-        network=network,
-        dense=dense,
+    rounds = [{"density": {n: step[n] for n in kind}} for step in steps for kind in (fc, conv)]
+    epochs = recipe.dense.epochs
+    short, long = (replace(recipe.dense, epochs=max(1, n)) for n in (epochs // 10, epochs // 2))
+    return replace(
+        recipe,
         rounds=(*rounds, {"density": dict(densities)}),
-        retrain=(*4 * (short,), last),
+        retrain=(*4 * (short,), long),
         freeze=(conv, fc, conv, fc, ()),
-        shape=dict(shape or {}),
     )
-
-
-def _as_compressed(
-    network: str, densities: Mapping[str, float], shape: Mapping | None
-) -> dict[str, float]:
-    """The paper's densities, all lowered by the same share where its compression asks for it."""
-    model = _on_meta(network, shape)
-    total = sum(p.numel() for p in model.parameters())
-    weights = {name: layer.weight.numel() for name, layer in prunable(model).items()}
-    allowed = total / paper.TABLE_1[network].compression - (total - sum(weights.values()))
-    allowed -= len(weights) / 2  # each layer keeps a whole number, by rounding
-    kept = sum(densities[name] * count for name, count in weights.items())
-    share = min(1.0, allowed / kept)
-    return {name: density * share for name, density in densities.items()}
-
-
-def _on_meta(network: str, shape: Mapping | None) -> torch.nn.Module:
-    with torch.device("meta"):  # sizes alone: nothing random is drawn
-        return models.build({"network": network, **(shape or {})})
 
 
 def chosen_recipe(
@@ -153,56 +121,27 @@ def chosen_recipe(
     {"method": "joint"} with either.
     """
     sensitivity.check_choice(**choose)  # now, not after an hour of training
-    dense = _dense(network, data, shape)
-    if choose.get("density", 1) < (lowest := 0.002):
+    recipe = _trained(network, data, shape)
+    levels = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
+    if (choose.get("density") or 1) < levels[0]:
         raise ValueError(
-            f"a run chooses among densities that keep {lowest} of the weights at least, got "
+            f"a run chooses among densities that keep {levels[0]} of the weights at least, got "
             f"{choose['density']:g}"
         )
-    levels = (lowest, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
-    retrain = _three(dense)
-    return Recipe(
-        network=network,
-        dense=dense,
-        rounds=(),
-        retrain=retrain,
-        scan=levels,
-        choose=choose,
-        shape=dict(shape or {}),
-    )
-
-
-def _three(dense: TrainConfig) -> tuple[TrainConfig, ...]:
-    """Two short retrainings and a whole one."""
-    short = replace(dense, epochs=max(1, dense.epochs // 4))
-    return short, short, replace(dense, weight_decay=1e-4)
-
-
-def down_to(densities: Mapping[str, float], rounds: int) -> tuple[dict, ...]:
-    """Every round keeps the same share of what the one before left."""
-    return tuple(
-        {"density": {layer: density ** (number / rounds) for layer, density in densities.items()}}
-        for number in range(1, rounds + 1)
-    )
+    return replace(recipe, retrain=_three(recipe.dense), scan=levels, choose=dict(choose))
 
 
 def compressed_recipe(
-    network: str,
-    compression: float,
-    data: str = "mnist",
-    shape: Mapping | None = None,
-    *,
-    rounds: int | None = None,
+    network: str, compression: float, data: str = "mnist", shape: Mapping | None = None
 ) -> Recipe:
     """Equal steps to 1 / compression of all parameters, biases counted; layers ranked together.
 
-    Ranking together lets each layer keep what it needs at sparsities where no one has looked up
-    densities; it wants many small steps and a long last retraining.
+    Ranking together lets each layer keep what it needs at sparsities for which no densities are
+    published; it takes many small steps and a long last retraining.
     """
-    dense = _dense(network, data, shape)
-    model = _on_meta(network, shape)
-    total = sum(p.numel() for p in model.parameters())
-    weights = sum(layer.weight.numel() for layer in prunable(model).values())
+    recipe = _trained(network, data, shape)
+    total, sizes = _sizes(recipe)
+    weights = sum(sizes.values())
     density = (total / (compression or math.nan) - (total - weights)) / weights
     if not 0 < density <= 1:
         highest = total / (total - weights)
@@ -210,33 +149,75 @@ def compressed_recipe(
             f"compression must be at least 1 and below {highest:.0f} (biases are never pruned), "
             f"got {compression:g}"
         )
-    photos = network in REDUCED
-    rounds = rounds or (10 if photos else 12)
-    steps = tuple(
-        {"density": density ** (number / rounds), "across": "network"}
+    dense, epochs, rounds = recipe.dense, recipe.dense.epochs, 10 if network in REDUCED else 12
+    if network in REDUCED:
+        short, last = (replace(dense, epochs=max(1, round(n * epochs))) for n in (0.1, 0.7))
+    else:
+        short = replace(dense, epochs=max(1, round(0.4 * epochs)), weight_decay=1e-4)
+        last = replace(short, epochs=4 * epochs)
+    steps = (density ** (number / rounds) for number in range(1, rounds + 1))
+    return replace(
+        recipe,
+        rounds=tuple({"density": step, "across": "network"} for step in steps),
+        retrain=(*[short] * (rounds - 1), last),
+    )
+
+
+def down_to(densities: Mapping[str, float], rounds: int) -> tuple[dict, ...]:
+    """Rounds of which each keeps the same fraction of what the one before left."""
+    return tuple(
+        {"density": {layer: density ** (number / rounds) for layer, density in densities.items()}}
         for number in range(1, rounds + 1)
     )
-    if photos:
-        short = replace(dense, epochs=max(1, dense.epochs // 10))
-        last = replace(dense, epochs=max(1, round(0.7 * dense.epochs)))
-    else:
-        short = replace(dense, epochs=max(1, round(0.4 * dense.epochs)), weight_decay=1e-4)
-        last = replace(short, epochs=4 * dense.epochs)
-    retrain = (short,) * (rounds - 1) + (last,)
-    return Recipe(
-        network=network, dense=dense, rounds=steps, retrain=retrain, shape=dict(shape or {})
-    )
 
 
-def _dense(network: str, data: str, shape: Mapping | None = None) -> TrainConfig:
-    """What trains a network well: found by trying, on val."""
+def command(recipe: Recipe, data: str, seed: int) -> str | None:
+    """The `pruning-lab run` that makes this recipe; None for one that no option asks for."""
+    asked, args = dict(recipe.choose or {}), (data, recipe.shape)
+    try:
+        if asked:
+            again = chosen_recipe(recipe.network, asked, *args)
+        elif any("across" in amounts for amounts in recipe.rounds):
+            total, sizes = _sizes(recipe)
+            gone = (1 - recipe.rounds[-1]["density"]) * sum(sizes.values())
+            asked["compression"] = float(f"{total / (total - gone):.6g}")
+            again = compressed_recipe(recipe.network, asked["compression"], *args)
+        else:
+            again = paper_recipe(recipe.network, *args)
+    except (KeyError, TypeError, ValueError):  # of a recipe made by hand
+        return None
+    if (again.in_bf16() if recipe.dense.bf16 else again).seeded(seed) != recipe.seeded(seed):
+        return None
+    shape = {name: value for name, value in recipe.shape.items() if name != "classes"}
+    options = {"model": recipe.network, "data": data, **shape, **asked, "seed": seed}
+    words = [word for n, v in options.items() for word in (f"--{n.replace('_', '-')}", f"{v}")]
+    return shlex.join(["pruning-lab", "run", *words, *["--bf16"] * recipe.dense.bf16])
+
+
+def _trained(network: str, data: str, shape: Mapping | None) -> Recipe:
+    """The part that trains the dense network."""
     if network not in _DENSE:
         raise ValueError(f"no recipe for {network!r}; there are {', '.join(_DENSE)}")
-    if network in REDUCED:
-        if data == "imagenet":
-            return _IMAGENET
-        return _SMALL if (shape or {}).get("width", 1) < 1 else _DENSE[network]
-    if data == "digits":
-        passes = _DENSE[network].epochs * _DIGITS_PASSES
-        return replace(_DENSE[network], epochs=passes, lr=_DIGITS_LR)
-    return _DENSE[network]
+    shape, dense = dict(shape or {}), _DENSE[network]
+    if network in REDUCED and data == "imagenet":
+        dense = _IMAGENET
+    elif network in REDUCED and shape.get("width", 1) < 1:
+        dense = _SMALL
+    elif network not in REDUCED and data == "digits":
+        # 1,294 images instead of 55,000: more epochs at a lower rate (at 0.1 some seeds diverge).
+        dense = replace(dense, epochs=5 * dense.epochs, lr=0.03)
+    return Recipe(network=network, dense=dense, shape=shape)
+
+
+def _three(dense: TrainConfig) -> tuple[TrainConfig, ...]:
+    """Two short retrainings and a full one."""
+    short = replace(dense, epochs=max(1, dense.epochs // 4))
+    return short, short, replace(dense, weight_decay=1e-4)
+
+
+def _sizes(recipe: Recipe) -> tuple[int, dict[str, int]]:
+    """All parameters of the network, and the weights of each layer that is pruned."""
+    with torch.device("meta"):  # sizes alone: nothing random is drawn
+        model = models.build(recipe.about)
+    weights = {name: layer.weight.numel() for name, layer in prunable(model).items()}
+    return sum(p.numel() for p in model.parameters()), weights

@@ -1,10 +1,9 @@
-"""Masks: which weights of which layers stay, how that was chosen, and how it keeps holding."""
+"""Masks: which weights of which layers are kept, how they were chosen, and holding them."""
 
 from pruning_lab.layers import ADAPTERS, Layer, NotCovered, prunable, unknown_layer
 from pruning_lab.masks.holding import Hold
-from pruning_lab.masks.mask import Mask, masked
+from pruning_lab.masks.mask import Mask, Receipt, ReceiptRow, masked
 from pruning_lab.masks.pruning import Amount, prune
-from pruning_lab.masks.receipts import Receipt, ReceiptRow
 
 __all__ = [
     "ADAPTERS",

@@ -1,13 +1,11 @@
-"""The mask: layer name -> bool tensor, True where a weight stays.
-
-A mask stands beside a model, never inside it: parameters keep their names, modules their types.
-"""
+"""The mask: layer name -> bool tensor, True where a weight is kept; and its receipt."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import ClassVar, TypedDict
 
 import numpy as np
 import torch
@@ -16,16 +14,73 @@ from torch import Tensor, nn
 from pruning_lab import files
 from pruning_lab.layers import Layer, NotCovered, find, prunable, unknown_layer
 from pruning_lab.masks.holding import Hold
-from pruning_lab.masks.receipts import Receipt, ReceiptRow
-from pruning_lab.rows import decode, plain
+from pruning_lab.rows import Rows, decode, plain, printable
+
+
+@dataclass(frozen=True)
+class ReceiptRow:
+    """What one layer was asked for and what it got."""
+
+    layer: str
+    asked: str  # "quality 1.1", "density 0.08", "threshold 0.05", "-" where nothing was asked
+    threshold: float | None  # the smallest saliency that stayed, where there is one
+    sigma: float | None  # of the weights that were there at the time of the call
+    weights: int
+    kept: int
+    density: float
+    note: str = ""
+
+
+class Receipt(Rows[ReceiptRow]):
+    """A row per layer; `not_covered` lists the parameters that the mask leaves alone."""
+
+    columns: ClassVar = {
+        "layer": lambda row: row.layer,
+        "asked": lambda row: row.asked,
+        "threshold": lambda row: "" if row.threshold is None else f"{row.threshold:.4g}",
+        "sigma": lambda row: "" if row.sigma is None else f"{row.sigma:.4g}",
+        "weights": lambda row: f"{row.weights:,}",
+        "kept": lambda row: f"{row.kept:,}",
+        "density": lambda row: f"{row.density:.1%}",
+        "note": lambda row: row.note,
+    }
+    not_covered: tuple[NotCovered, ...] = ()
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Tensor]) -> "Receipt":
+        """Of a mask that no call of `prune` made."""
+        return cls(row_of(name, None, tensor) for name, tensor in kept.items())
+
+    @property
+    def total(self) -> ReceiptRow:
+        weights, kept = sum(row.weights for row in self), sum(row.kept for row in self)
+        return ReceiptRow("total", "", None, None, weights, kept, kept / max(weights, 1))
+
+    def __str__(self) -> str:
+        *others, vectors = self.not_covered or [None]
+        lines = [f"{row.name}, {row.parameters:,} weights ({row.why})" for row in others]
+        if vectors is not None:  # biases and normalisation
+            lines.append(f"{vectors.parameters:,} {vectors.name} ({vectors.why})")
+        lines = [printable(f"not covered: {line}") for line in lines]
+        return "\n".join([self.table((*self, self.total)), *lines])
+
+
+def row_of(layer: str, sigma: float | None, kept: Tensor) -> ReceiptRow:
+    """The row of a layer of which nothing was asked."""
+    weights, left = kept.numel(), int(kept.sum())
+    return ReceiptRow(layer, "-", None, sigma, weights, left, left / max(weights, 1))
 
 
 class Mask(Mapping[str, Tensor]):
     """Layer name -> bool tensor, True = kept, with the receipt of the call that made it.
 
-    The tensors are the mask's own copies; read them, and make another mask to change something:
-    `a & b`, `a | b`, `~a`, `Mask({**a, "fc1": other})`. Two masks are equal where they keep the
-    same weights of the same layers.
+    Two masks are equal where they keep the same weights of the same layers. The tensors are the
+    mask's own copies; read them, and make another mask to change something: `a & b`, `a | b`, `~a`,
+    `Mask({**a, "fc1": other})`. (`a and b` is Python's, and gives b.)
+
+    >>> few, many = Mask({"fc1": torch.tensor([1, 0, 0])}), Mask({"fc1": torch.tensor([1, 1, 0])})
+    >>> (few & many).kept, (few and many).kept, (~many).kept
+    (1, 2, 1)
     """
 
     def __init__(self, layers: Mapping[str, Tensor], receipt: Receipt | None = None):
@@ -33,12 +88,7 @@ class Mask(Mapping[str, Tensor]):
             name: torch.as_tensor(kept).detach().to(torch.bool, copy=True)
             for name, kept in layers.items()
         }
-        self.receipt = receipt if receipt is not None else Receipt.of(self._layers)
-
-    @classmethod
-    def dense(cls, model: nn.Module) -> "Mask":
-        """The mask that keeps everything."""
-        return cls({n: torch.ones_like(la.weight, dtype=bool) for n, la in prunable(model).items()})
+        self.receipt = Receipt.of(self._layers) if receipt is None else receipt
 
     @classmethod
     def of(cls, model: nn.Module) -> "Mask":
@@ -50,9 +100,6 @@ class Mask(Mapping[str, Tensor]):
             raise KeyError(unknown_layer(name, self._layers))
         return self._layers[name]
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._layers
-
     def __iter__(self) -> Iterator[str]:
         return iter(self._layers)
 
@@ -60,7 +107,8 @@ class Mask(Mapping[str, Tensor]):
         return len(self._layers)
 
     def __repr__(self) -> str:
-        return f"Mask({self.kept:,} of {self.weights:,} weights kept in {len(self)} layers)"
+        layers = f"{len(self)} layer{'' if len(self) == 1 else 's'}"
+        return f"Mask({self.kept:,} of {self.weights:,} weights kept in {layers})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mask):
@@ -84,22 +132,20 @@ class Mask(Mapping[str, Tensor]):
         """What this mask does not keep."""
         return Mask({name: ~kept for name, kept in self.items()})
 
-    def _combined(self, other: "Mask", how) -> "Mask":
+    def _combined(self, other: "Mask", operation: Callable[[Tensor, Tensor], Tensor]) -> "Mask":
         if not isinstance(other, Mask):
             return NotImplemented
-        mine, theirs = (
-            {name: tuple(kept.shape) for name, kept in mask.items()} for mask in (self, other)
-        )
-        if mine != theirs:
-            odd = next(n for n in {**mine, **theirs} if mine.get(n) != theirs.get(n))
+        shapes, others = ({n: tuple(kept.shape) for n, kept in m.items()} for m in (self, other))
+        if shapes != others:
+            odd = next(n for n in {**shapes, **others} if shapes.get(n) != others.get(n))
             raise ValueError(
-                f"masks of different networks: layer {odd!r} has shape {mine.get(odd)} in one and "
-                f"{theirs.get(odd)} in the other; combine masks of the same layers"
+                f"masks of different networks: layer {odd!r} has shape {shapes.get(odd)} in one "
+                f"and {others.get(odd)} in the other; combine masks of the same layers"
             )
-        return Mask({name: how(kept, other[name].to(kept.device)) for name, kept in self.items()})
+        return Mask({n: operation(kept, other[n].to(kept.device)) for n, kept in self.items()})
 
     def to(self, device: torch.device | str) -> "Mask":
-        """The same mask with its tensors on `device`. (A model's device needs no such step.)"""
+        """The same mask with its tensors on `device`; no method needs it to be the model's."""
         return Mask({name: kept.to(device) for name, kept in self.items()}, self.receipt)
 
     @property
@@ -117,7 +163,8 @@ class Mask(Mapping[str, Tensor]):
     def apply_(self, model: nn.Module) -> nn.Module:
         """Set every weight that is not kept to zero, in place, and return the model.
 
-        Raises KeyError or ValueError, before anything is changed, where the mask does not fit.
+        Training moves them again unless the mask is held (`hold`). Raises KeyError or ValueError,
+        before anything is changed, where the mask does not fit.
         """
         with torch.no_grad():
             for layer, kept in self._placed(model):
@@ -127,14 +174,16 @@ class Mask(Mapping[str, Tensor]):
     def hold(self, model: nn.Module) -> Hold:
         """Apply the mask and keep it: pruned weights stay zero after every step of any optimizer.
 
-        Their gradients are zero too, before anyone reads them: clipping, LBFGS and Muon see the
-        pruned network. It holds by parameter, for any loop, until `handle.remove()`:
+        It holds by parameter, for any loop, until `handle.remove()`; gradients are zero there too,
+        so clipping, LBFGS and Muon see the pruned network. Optimizers may come later; loading a
+        state_dict, moving the model, torch.compile and DDP keep it. A deep copy is not held until
+        its own `hold`. While several masks hold a weight, what all of them keep stays.
 
-            handle = mask.hold(model)      # or: with mask.hold(model): ...
-
-        Optimizers and parameter groups may come later; loading a state_dict, moving the model,
-        torch.compile and DDP keep it. A deep copy is free until its own `hold`. While several
-        masks hold a weight, what all of them keep stays.
+        >>> layer = nn.Sequential(nn.Linear(2, 1))
+        >>> with Mask({"0": torch.tensor([[True, False]])}).hold(layer):
+        ...     layer(torch.ones(1, 2)).sum().backward()
+        >>> layer[0].weight.grad
+        tensor([[1., 0.]])
         """
         return Hold(self._placed(model))
 
@@ -151,18 +200,19 @@ class Mask(Mapping[str, Tensor]):
 
     @classmethod
     def load(cls, path: str | Path) -> "Mask":
-        """Read what `save` wrote; a file that is something else is refused with its name."""
+        """Read what `save` wrote; ValueError, with the file's name, for any other file."""
         about = decode(_About, files.load_about(path), path, _FORMAT)
-        packed, shapes = files.load_shapes(path), about["shapes"]
-        expected = {name: (-(-math.prod(shape) // 8),) for name, shape in shapes.items()}
-        if packed != expected or any(size < 0 for shape in shapes.values() for size in shape):
-            raise ValueError(f"{path} is broken: its bits do not fill the shapes {shapes}")
-        bits, _ = files.load_tensors(path)
-        layers = {name: _unpack(bits[name], shape, path) for name, shape in shapes.items()}
+        bits, shapes = files.load_tensors(path)[0], about["shapes"]
+        layers = {n: kept for n in shapes if (kept := _unpack(bits.get(n), shapes[n])) is not None}
+        if not layers.keys() == shapes.keys() == bits.keys():
+            raise files.wrong(path, f"is broken: its bits do not fill the shapes {shapes}")
         receipt = Receipt(about["receipt"], not_covered=tuple(about["not_covered"]))
-        counted = [(row.layer, row.weights, row.kept, row.density) for row in Receipt.of(layers)]
-        if [(row.layer, row.weights, row.kept, row.density) for row in receipt] != counted:
-            raise ValueError(f"{path} is broken: its receipt counts other weights than its bits")
+        written, counted = (
+            [(row.layer, row.weights, row.kept, row.density) for row in rows]
+            for rows in (receipt, Receipt.of(layers))
+        )
+        if written != counted:
+            raise files.wrong(path, "is broken: its receipt counts other weights than its bits")
         return cls(layers, receipt)
 
     def fingerprint(self) -> str:
@@ -173,15 +223,13 @@ class Mask(Mapping[str, Tensor]):
     def _placed(self, model: nn.Module) -> list[tuple[Layer, Tensor]]:
         """Every masked layer of the model with what is kept; raises where they do not fit."""
         layers = prunable(model)
-        placed = []
-        for name, kept in self.items():
-            layer = find(model, name, layers)
+        placed = [(find(model, name, layers), kept) for name, kept in self.items()]
+        for name, (layer, kept) in zip(self, placed, strict=True):
             if layer.weight.shape != kept.shape:
                 raise ValueError(
                     f"the mask of layer {name!r} has shape {tuple(kept.shape)}, its weight "
                     f"{tuple(layer.weight.shape)}; use the mask with the model it was made for"
                 )
-            placed.append((layer, kept))
         return placed
 
 
@@ -198,19 +246,18 @@ def _pack(kept: Tensor) -> np.ndarray:
     return np.packbits(kept.cpu().numpy().reshape(-1))
 
 
-def _unpack(bits: Tensor, shape: list[int], path: str | Path) -> Tensor:
-    count = math.prod(shape)
-    if bits.dtype != torch.uint8:
-        raise ValueError(f"{path} is broken: its bits are {bits.dtype}, expected torch.uint8")
+def _unpack(bits: Tensor | None, shape: list[int]) -> Tensor | None:
+    """The inverse of `_pack`; None for what it cannot have written."""
+    count, dtype = math.prod(shape), getattr(bits, "dtype", None)
+    if dtype != torch.uint8 or bits.shape != (-(-count // 8),) or min(shape, default=0) < 0:
+        return None
     flat = np.unpackbits(bits.numpy()).astype(bool)
-    if flat[count:].any():
-        raise ValueError(f"{path} is broken: it has more bits than weights")
-    return torch.from_numpy(flat[:count]).reshape(shape)
+    return None if flat[count:].any() else torch.from_numpy(flat[:count]).reshape(shape)
 
 
 @contextmanager
 def masked(model: nn.Module, mask: Mask) -> Iterator[nn.Module]:
-    """The model with the mask applied; the weights come back, after an error too."""
+    """The model with the mask applied; afterwards its weights are as before, after an error too."""
     placed = mask._placed(model)
     before = [layer.weight.detach().clone() for layer, _ in placed]
     try:

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from pruning_lab import criteria
 from pruning_lab.criteria import Saliency
 from pruning_lab.layers import Layer, device_of, find, not_covered, prunable
-from pruning_lab.masks.mask import Mask
-from pruning_lab.masks.receipts import Receipt, row_of
+from pruning_lab.masks.mask import Mask, Receipt, row_of
 
 Amount = float | Mapping[str, float]
 ACROSS = ("layer", "network", "lamp")
@@ -28,42 +27,36 @@ def prune(
 ) -> Mask:
     """Choose a mask by one of quality, density or threshold; the model is not changed.
 
-    An amount is one number for every layer or a dict of layer name -> number; layers that a dict
-    does not name stay as they are. A weight that is zero is gone and stays gone, unless
-    `regrow=True`; a density refers to the original layer all the same, so that a density that is
-    asked for twice prunes once. `across="network"` ranks all layers together by one density,
-    "lamp" does so by LAMP's scores (Lee et al. 2021).
+    An amount is one number for every layer, or a dict of layer name -> number; other layers stay
+    as they are. A weight that is zero is gone and stays gone, unless `regrow=True`; a density
+    refers to the original layer all the same, so that asking for it twice prunes once.
+    `across="network"` ranks all layers together by one density, "lamp" by LAMP's scores (Lee et
+    al. 2021). `saliency` may be computed: criteria.taylor(model, splits.train).
 
-        mask = prune(model, quality=1.0)                   # |w| >= sigma of the layer's survivors
-        mask = prune(model, density={"fc1": 0.08})         # exactly round(0.08 n) weights
-        mask = prune(model, density=0.1, saliency=criteria.taylor(model, splits.train))
+    A density is the fraction that is kept: 0.08, not 92 and not 8.
 
-    Raises KeyError for an unknown layer, ValueError for an impossible amount and for weights that
-    are not finite.
+    >>> prune(nn.Sequential(nn.Linear(50, 2)), density={"0": 0.08})
+    Mask(8 of 100 weights kept in 1 layer)
+    >>> prune(nn.Sequential(nn.Linear(50, 2)), density=92)
+    Traceback (most recent call last):
+    ValueError: density must lie in [0, 1], got 92; for a percentage, divide by 100
     """
     kind, amount = _one_of(quality=quality, density=density, threshold=threshold)
     if kind == "quality" and saliency is not criteria.magnitude:
-        raise ValueError(
-            "quality is a multiple of the weights' own sigma, so it goes with magnitude; "
-            "give another saliency a density or a threshold"
-        )
+        todo = "give another saliency a density or a threshold"
+        raise ValueError(f"quality is a multiple of sigma, so it goes with magnitude; {todo}")
     if across not in ACROSS:
         raise ValueError(f"across must be {', '.join(ACROSS[:-1])} or lamp, got {across!r}")
     if across != "layer" and (kind != "density" or isinstance(amount, Mapping)):
         raise ValueError(f"across={across!r} ranks all layers by one density; give density=NUMBER")
     layers = prunable(model)
     if not layers:
-        raise ValueError(
-            "this model has no layer to prune (linear, convolution or attention); masks.ADAPTERS "
-            "takes further types"
-        )
+        kinds = "(linear, convolution or attention); masks.ADAPTERS takes further types"
+        raise ValueError(f"this model has no layer to prune {kinds}")
     device_of(model)  # raises for the meta device
     amounts = _per_layer(model, kind, amount, layers)
-    before = {name: layer.weight.detach() != 0 for name, layer in layers.items()}
-    pools = {
-        name: torch.ones_like(alive) if regrow and name in amounts else alive
-        for name, alive in before.items()
-    }
+    before = Mask.of(model)
+    pools = {n: torch.ones_like(before[n]) if regrow else before[n] for n in amounts}
     sigmas = {name: criteria.sigma_of(name, layer.weight) for name, layer in layers.items()}
     saliencies = {n: criteria.saliency_of(saliency, n, layers[n].weight) for n in amounts}
     if across == "layer":
@@ -73,17 +66,20 @@ def prune(
         }
     else:
         chosen = _together(saliencies, amount, pools, across)
-
     rows = []
     for name in layers:
-        if name not in amounts:
-            rows.append(row_of(name, sigmas[name], before[name]))
-            continue
-        kept, cut = chosen[name]
-        asked = f"{kind} {amounts[name]:g}" + ("" if across == "layer" else f" across {across}")
-        note = _note(kind, amounts[name], saliencies[name], before[name], kept, cut, across)
+        kept, cut = chosen.get(name, (before[name], None))
         row = row_of(name, sigmas[name], kept)
-        rows.append(replace(row, asked=asked, threshold=cut, note=note))
+        if name in amounts:
+            asked = f"{kind} {amounts[name]:g}" + ("" if across == "layer" else f" across {across}")
+            requested = ties = 0
+            if kind == "density":
+                requested = round(amounts[name] * row.weights) if across == "layer" else 0
+                dropped = saliencies[name][before[name] & ~kept]
+                ties = 0 if cut is None else int((dropped == cut).sum())
+            note = _note(before[name], kept, requested, ties)
+            row = replace(row, asked=asked, threshold=cut, note=note)
+        rows.append(row)
     kept = {name: kept for name, (kept, _) in chosen.items()}
     return Mask({**before, **kept}, Receipt(rows, not_covered=not_covered(model)))
 
@@ -99,16 +95,14 @@ def _one_of(**amounts: Amount | None) -> tuple[str, Amount]:
 def _per_layer(
     model: nn.Module, kind: str, amount: Amount, layers: Mapping[str, Layer]
 ) -> dict[str, float]:
-    if not isinstance(amount, Mapping):
-        amount = dict.fromkeys(layers, amount)
-    if not amount:
-        raise ValueError(
-            f"no layer is named; give {kind}=NUMBER, or a dict of layer name -> number"
-        )
-    for name, value in amount.items():
+    amounts = dict(amount if isinstance(amount, Mapping) else dict.fromkeys(layers, amount))
+    if not amounts:
+        todo = f"give {kind}=NUMBER, or a dict of layer name -> number"
+        raise ValueError(f"no layer is named; {todo}")
+    for name, value in amounts.items():
         find(model, name, layers)
         criteria.check_amount(kind, value)
-    return dict(amount)
+    return amounts
 
 
 def _together(
@@ -125,27 +119,14 @@ def _together(
     }
 
 
-def _note(
-    kind: str,
-    amount: float,
-    saliency: Tensor,
-    before: Tensor,
-    after: Tensor,
-    cut: float | None,
-    across: str,
-) -> str:
+def _note(before: Tensor, kept: Tensor, requested: int, ties: int) -> str:
     """What a reader should not overlook."""
-    notes = []
-    wanted = round(amount * after.numel())
-    if kind == "density" and across == "layer" and int(after.sum()) < wanted:
-        notes.append(f"asked for {wanted:,} weights, only {int(after.sum()):,} are left")
-    if not after.any():
-        notes.append("all gone: this layer now answers with its biases alone")
-    elif torch.equal(before, after):
-        notes.append("nothing gone")
-    if regrown := int((after & ~before).sum()):
-        notes.append(f"{regrown:,} regrown")
-    dropped = before & ~after
-    if kind == "density" and cut is not None and (ties := int((saliency[dropped] == cut).sum())):
-        notes.append(f"ties: {ties:,} of the dropped equal the smallest kept; earlier ones stayed")
-    return "; ".join(notes)
+    left, regrown = int(kept.sum()), int((kept & ~before).sum())
+    notes = {
+        f"asked for {requested:,} weights, only {left:,} are left": left < requested,
+        "all gone: this layer now answers with its biases alone": not left,
+        "nothing gone": left and torch.equal(before, kept),
+        f"{regrown:,} regrown": regrown,
+        f"ties: {ties:,} of the dropped equal the smallest kept; earlier ones stayed": ties,
+    }
+    return "; ".join(note for note, applies in notes.items() if applies)

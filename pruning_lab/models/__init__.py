@@ -1,9 +1,21 @@
 """The paper's networks as chains: nn.Sequential of layers named as its tables name them."""
 
-from pruning_lab.models.built_in import BUILT_IN, build, describe, input_shape, load, settings
-from pruning_lab.models.chains import Model, is_chain
-from pruning_lab.models.lenets import lenet_5, lenet_300_100
-from pruning_lab.models.photos import LocalResponseNorm, alexnet, alexnet_torchvision, vgg_16
+from pruning_lab.models.networks import (
+    BUILT_IN,
+    LocalResponseNorm,
+    Model,
+    alexnet,
+    alexnet_torchvision,
+    build,
+    describe,
+    input_shape,
+    is_chain,
+    lenet_5,
+    lenet_300_100,
+    load,
+    settings,
+    vgg_16,
+)
 from pruning_lab.models.stored import fill_, fingerprint, load_, save
 
 __all__ = [

@@ -1,5 +1,6 @@
-"""Weights in files: our own, those that ship with the package, and torchvision's by renaming."""
+"""Weights in files: our own, those that come with the package, and torchvision's by renaming."""
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -7,19 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning_lab import files
-from pruning_lab.masks import prunable
+from pruning_lab.layers import prunable
 
-# torchvision's names of the layers, in the order of ours.
-TORCHVISION = {
-    "alexnet-torchvision": (
-        *(f"features.{place}" for place in (0, 3, 6, 8, 10)),
-        *(f"classifier.{place}" for place in (1, 4, 6)),
-    ),
-    "vgg-16": (
-        *(f"features.{place}" for place in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)),
-        *(f"classifier.{place}" for place in (0, 3, 6)),
-    ),
-}
+_TORCHVISION = {"alexnet-torchvision": "alexnet", "vgg-16": "vgg16"}  # torchvision's names
 
 
 def save(path: str | Path, model: nn.Module, *, about: dict | None = None) -> Path:
@@ -28,9 +19,9 @@ def save(path: str | Path, model: nn.Module, *, about: dict | None = None) -> Pa
 
 
 def load_(model: nn.Module, path: str | Path) -> dict | None:
-    """Fill `model` from a file of `save`; returns what it kept as `about`.
+    """Fill `model` from a file of `save`; returns the file's `about`.
 
-    Raises ValueError, and leaves the model as it was, unless every name and shape agrees.
+    Unless every name and shape agrees, it raises ValueError and does not change the model.
     """
     check_fit(model, files.load_shapes(path), path)  # before gigabytes of another network are read
     tensors, about = files.load_tensors(path)
@@ -39,9 +30,12 @@ def load_(model: nn.Module, path: str | Path) -> dict | None:
 
 
 def fill_(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """`load_` for a state_dict that has been read from `path`; it raises the same way."""
+    """`load_` for a state_dict that has been read from `path`."""
     check_fit(model, tensors, path)
-    check_finite(tensors, path)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            what = "has a number that is infinite or NaN; train again with a lower lr"
+            raise files.wrong(f"{path}: {name}", what)
     model.load_state_dict(tensors)
 
 
@@ -52,55 +46,53 @@ def check_fit(
     shapes = {name: tuple(getattr(entry, "shape", entry)) for name, entry in tensors.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if missing := expected.keys() - shapes.keys():
-        raise ValueError(f"{path} lacks {_some(missing)}; is it of another network?")
+        raise files.wrong(path, f"lacks {_listed(missing)}; is it of another network?")
     if extra := shapes.keys() - expected.keys():
-        raise ValueError(f"{path} also holds {_some(extra)}; is it of another network?")
+        raise files.wrong(path, f"also holds {_listed(extra)}; is it of another network?")
     for name, shape in expected.items():
         if shapes[name] != shape:
-            raise ValueError(
-                f"{path}: {name} has shape {shapes[name]}, this network expects {shape}; is it of "
-                f"another width, size or classes?"
-            )
+            what = f"has shape {shapes[name]}, this network expects {shape}"
+            todo = "is it of another width, size or classes?"
+            raise files.wrong(f"{path}: {name}", f"{what}; {todo}")
 
 
-def _some(names: Collection[str]) -> str:
+def _listed(names: Collection[str]) -> str:
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return ", ".join(sorted(names)[:8]) + more
 
 
-def check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Raise ValueError where a tensor read from `path` has a number that is none."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(
-                f"{path}: {name} has a number that is infinite or NaN; train again with a lower lr"
-            )
-
-
-# -------------------------------------------------------------------------------- trained weights
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of a network's parameters and buffers."""
+    tensors = model.state_dict().values()
+    return files.sha256(
+        *(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy() for t in tensors)
+    )
 
 
 def with_trained(chain: nn.Sequential, name: str, trained: str | Path | None) -> nn.Sequential:
-    """The chain, filled from a file: one that has a word of its own, or any other by its path."""
+    """The chain, filled from the file that `trained` names by a word or by its path."""
     if trained is None:
         return chain
-    path = _find(name, str(trained))
-    tensors = _with_our_names(_read(path), name, chain)
-    _keep_last(chain, tensors)
+    path, layers = _find(name, str(trained)), prunable(chain)
+    tensors = _renamed(_read(path), list(layers))
+    last, layer = list(layers.items())[-1]
+    found = tensors.get(f"{last}.weight", layer.weight)
+    if found.shape[1:] == layer.weight.shape[1:] and len(found) != len(layer.weight):
+        tensors |= {f"{last}.weight": layer.weight, f"{last}.bias": layer.module.bias}
     fill_(chain, tensors, path)
     return chain
 
 
 def _find(name: str, trained: str) -> Path:
     folder = Path(__file__).parent.parent / "weights"
-    shipped = sorted(p.stem.removeprefix(f"{name}-") for p in folder.glob(f"{name}-*.safetensors"))
+    shipped = {p.stem.removeprefix(f"{name}-"): p for p in folder.glob(f"{name}-*.safetensors")}
+    words = sorted(shipped) + ["imagenet"] * (name in _TORCHVISION)
     if trained in shipped:
-        return folder / f"{name}-{trained}.safetensors"
-    if trained == "imagenet" and name in TORCHVISION:
-        return _fetched(name)
+        return shipped[trained]
+    if trained in words:
+        return _fetched(_TORCHVISION[name])
     if Path(trained).is_file():
         return Path(trained)
-    words = [*shipped, *(["imagenet"] if name in TORCHVISION else [])]
     raise ValueError(
         f"no trained weights of {name} on {trained!r}; there are: {', '.join(words) or 'none'}, "
         f"or give the path of a file"
@@ -108,10 +100,10 @@ def _find(name: str, trained: str) -> Path:
 
 
 def _fetched(name: str) -> Path:
-    """torchvision's own file, from where torch.hub keeps what it has downloaded before."""
+    """torchvision's own file, in the folder where torch.hub keeps what it has downloaded."""
     from torchvision import models  # slow to import
 
-    url = models.get_model_weights(name.removesuffix("-torchvision").replace("-", "")).DEFAULT.url
+    url = models.get_model_weights(name).DEFAULT.url
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,10 +111,8 @@ def _fetched(name: str) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256)
         except (OSError, RuntimeError) as error:
-            raise ConnectionError(
-                f"{url} could not be fetched ({error}); check the connection, or fetch it by hand "
-                f"and give its path as trained="
-            ) from None
+            todo = "check the connection, or fetch it yourself and give its path as trained="
+            raise ConnectionError(f"{url} could not be fetched ({error}); {todo}") from None
     return path
 
 
@@ -132,39 +122,23 @@ def _read(path: Path) -> dict[str, Tensor]:
     files.open_file(path).close()
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # its readers raise what they like
-        raise ValueError(
-            f"{path} cannot be read as weights and nothing else ({type(error).__name__}); it must "
-            f"be what torch.save(model.state_dict(), ...) writes"
-        ) from None
-    whole = isinstance(tensors, dict) and all(isinstance(t, Tensor) for t in tensors.values())
-    if not whole:
-        raise ValueError(f"{path} holds more than a state_dict; save model.state_dict() alone")
-    return tensors
+    except Exception as error:  # its readers raise all kinds
+        what = f"cannot be read as weights and nothing else ({type(error).__name__})"
+        raise files.wrong(path, f"{what}; save model.state_dict() alone") from None
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise files.wrong(path, "holds more than a state_dict; save model.state_dict() alone")
+    return {str(name): tensor for name, tensor in tensors.items()}
 
 
-def _with_our_names(
-    tensors: Mapping[str, Tensor], name: str, chain: nn.Sequential
-) -> dict[str, Tensor]:
-    ours = dict(zip(TORCHVISION.get(name, ()), prunable(chain), strict=False))
-    parts = {key: str(key).rpartition(".") for key in tensors}
+def _renamed(tensors: Mapping[str, Tensor], layers: list[str]) -> dict[str, Tensor]:
+    """torchvision's names of as many layers (features.0.weight, ...) replaced by ours, in order."""
+    parts = {key: re.fullmatch(r"(classifier|features)\.(\d+)\.(\w+)", key) for key in tensors}
+    found = {match.group(1, 2) for match in parts.values() if match}
+    ordered = sorted(found, key=lambda layer: (layer[0] == "classifier", int(layer[1])))
+    if len(ordered) != len(layers):
+        return dict(tensors)
+    ours = dict(zip(ordered, layers, strict=True))
     return {
-        f"{ours.get(layer, layer)}{dot}{kind}": tensors[key]
-        for key, (layer, dot, kind) in parts.items()
+        f"{ours[match.group(1, 2)]}.{match[3]}" if match else key: tensors[key]
+        for key, match in parts.items()
     }
-
-
-def _keep_last(chain: nn.Sequential, tensors: dict[str, Tensor]) -> None:
-    """Where only the classes differ, take the chain's own last layer for the file's."""
-    name, layer = list(prunable(chain).items())[-1]
-    theirs = tensors.get(f"{name}.weight", layer.weight)
-    if theirs.shape[1:] == layer.weight.shape[1:] and len(theirs) != len(layer.weight):
-        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = layer.weight, layer.module.bias
-
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of all that a network learned."""
-    tensors = model.state_dict().values()
-    return files.sha256(
-        *(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy() for t in tensors)
-    )

@@ -2,159 +2,42 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 import torch
-from tabulate import tabulate
 from torch import Tensor, nn
 
-from pruning_lab import criteria, data, files, models
+from pruning_lab import criteria, data
 from pruning_lab.criteria import Saliency
 from pruning_lab.data import Images
-from pruning_lab.evaluation import Drop, Evaluator, drop, evaluate, recalibration
-from pruning_lab.layers import find, prunable
-from pruning_lab.masks import Mask, masked, prune
-from pruning_lab.rows import decode, plain
-from pruning_lab.sensitivity.points import Scan, ScanPoint
+from pruning_lab.evaluation import (
+    Changes,
+    Evaluator,
+    Thresholded,
+    change,
+    drop,
+    evaluate,
+    recalibration,
+)
+from pruning_lab.layers import prunable
+from pruning_lab.masks import masked
+from pruning_lab.sensitivity.plans import Plan, PlanRow, check_network, known
+from pruning_lab.sensitivity.points import Scan, ScanPoint, Sizes
 
-
-@dataclass(frozen=True, kw_only=True)
-class PlanRow:
-    """What one layer keeps, and why."""
-
-    layer: str
-    weights: int
-    density: float
-    quality: float | None  # threshold / sigma, where the saliency is magnitude
-    drop: float | None  # when this layer alone is pruned: read off its curve
-    why: str
-
-    def __post_init__(self):
-        criteria.check_amount("density", self.density)
-        if self.weights < 1:
-            raise ValueError(f"weights must be 1 or more, got {self.weights}")
-        if self.quality is not None:
-            criteria.check_amount("quality", self.quality)
-        if self.drop is not None and not -1 <= self.drop <= 1:
-            raise ValueError(f"drop must lie in [-1, 1], a fraction, got {self.drop}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Densities for all layers of a network, with reasons; print it, save it, make its mask."""
-
-    rows: tuple[PlanRow, ...]
-    asked: str  # "max_drop 0.5", "density 0.1"
-    method: str  # "single", "joint"
-    saliency: str  # what `criteria.name_of` calls it
-    together: Drop | None = None  # all layers at once, measured
-    other_weights: int = 0  # of layers that were not scanned: they stay as they are
-    other_kept: int = 0
-    model_sha256: str | None = None  # of the network, with its weights
-    recalibrated: bool = False  # measured with BatchNorm statistics of the pruned network
-
-    def __post_init__(self):
-        layers = [row.layer for row in self.rows]
-        if twice := {layer for layer in layers if layers.count(layer) > 1}:
-            raise ValueError(f"layer {min(twice)!r} stands twice")
-        if not layers:
-            raise ValueError("a plan needs a row for at least one layer")
-        if self.method not in (*METHODS, "studio"):
-            raise ValueError(f"method must be {', '.join(METHODS)} or studio, got {self.method!r}")
-        if not 0 <= self.other_kept <= self.other_weights:
-            raise ValueError(f"other_kept {self.other_kept} of other_weights {self.other_weights}")
-        if self.together and not (self.together.n > 0 and abs(self.together.value) <= 1):
-            raise ValueError(f"together is {self.together} of {self.together.n} images")
-
-    @property
-    def densities(self) -> dict[str, float]:
-        return {row.layer: row.density for row in self.rows}
-
-    @property
-    def density(self) -> float:
-        """Of the whole network, layers that were not scanned included."""
-        kept = sum(round(row.density * row.weights) for row in self.rows) + self.other_kept
-        return kept / max(1, sum(row.weights for row in self.rows) + self.other_weights)
-
-    @property
-    def predicted(self) -> float | None:
-        """The sum of the single drops; what they really come to is `together`."""
-        drops = [row.drop for row in self.rows]
-        return None if None in drops else sum(drops)
-
-    def mask(self, model: nn.Module, *, saliency: Saliency | None = None) -> Mask:
-        """The same plan gives the same mask of the same weights, after `save` and `load` too.
-
-        A saliency whose name says all of it (magnitude, random with its seed) need not be given.
-        Raises ValueError where another one is given, or none and the plan needs it, and for a
-        network with other layers or weights than the plan's.
-        """
-        saliency = _known(self.saliency, saliency)
-        self.check(model)
-        return prune(model, density=self.densities, saliency=saliency)
-
-    def save(self, path: str | Path) -> Path:
-        return files.save_json(path, {"format": _FORMAT, **plain(self)})
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Plan":
-        """Read what `save` wrote. Raises ValueError with the file's name for anything else."""
-        return decode(cls, files.load_json(path), path, _FORMAT)
-
-    def check(self, model: nn.Module) -> None:
-        """Raise KeyError or ValueError unless the plan is for this network, with these weights."""
-        _check_network(model, {row.layer: row.weights for row in self.rows}, self.other_weights)
-        if self.model_sha256 not in (None, models.fingerprint(model)):
-            raise ValueError("the plan is for a network with other weights; choose for this one")
-
-    def __str__(self) -> str:
-        rows = [
-            (
-                row.layer,
-                f"{row.weights:,}",
-                f"{row.density:.2%}",
-                "" if row.quality is None else f"{row.quality:.2f}",
-                "" if row.drop is None else f"{100 * row.drop:+.2f}",
-                row.why,
-            )
-            for row in self.rows
-        ]
-        headers = ("layer", "weights", "density", "quality", "drop alone", "why")
-        align = ("left", *4 * ("right",), "left")
-        table = tabulate(rows, headers, colalign=align, disable_numparse=True)
-        lines = [f"{self.density:.2%} of the weights stay ({self.asked}, {self.method})."]
-        if self.other_weights:
-            lines.append(f"{self.other_weights:,} weights of layers not scanned stay as they are.")
-        if self.predicted is not None:
-            lines.append(f"Single drops add up to {100 * self.predicted:+.2f} points;")
-        if self.together is None:
-            lines.append("together they were not measured: give the network and images for that.")
-        else:
-            lines.append(f"measured together: {self.together} on {self.together.n:,} images.")
-        if self.recalibrated:
-            lines.append(
-                "BatchNorm was recalibrated for that: call evaluation.recalibrate after pruning."
-            )
-        lines.append(
-            "Drops of single layers do not add: what one layer lost, the next cannot mend."
-        )
-        return f"{table}\n\n" + "\n".join(lines)
-
-
-METHODS = ("single", "joint")
-_FORMAT = "pruning_lab plan 3"
+Counts = dict[str, int]  # layer -> how many of its weights stay
 
 
 def choose(
     scan: Scan,
     *,
     max_drop: float | None = None,
+    max_drop_per_layer: float | None = None,
     density: float | None = None,
-    method: str = "single",
+    method: str | None = None,
     model: nn.Module | None = None,
     images: Images | None = None,
     recalibrate: Images | None = None,
@@ -162,157 +45,128 @@ def choose(
     evaluations: int = 1000,
     notify: Callable[[int, int], None] = lambda done, most: None,
 ) -> Plan:
-    """Densities for all layers of a scan: at a drop that each may cost, or at a density of all.
+    """Densities for all layers of a scan: by an allowed drop (percentage points), or a density.
 
-    `max_drop` is in percentage points. With `method="single"` it is what each layer may lose when
-    it alone is pruned, and `density` allows all layers the same drop, the one at which so many
-    weights of the network stay. Between two levels a curve goes straight over the logarithm of
-    density, as `plots.sensitivity` draws it.
+    - `max_drop`: what the whole network may lose, all layers pruned together. Searched for, and
+      verified: `plan.together`, measured on all images, is no more than that.
+    - `max_drop_per_layer`: what each layer may lose when it alone is pruned. Between two levels a
+      curve goes straight over the logarithm of density, as `plots.sensitivity` draws it.
+    - `density`: as many weights of the network stay, and each layer may lose the same alone. With
+      `method="joint"`, layers then exchange weights as long as the network's loss falls.
 
-    With `method="joint"`, which needs `model` and `images`, layers then exchange weights as long as
-    the loss of the network with all of them pruned falls; there `max_drop` is of that network. With
-    `model` and `images` the drop of all layers together is measured for either method. The search
+    A search needs `model` and `images`, unless the scan has just been made and remembers them. It
     evaluates the network at most `evaluations` times (on 2,000 images each) and keeps the best that
-    it has found by then; `notify` is told how many are done, of how many at most.
-
-    With `recalibrate`, training images, BatchNorm layers get their statistics from these in every
-    network that is measured, the dense one too; a scan that did so asks for it here.
-
-    `saliency` is the scan's; it has to be given again where it was computed beforehand or is a
-    function of your own. Layers that were not scanned stay as they are.
-
-    Raises ValueError where the scan cannot answer, for another saliency or other weights than the
-    scan's, and for the test split.
+    it has found by then; `notify` gets how many are done, of how many at most. Where `model` and
+    `images` are given, all layers together are measured without a search too. `recalibrate` and
+    `saliency` are the scan's; magnitude and random need not be given. Layers that were not scanned
+    stay as they are. Raises ValueError where the scan cannot answer, and for the test split.
     """
-    check_choice(max_drop=max_drop, density=density, method=method, evaluations=evaluations)
-    if (model is None) != (images is None) or (method == "joint" and model is None):
-        raise ValueError(f"method {method!r}: give both model= and images= to measure on")
+    asked = {"max_drop": max_drop, "max_drop_per_layer": max_drop_per_layer, "density": density}
+    check_choice(**asked, method=method, evaluations=evaluations)
+    (request,) = (f"{name} {amount:g}" for name, amount in asked.items() if amount is not None)
+    is_search = max_drop is not None or method == "joint"
+    if is_search and model is None and images is None and (origin := scan.origin):
+        model, images, recalibrate = origin.model, origin.images, origin.recalibrate
+        saliency = saliency or origin.saliency
+    if (model is None) != (images is None) or (is_search and model is None):
+        raise ValueError("to measure all layers together, give both model= and images=splits.val")
     data.for_choosing(images, "a plan")
-    if model is not None:
-        check_same_weights(scan, model)
-        if scan.about.get("recalibrated", False) != (recalibrate is not None):
-            did = "was" if recalibrate is None else "was not"
-            raise ValueError(
-                f"the scan {did} made with BatchNorm recalibrated; scan and choose both with "
-                f"recalibrate=splits.train, or both without"
-            )
-    if scan.about["cumulative"]:
-        raise ValueError(
-            "a cumulative scan does not say what one layer alone costs; "
-            "scan with cumulative=False to choose"
-        )
-    name = scan.about["saliency"]
+    _check_scan(scan, model, recalibrate)
     if model is not None or saliency is not None:
-        saliency = _known(name, saliency)
+        saliency = known(scan.about["saliency"], saliency)
     curves = [_Curve(scan, layer) for layer in scan.layers]
+    if density is None:
+        single = _at(curves, (max_drop_per_layer or 0) / 100)
+    else:
+        single = _at_density(curves, density, scan.about["other_layers"])
+    made = partial(_plan, scan, curves, request)
+    measured = partial(_measured, model, images, recalibrate, saliency)
+    if not is_search:
+        return made(single) if model is None else measured(made(single))
+    notify(0, evaluations)
+    evaluator = Evaluator(model, images, recalibrate=recalibrate)
+    search = _Search(evaluator, scan.layers, saliency, evaluations, notify)
     if density is not None:
-        others = scan.about["other_layers"]
-        target = density * (sum(curve.weights for curve in curves) + others["weights"])
-        asked = f"density {density:g}"
-        densities = _at_density(curves, target - others["kept"], density)
-    else:
-        asked = f"max_drop {max_drop:g}"
-        densities = {curve.layer: curve.density(max_drop / 100) for curve in curves}
-    if method == "joint":
-        search = _Search(model, images, recalibrate, scan.layers, saliency, evaluations, notify)
-        if density is None:
-            densities = search.within(curves, max_drop / 100)
-        else:
-            densities = search.exchange(densities)
-        reasons = [_why_joint(curve, densities[curve.layer], search.single) for curve in curves]
-    else:
-        reasons = [_why_single(curve, densities[curve.layer]) for curve in curves]
-    rows = tuple(
-        PlanRow(
-            layer=curve.layer,
-            weights=curve.weights,
-            density=densities[curve.layer],
-            quality=curve.quality(densities[curve.layer]),
-            drop=curve.drop(densities[curve.layer]),
-            why=why,
-        )
-        for curve, why in zip(curves, reasons, strict=True)
-    )
-    plan = Plan(
-        rows=rows,
-        asked=asked,
-        method=method,
-        saliency=name,
-        other_weights=scan.about["other_layers"]["weights"],
-        other_kept=scan.about["other_layers"]["kept"],
-        model_sha256=scan.about.get("model_sha256"),
-    )
-    return plan if model is None else _measured(plan, model, images, recalibrate, saliency)
-
-
-def check_same_weights(scan: Scan, model: nn.Module) -> None:
-    """Raise KeyError or ValueError unless the scan is of this network, with these weights."""
-    sizes = {name: row["weights"] for name, row in scan.about["layers"].items()}
-    _check_network(model, sizes, scan.about.get("other_layers", {}).get("weights"))
-    if scan.about.get("model_sha256") not in (None, models.fingerprint(model)):
-        raise ValueError("the scan is of a network with other weights; scan this one first")
-
-
-def _check_network(model: nn.Module, sizes: Mapping[str, int], others: int | None) -> None:
-    """Raise KeyError or ValueError unless the network has these layers and as many weights."""
-    layers = prunable(model)
-    there = {name: layer.weight.numel() for name, layer in layers.items()}
-    for name in sizes:
-        find(model, name, layers)
-    for name, weights in sizes.items():
-        if there[name] != weights:
-            raise ValueError(
-                f"layer {name!r} has {there[name]:,} weights here, not {weights:,}; "
-                f"name the network that was scanned"
-            )
-    left = sum(there.values()) - sum(sizes.values())
-    if others is not None and left != others:
-        missing = ", ".join(name for name in there if name not in sizes) or "none"
-        raise ValueError(
-            f"this network has {left:,} weights in other layers ({missing}), expected {others:,}; "
-            f"name the network that was scanned"
-        )
-
-
-def _known(name: str, given: Saliency | None) -> Saliency:
-    """The saliency of that name: built again, or the one given if it is the same."""
-    if given is None:
-        if (built := criteria.by_name(name)) is None:
-            raise ValueError(
-                f"the saliency here is {name!r}, which its name alone does not make; give it: "
-                f"saliency=..."
-            )
-        return built
-    if (other := criteria.name_of(given)) != name:
-        raise ValueError(f"the scan's saliency was {name!r}, got {other!r}; give the scan's")
-    return given
+        return measured(made(search.exchange(single), single))
+    single, found = search.within(curves, max_drop / 100)
+    # The last of them is the whole network, which loses nothing.
+    plans = (measured(made(counts, single)) for counts in reversed(found))
+    return next(plan for plan in plans if plan.together.value <= max_drop / 100)
 
 
 def check_choice(
     *,
     max_drop: float | None = None,
+    max_drop_per_layer: float | None = None,
     density: float | None = None,
-    method: str = "single",
+    method: str | None = None,
     evaluations: int = 1000,
 ) -> None:
     """Raise ValueError unless `choose` can be asked this."""
-    if (max_drop is None) == (density is None):
-        raise ValueError("give max_drop or density, one of the two")
-    if method not in METHODS:
-        raise ValueError(f"method must be single or joint, got {method!r}")
+    if [max_drop, max_drop_per_layer, density].count(None) != 2:
+        raise ValueError("give max_drop, max_drop_per_layer or density, one of the three")
+    unfit = {"single": max_drop, "joint": max_drop_per_layer}
+    if method is not None and unfit.get(method, method) is not None:
+        raise ValueError(
+            f"method must be joint for max_drop (of the whole network), single for "
+            f"max_drop_per_layer, single or joint for density, got {method!r}"
+        )
     if evaluations < 1:
         raise ValueError(f"evaluations must be 1 or more, got {evaluations}")
     if density is not None:
         criteria.check_amount("density", density)
-    elif not 0 <= max_drop <= 100:
-        raise ValueError(f"max_drop must be 0 to 100 percentage points, got {max_drop:g}")
+    elif not 0 <= (points := max_drop_per_layer if max_drop is None else max_drop) <= 100:
+        raise ValueError(f"max_drop must be 0 to 100 percentage points, got {points:g}")
+
+
+def check_same_weights(scan: Scan, model: nn.Module) -> None:
+    """Raise KeyError or ValueError unless the scan is of this network, with these weights."""
+    sizes = {name: row["weights"] for name, row in scan.about["layers"].items()}
+    others = scan.about["other_layers"]["weights"]
+    check_network(model, "scan", sizes, others, scan.about.get("model_sha256"))
+
+
+def _check_scan(scan: Scan, model: nn.Module | None, recalibrate: Images | None) -> None:
+    """Raise ValueError where nothing can be chosen by the scan, or not for this network."""
+    if scan.about["cumulative"]:
+        raise ValueError(
+            "a cumulative scan does not say what one layer alone costs; "
+            "scan with cumulative=False to choose"
+        )
+    if model is None:
+        return
+    check_same_weights(scan, model)
+    if scan.about.get("recalibrated", False) != (recalibrate is not None):
+        did = "was" if recalibrate is None else "was not"
+        raise ValueError(
+            f"the scan {did} made with BatchNorm recalibrated; scan and choose both with "
+            f"recalibrate=splits.train, or both without"
+        )
+
+
+def _plan(
+    scan: Scan, curves: Sequence["_Curve"], asked: str, counts: Counts, single: Counts | None = None
+) -> Plan:
+    """With the reasons: `single` is what each layer's own curve says where a search started."""
+    others = scan.about["other_layers"]
+    return Plan(
+        rows=tuple(
+            curve.row(counts[curve.layer], single and single[curve.layer]) for curve in curves
+        ),
+        asked=asked,
+        method="single" if single is None else "joint",
+        saliency=scan.about["saliency"],
+        other_weights=others["weights"],
+        other_kept=others["kept"],
+        model_sha256=scan.about.get("model_sha256"),
+    )
 
 
 def _measured(
-    plan: Plan, model: nn.Module, images: Images, train: Images | None, saliency: Saliency
+    model: nn.Module, images: Images, train: Images | None, saliency: Saliency, plan: Plan
 ) -> Plan:
     """With the drop of all layers together, and the qualities that come out."""
-    mask = plan.mask(model, saliency=saliency)
+    mask, rows = plan.mask(model, saliency=saliency), plan.rows
     if train is not None:
         model = copy.deepcopy(model)
         recalibration.recalibrate(model, train)
@@ -321,122 +175,102 @@ def _measured(
         if train is not None:
             recalibration.recalibrate(model, train)
         after = evaluate(model, images)
-    rows = plan.rows
     if saliency is criteria.magnitude:
-        cuts = {row.layer: row for row in mask.receipt}
-        rows = tuple(
-            replace(row, quality=_ratio(cuts[row.layer].threshold, cuts[row.layer].sigma))
-            for row in rows
-        )
+        cuts = {cut.layer: cut for cut in mask.receipt}
+        ratios = {n: c.threshold / c.sigma for n, c in cuts.items() if c.threshold and c.sigma}
+        rows = tuple(replace(row, quality=ratios.get(row.layer)) for row in rows)
     together = drop(before, after)
     return replace(plan, rows=rows, together=together, recalibrated=train is not None)
-
-
-def _ratio(threshold: float | None, sigma: float) -> float | None:
-    return None if threshold is None or sigma == 0 else threshold / sigma
 
 
 # ------------------------------------------------------------------------------- single layers
 
 
 class _Curve:
-    """The drop of one layer from all of it down, never falling, as drops go.
+    """The drop of one layer from all of its weights down, never falling, as drops go.
 
     Straight between levels over the logarithm of density, as `plots.sensitivity` draws it.
     """
 
     def __init__(self, scan: Scan, layer: str):
         about = scan.about["layers"][layer]
-        self.layer, self.weights = layer, about["weights"]
-        self.points: list[ScanPoint] = scan.of(layer)
-        start = about["kept"] / max(1, self.weights)  # less than 1 in a network pruned before
-        self.densities = np.array([start, *(point.density for point in self.points)])
-        self.places = self._place(self.densities)
-        drops = [0.0, *(point.drop.value for point in self.points)]
-        self.drops = np.maximum.accumulate(drops)
+        self.layer, self.weights, self.points = layer, about["weights"], scan.of(layer)
+        counts = [round(point.density * self.weights) for point in self.points]
+        self.counts = [about["kept"], *counts]  # fewer than all in a network pruned before
+        self.places = self._place(self.counts)
+        self.drops = np.maximum.accumulate([0.0, *(point.drop.value for point in self.points)])
         self.qualities = [0.0, *(point.quality for point in self.points)]
 
-    def density(self, allowed: float) -> float:
-        """The lowest at which the drop stays within what is allowed."""
-        inside = int(np.searchsorted(self.drops, allowed, side="right")) - 1
-        if inside + 1 == len(self.drops):
-            return float(self.densities[-1])
-        low, high = self.drops[inside : inside + 2]
-        share = (allowed - low) / (high - low)
-        if share == 0:
-            return float(self.densities[inside])
-        before, behind = self.places[inside : inside + 2]
-        return float(np.exp(before + share * (behind - before)))
+    def count(self, allowed: float) -> int:
+        """The fewest weights at which the drop stays within what is allowed."""
+        return round(float(np.exp(np.interp(allowed, self.drops, self.places))))
 
-    def drop(self, density: float) -> float:
-        return float(np.interp(self._place(density), self.places[::-1], self.drops[::-1]))
-
-    def quality(self, density: float) -> float | None:
-        if None in self.qualities:
-            return None
-        return float(np.interp(self._place(density), self.places[::-1], self.qualities[::-1]))
-
-    def _place(self, density):
-        """Where a density stands on a logarithmic axis, on which none at all is half a weight."""
-        return np.log(np.maximum(density, 0.5 / self.weights))
-
-
-def _kept(curves: Sequence[_Curve], densities: Mapping[str, float]) -> float:
-    return sum(curve.weights * densities[curve.layer] for curve in curves)
-
-
-def _at_density(curves: Sequence[_Curve], target: float, density: float) -> dict[str, float]:
-    """The same drop allowed to every layer, so that `target` weights of these layers stay."""
-
-    def at(allowed: float) -> dict[str, float]:
-        return {curve.layer: curve.density(allowed) for curve in curves}
-
-    free, most = at(0.0), at(1.0)
-    if _kept(curves, most) > target + 1e-6 * sum(curve.weights for curve in curves):
-        raise ValueError(
-            f"the scan's sparsest levels keep {_kept(curves, most):,.0f} weights, and density "
-            f"{density:g} leaves {max(target, 0):,.0f} for the scanned layers; scan lower densities"
-            f" or more layers"
+    def row(self, count: int, single: int | None) -> PlanRow:
+        place, places = self._place(count), self.places[::-1]
+        quality = None
+        if None not in self.qualities:
+            quality = float(np.interp(place, places, self.qualities[::-1]))
+        return PlanRow(
+            layer=self.layer,
+            weights=self.weights,
+            density=count / self.weights,
+            quality=quality,
+            drop=float(np.interp(place, places, self.drops[::-1])),
+            why=self._why(count, single),
         )
-    whole = {curve.layer: float(curve.densities[0]) for curve in curves}
-    if _kept(curves, free) <= target:  # more may stay than costs nothing to lose
-        total, least = _kept(curves, whole), _kept(curves, free)
-        share = min(1.0, (target - least) / (total - least)) if total > least else 0.0
-        return {layer: d + share * (whole[layer] - d) for layer, d in free.items()}
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _kept(curves, at(middle)) > target else (low, middle)
-    # At a jump of a curve the last step leaves too few: take the rest back evenly.
-    before, behind = at(low), at(high)
-    more, less = _kept(curves, before), _kept(curves, behind)
-    share = (target - less) / (more - less) if more > less else 0.0
-    return {layer: behind[layer] + share * (before[layer] - behind[layer]) for layer in behind}
 
-
-def _why_single(curve: _Curve, density: float) -> str:
-    for point in curve.points:
-        if round(density * curve.weights) == round(point.density * curve.weights):
-            last = "the sparsest" if point is curve.points[-1] else "a"
+    def _why(self, count: int, single: int | None) -> str:
+        if single not in (None, count):
+            moved = "gives to" if count < single else "takes from"
+            return f"{moved} other layers: {single / self.weights:.2%} by its own curve"
+        if count in self.counts[1:]:
+            point = self.points[self.counts.index(count, 1) - 1]
+            last = "the sparsest" if point is self.points[-1] else "a"
             return f"{last} level of the scan: {_level(point)}"
-    if density >= curve.densities[0]:
-        return f"nothing goes: {_level(curve.points[0])}"
-    sparser = int(np.argmax(curve.densities < density))
-    denser = "all of it" if sparser == 1 else _level(curve.points[sparser - 2])
-    return f"between {denser} and {_level(curve.points[sparser - 1])}"
+        if count >= self.counts[0]:
+            return "all of it stays"
+        names = ["all of it", *map(_level, self.points), "nothing"]
+        place = sum(level > count for level in self.counts)
+        return f"between {names[place - 1]} and {names[place]}"
+
+    def _place(self, count):
+        """Where so many weights are on a logarithmic axis; none at all is half a weight."""
+        return np.log(np.maximum(count, 0.5))
 
 
 def _level(point: ScanPoint) -> str:
     noise = ", within noise" if point.drop.low <= 0 <= point.drop.high else ""
-    return f"{point.density:.3g} ({100 * point.drop.value:+.2f} points{noise})"
+    return f"{point.density:.3g} ({change(point.drop.value)} points{noise})"
 
 
-def _why_joint(curve: _Curve, density: float, single: Mapping[str, float]) -> str:
-    before = single[curve.layer]
-    if round(before * curve.weights) == round(density * curve.weights):
-        return f"as its own curve says: {_why_single(curve, density)}"
-    moved = "gave to" if density < before else "took from"
-    return f"{moved} other layers: {before:.2%} by its own curve, {density:.2%} for all together"
+def _at(curves: Sequence[_Curve], allowed: float) -> Counts:
+    return {curve.layer: curve.count(allowed) for curve in curves}
+
+
+def _at_density(curves: Sequence[_Curve], density: float, others: Sizes) -> Counts:
+    """As `_keeping`, at a density of the whole network that the scan can answer for."""
+    total = sum(curve.weights for curve in curves) + others["weights"]
+    target = density * total - others["kept"]
+    if (least := sum(_at(curves, 1.0).values())) > target + len(curves):  # each is rounded
+        raise ValueError(
+            f"the scan's sparsest levels keep {least:,} weights, and density {density:g} leaves "
+            f"{max(target, 0):,.0f} for the scanned layers; scan lower densities or more layers"
+        )
+    return _keeping(curves, target)
+
+
+def _keeping(curves: Sequence[_Curve], target: float) -> Counts:
+    """The same drop allowed to every layer, so that `target` weights stay."""
+    low, high = -1.0, 1.0  # below 0 all stay
+    for _ in range(60):
+        middle = (low + high) / 2
+        is_more = sum(_at(curves, middle).values()) > target
+        low, high = (middle, high) if is_more else (low, middle)
+    # At a jump of a curve the last step leaves too few: take the remainder back evenly.
+    more, less = _at(curves, low), _at(curves, high)
+    missing, jump = target - sum(less.values()), sum(more.values()) - sum(less.values())
+    fraction = min(1.0, missing / jump) if jump else 0.0
+    return {name: count + round(fraction * (more[name] - count)) for name, count in less.items()}
 
 
 # --------------------------------------------------------------------------------- all together
@@ -445,102 +279,100 @@ def _why_joint(curve: _Curve, density: float, single: Mapping[str, float]) -> st
 class _Search:
     """Layers exchange weights while the loss with all of them pruned falls.
 
-    A move takes a share of what one layer keeps (or another lacks) and gives as many weights to the
-    other; the share halves when no move helps.
+    A move takes a fraction of what one layer keeps (or another lacks) and gives as many weights to
+    the other; the fraction shrinks when no move helps.
     """
 
-    SHARES = (0.3, 0.15, 0.08, 0.04)
+    FRACTIONS = (0.3, 0.15, 0.08, 0.04)
     IMAGES = 2000  # for the loss, which moves before the accuracy does; drops are of all images
 
     def __init__(
         self,
-        model: nn.Module,
-        images: Images,
-        train: Images | None,
+        evaluator: Evaluator,
         layers: Sequence[str],
         saliency: Saliency,
-        evaluations: int,
+        most: int,
         notify: Callable[[int, int], None],
     ):
-        self.done, self.most, self.notify = 0, evaluations, notify
-        notify(0, evaluations)
-        self.session = Evaluator(model, images, recalibrate=train)
-        found = prunable(model)
+        self.done, self.most, self.notify = 0, most, notify
+        self.evaluator, self.dense = evaluator, evaluator.accuracy()
+        found = prunable(evaluator.model)
         self.weights = {name: found[name].weight.detach() for name in layers}
-        self.saliencies = {  # a zero weight is gone: it ranks last, and is given to no layer
-            name: criteria.saliency_of(saliency, name, w).masked_fill(w == 0, -math.inf)
-            for name, w in self.weights.items()
-        }
-        self.ranked = {name: s.flatten().sort().values for name, s in self.saliencies.items()}
-        self.sizes = {name: weight.numel() for name, weight in self.weights.items()}
         self.alive = {name: int(weight.count_nonzero()) for name, weight in self.weights.items()}
-        self.dense = self.session.accuracy()
-        self.single: dict[str, float] = {}
+        self.ranks = {n: self._ranked(n, w, saliency) for n, w in self.weights.items()}
 
-    def exchange(self, densities: Mapping[str, float]) -> dict[str, float]:
-        self.single = dict(densities)
-        return self._as_densities(self._exchange(self._counts(densities), self.SHARES))
+    @staticmethod
+    def _ranked(name: str, weight: Tensor, saliency: Saliency) -> Tensor:
+        """Of each weight, shaped like them, from 1 up; a weight that is gone ranks last."""
+        values = criteria.saliency_of(saliency, name, weight).masked_fill(weight == 0, -math.inf)
+        order = values.flatten().sort(descending=True, stable=True).indices
+        ranks = torch.empty(len(order), dtype=torch.int32, device=weight.device)
+        ranks[order] = torch.arange(len(order), 0, -1, dtype=torch.int32, device=weight.device)
+        return ranks.view(weight.shape)
 
-    def within(self, curves: Sequence[_Curve], max_drop: float) -> dict[str, float]:
-        """The sparsest that the search finds whose drop, all layers together, stays within."""
-        low, high = 0.0, max_drop  # what each layer alone may lose; together they lose more
-        for _ in range(6):
-            middle = (low + high) / 2
-            counts = self._counts({curve.layer: curve.density(middle) for curve in curves})
-            low, high = (middle, high) if self._drop(counts) <= max_drop else (low, middle)
-        self.single = {curve.layer: curve.density(low) for curve in curves}
-        start = self._counts(self.single)
-        best = self._exchange(start, self.SHARES)
-        if self._drop(best) > max_drop:  # a lower loss is not always a higher accuracy
-            best = start
+    def within(self, curves: Sequence[_Curve], max_drop: float) -> tuple[Counts, list[Counts]]:
+        """Where it started, and ever sparser networks whose drop stays within; first the whole."""
+        low, high = sum(_at(curves, max_drop).values()), sum(self.alive.values())
+        found, target = [self.alive], low  # where each layer alone keeps within; together few do
+        for _ in range(8):
+            counts = _keeping(curves, target)
+            if self._drop(counts) <= max_drop:
+                found.append(counts)
+                high = target
+            else:
+                low = target
+            if low >= high:
+                break
+            target = math.sqrt(max(1, low) * high)
+        start = found[-1]
+        trial = self.exchange(start)
+        if self._drop(trial) <= max_drop:  # a lower loss is not always a higher accuracy
+            found.append(trial)
         for step in (0.8, 0.9, 0.95):  # ever smaller steps down, each as often as it holds
             while self.done < self.most:
-                fewer = {name: max(1, round(step * count)) for name, count in best.items()}
-                trial = self._exchange(fewer, self.SHARES[-2:])
-                if fewer == best or self._drop(trial) > max_drop:
+                fewer = {name: max(1, round(step * count)) for name, count in found[-1].items()}
+                trial = self.exchange(fewer, self.FRACTIONS[-2:])
+                if fewer == found[-1] or self._drop(trial) > max_drop:
                     break
-                best = trial
-        return self._as_densities(best)
+                found.append(trial)
+        return start, found
 
-    def _exchange(self, counts: dict[str, int], shares: Sequence[float]) -> dict[str, int]:
-        self.session.commit({name: self._weight(name, count) for name, count in counts.items()})
-        loss = self.session.loss(first=self.IMAGES)
-        for share in shares:
+    def exchange(self, counts: Counts, fractions: Sequence[float] = FRACTIONS) -> Counts:
+        self.evaluator.commit(self._changes(counts))
+        loss = self.evaluator.loss(first=self.IMAGES)
+        for fraction in fractions:
             improved = True
             while improved:
                 improved = False
                 for giver, taker in permutations(counts, 2):
                     if self.done >= self.most:
                         return counts
-                    moved = int(share * min(counts[giver], self.alive[taker] - counts[taker]))
+                    moved = int(fraction * min(counts[giver], self.alive[taker] - counts[taker]))
                     if moved == 0:
                         continue
                     trial = {giver: counts[giver] - moved, taker: counts[taker] + moved}
-                    changes = {name: self._weight(name, count) for name, count in trial.items()}
-                    less = self._counted(self.session.loss(changes, first=self.IMAGES))
-                    if less < loss - 1e-6:
-                        self.session.commit(changes)
+                    changes = self._changes(trial)
+                    self._count()
+                    if (less := self.evaluator.loss(changes, first=self.IMAGES)) < loss - 1e-6:
+                        self.evaluator.commit(changes)
                         loss, counts, improved = less, {**counts, **trial}, True
         return counts
 
-    def _drop(self, counts: Mapping[str, int]) -> float:
-        changes = {name: self._weight(name, count) for name, count in counts.items()}
-        return self._counted(drop(self.dense, self.session.accuracy(changes)).value)
+    def _drop(self, counts: Counts) -> float:
+        """Infinite where the budget is spent: what is not measured is not accepted."""
+        if self.done >= self.most:
+            return math.inf
+        self._count()
+        return drop(self.dense, self.evaluator.accuracy(self._changes(counts))).value
 
-    def _counted(self, measured: float) -> float:
+    def _count(self) -> None:
         self.done += 1
         self.notify(self.done, self.most)
-        return measured
 
-    def _weight(self, name: str, count: int) -> Tensor:
-        """The layer with its `count` most salient weights (and ties of the last of them)."""
-        if count == 0:
-            return torch.zeros_like(self.weights[name])
-        cut = self.ranked[name][self.sizes[name] - count]
-        return self.weights[name] * (self.saliencies[name] >= cut)
-
-    def _counts(self, densities: Mapping[str, float]) -> dict[str, int]:
-        return {name: round(density * self.sizes[name]) for name, density in densities.items()}
-
-    def _as_densities(self, counts: Mapping[str, int]) -> dict[str, float]:
-        return {name: count / self.sizes[name] for name, count in counts.items()}
+    def _changes(self, counts: Counts) -> Changes:
+        """Layers with so many of their most salient weights; of ties the earlier stay."""
+        return {
+            name: Thresholded(self.weights[name], ranks.numel() - counts[name] + 1, ranks)
+            for name, ranks in self.ranks.items()
+            if name in counts
+        }

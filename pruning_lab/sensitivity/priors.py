@@ -1,7 +1,7 @@
-"""How much a threshold of quality * sigma would keep if a layer's weights were of a known shape.
+"""What a threshold of quality * sigma would keep if a layer's weights were of a known shape.
 
 The paper gives no quality for any layer. These two shapes turn one into a density before anything
-is measured; how far a trained layer is from either is for `prior` to show.
+is measured; `prior` shows how far a trained layer is from either.
 """
 
 import math
@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from pruning_lab import criteria
-from pruning_lab.masks import prunable
+from pruning_lab.layers import prunable
 
 
 @dataclass(frozen=True, kw_only=True)
 class PriorRow:
-    """One layer at one quality: the fraction of its weights that stays, and two predictions.
-
-    Of the weights that it still has: in a pruned layer the zeros do not count.
-    """
+    """One layer at one quality: the fraction of its surviving weights that stays, and predicted."""
 
     layer: str
     quality: float
@@ -29,7 +26,7 @@ class PriorRow:
 
 
 def gaussian(quality: float) -> float:
-    """Share of normally distributed weights with |w| >= quality * sigma: 32 % at 1, 5 % at 2."""
+    """Fraction of normally distributed weights with |w| >= quality * sigma: 32 % at 1, 5 % at 2."""
     criteria.check_amount("quality", quality)
     return math.erfc(quality / math.sqrt(2))
 
@@ -45,15 +42,10 @@ def prior(model: nn.Module, qualities: Sequence[float]) -> list[PriorRow]:
     rows = []
     for layer, module in prunable(model).items():
         weight = module.weight.detach()
-        chosen = criteria.by_levels(
-            "quality",
-            qualities,
-            criteria.magnitude(weight),
-            weight != 0,
-            criteria.sigma_of(layer, weight),
-        )
+        alive, sigma = weight != 0, criteria.sigma_of(layer, weight)
+        chosen = criteria.by_levels("quality", qualities, criteria.magnitude(weight), alive, sigma)
         for quality, (kept, _) in zip(qualities, chosen, strict=True):
             predicted = {"gaussian": gaussian(quality), "laplace": laplace(quality)}
-            density = int(kept.count_nonzero()) / max(1, int(weight.count_nonzero()))
+            density = int(kept.count_nonzero()) / max(1, int(alive.count_nonzero()))
             rows.append(PriorRow(layer=layer, quality=quality, density=density, **predicted))
     return rows

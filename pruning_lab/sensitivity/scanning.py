@@ -1,36 +1,26 @@
 """Layer-wise pruning sensitivity: prune one layer at a time, the others dense; measure accuracy."""
 
-import math
+import json
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count, islice
+from itertools import chain, count, islice
+from operator import methodcaller
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from pruning_lab import __version__, criteria, data, files, models, processes
+from pruning_lab import __version__, criteria, data, models, processes
 from pruning_lab.criteria import Saliency
 from pruning_lab.data import Images, Part
-from pruning_lab.evaluation import (
-    Accuracy,
-    Drop,
-    check_labels,
-    measuring,
-    right,
-    wilson,
-    workers,
-)
-from pruning_lab.evaluation.replica import Changes, Replica, described, replicas
-from pruning_lab.layers import Layer, device_of, find, prunable
+from pruning_lab.evaluation import Accuracy, Changes, Drop, Thresholded, measuring, right, workers
+from pruning_lab.evaluation.replica import NOTHING, Replica, described, replicas
+from pruning_lab.evaluation.thresholded import prepared
+from pruning_lab.layers import device_of, find, prunable
 from pruning_lab.sensitivity.journal import Journal
-from pruning_lab.sensitivity.levels import LayerLevels, join
-from pruning_lab.sensitivity.points import Scan, ScanPoint
-
-_HEAD = 1000  # images after which a level at chance is left
+from pruning_lab.sensitivity.points import LayerAbout, Origin, Scan, ScanPoint
 
 
 @dataclass(frozen=True)
@@ -40,7 +30,7 @@ class Progress:
     images: int  # done, of `total`, which is None where the images do not say their number
     total: int | None
     seconds_left: float | None  # estimated; None before a batch has been measured
-    how: str  # the way the network is evaluated, and its workers
+    how: str  # the strategy by which the network is evaluated, and its workers
     scan: Callable[[], Scan] = field(repr=False)  # all points on the images done; not before any
 
 
@@ -53,7 +43,6 @@ def scan(
     saliency: Saliency = criteria.magnitude,
     layers: Sequence[str] | None = None,
     cumulative: bool = False,
-    stop_at_chance: bool = True,
     recalibrate: Images | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -62,105 +51,62 @@ def scan(
     """Every prunable layer at every density (or quality), one at a time (paper, section 5, Fig. 6).
 
     With `cumulative`, a layer is pruned together with all that run before it, at the same level.
-    With `stop_at_chance`, a level is left after the first thousand images where it and a denser
-    one answer no better than by always naming the commonest label; its row says so.
     With `recalibrate`, training images, BatchNorm layers get their statistics from these images:
     in every cell, and in the dense network that it is compared with.
 
-    `notify` hears of the progress before the first batch and after each. With `out` (a .csv), every
-    batch is noted beside it as soon as it is done, and the rows are written there at the end;
-    `resume` skips the batches of an interrupted call, to the same files. Under torch's distributed
-    launcher the processes share the batches, and all return the same scan.
-
-    The model is left as it was, to the byte. Raises ValueError for the test split: choosing by it
-    would spoil it.
+    `notify` gets the progress before the first batch and after each. With `out` (a .csv), every
+    batch is noted beside it when it is done, and the rows are written at the end; `resume` skips
+    the batches of an interrupted call. Under torch's distributed launcher the processes share the
+    batches, and all return the same scan. The model is left as it was, to the byte. Raises
+    ValueError for the test split.
     """
     kind, levels = _checked_levels(densities, qualities, saliency)
     images = data.for_choosing(images, "a scan")
     if out is not None and resume and not isinstance(images, Part):
         raise ValueError("a scan resumes on the same images: give a Split, such as splits.val")
     found = prunable(model)
-    wanted = {name: find(model, name, found) for name in (found if layers is None else layers)}
-    if not wanted or not levels:
+    chosen = {name: find(model, name, found) for name in (found if layers is None else layers)}
+    if not chosen or not levels:
         raise ValueError("nothing to scan: no layer to prune, or no level to prune it to")
-    device, world = device_of(model), processes.world()
     with measuring(model):
-        batches = _OwnBatches(images)
-        copies = replicas(model, batches.x.to(device))
-        check_labels(batches.y, len(batches.x), copies[0].classes)
-        weights = {n: wanted[n].weight.detach() for n in copies[0].layers if n in wanted}
-        rows = ((n, w, criteria.saliency_of(saliency, n, w)) for n, w in weights.items())
-        by_magnitude = saliency is criteria.magnitude
-        make = partial(LayerLevels, kind=kind, levels=levels, by_magnitude=by_magnitude)
-        table = list(workers.each(copies, (lambda _, row=row: make(*row) for row in rows)))
-        about = {
-            "pruning_lab": __version__,
-            "torch": torch.__version__,
-            "split": images.name if isinstance(images, Part) else None,
-            "images_sha256": data.fingerprint_of(images),
-            "model_sha256": models.fingerprint(model),
+        sample, batches = _own_batches(images)
+        copies = replicas(model, *sample)
+        weights = {n: found[n].weight.detach() for n in copies[0].layers}
+        about = _about(model, images, weights, chosen) | {
             "saliency": criteria.name_of(saliency),
             "asked": kind,
             "levels": levels,
             "cumulative": cumulative,
-            "stop_at_chance": stop_at_chance,
             "recalibrated": recalibrate is not None,
-            "layers": {row.name: row.about for row in table},
-            "other_layers": _sizes(layer for name, layer in found.items() if name not in wanted),
         }
-        kept = files.sha256(*(row.digest.encode() for row in table))
-        if not processes.agree(kept):
+        asked = repr(images) if isinstance(images, Part) else None  # mean, std, batch size
+        header = {**about, "batches": asked, "recalibrated_on": data.fingerprint_of(recalibrate)}
+        if not processes.agree(json.dumps(header)):
             raise ValueError(
                 "the processes would prune different weights; give all the same network, and call "
                 "torch.manual_seed with the same number in each"
             )
-        journal = None
-        if out is not None:
-            asked = repr(images) if isinstance(images, Part) else None  # mean, std, batch size
-            renewed = data.fingerprint_of(recalibrate)
-            header = {**about, "batches": asked, "kept_sha256": kept, "recalibrated_on": renewed}
-            journal = Journal(out, header, 1 + len(table) * len(levels), resume)
-        base = join(copies, table, cumulative, recalibrate)
-        tally, total = _Tally(table, about), data.count(images)
+        cells = []
+        for name, row in about["layers"].items():
+            cells += _cells(name, weights[name], saliency, kind, levels, row["sigma"])
+        base = _join(copies, cells, len(levels), cumulative, recalibrate)
+        journal = Journal(out, header, 1 + len(cells), resume) if out is not None else None
         known = journal.done if journal else {}
-        share = math.ceil(total / world / len(copies)) if total and copies[0].splits else math.inf
-        began, new, sizes = time.perf_counter(), 0, deque()  # of batches under way: their parts
-
-        def jobs(until: float) -> Iterator[Callable[[Replica], Tensor]]:
-            """A job for each batch, or for each worker's share of it."""
-            for index, (x, y) in batches.until(until):
-                check_labels(y, len(x), copies[0].classes)
-                parts = 1 if index in known else math.ceil(len(x) / min(share, len(x)))
-                sizes.append((index, parts))
-                if index in known:
-                    yield lambda replica, counts=known[index]: counts
-                    continue
-                for some in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):
-                    x_, y_ = (tensor.to(device) for tensor in some)
-                    yield partial(_count, x=x_, y=y_, table=table, base=base)
-
-        def tell() -> None:
-            done = tally.images * world if total is None else min(tally.images * world, total)
-            seconds = (time.perf_counter() - began) / new / world if new else None
-            left = None if total is None or seconds is None else (total - done) * seconds
-            notify(Progress(done, total, left, described(copies), tally.scan))
-
-        tell()
-        for until in (batches.head, math.inf) if stop_at_chance else (math.inf,):
-            results = workers.each(copies, jobs(until))
-            for counts in results:
-                index, parts = sizes.popleft()
-                counts = sum(islice(results, parts - 1), counts)
-                tally.add(counts)
-                if index not in known:
-                    new += int(counts[0, 0])
-                    if journal:
-                        journal.note(index, counts)
-                tell()
-            if until < math.inf:
-                tally.judge(batches, copies[0].classes)
-        tally.gather()
-        result = tally.scan()
+        once = isinstance(images, Iterator)  # then the images are gone, and not remembered
+        origin = None if once else Origin(model, images, recalibrate, saliency)
+        made = partial(_scan_of, cells, about, origin)
+        progress = partial(
+            _progress, time.perf_counter(), data.count(images), described(copies), made
+        )
+        counts = torch.zeros(1 + len(cells), 4, dtype=torch.int64)
+        notify(progress(counts))
+        jobs = (partial(_count, known, cells, base, batch) for batch in batches)
+        for number, new in workers.each(copies, jobs):
+            counts = counts + new
+            if journal and number not in known:
+                journal.note(number, new)
+            notify(progress(counts))
+        result = made(processes.summed(counts))
     if journal:
         if processes.rank() == 0:
             result.save(out)
@@ -184,122 +130,122 @@ def _checked_levels(densities, qualities, saliency: Saliency) -> tuple[str, list
     return kind, [float(level) for level in levels]  # numpy's are no JSON
 
 
-class _OwnBatches:
-    """This process's batches with their numbers: every world-th one."""
+def _own_batches(images: Images) -> tuple[tuple[Tensor, Tensor], Iterator]:
+    """A batch to try the network on, and this process's batches with their numbers."""
+    rank, world = processes.rank(), processes.world()
+    is_part = isinstance(images, Part)  # and decodes no batch of another process
+    own = images.batches(rank, world) if is_part else islice(images, rank, None, world)
+    first = list(islice(own, 1))
+    sample = first or list(islice(images, 1))  # there may be fewer batches than processes
+    if not sample:
+        raise ValueError("no images to measure an accuracy on")
+    return sample[0], zip(count(rank, world), chain(first, own))
 
-    def __init__(self, images: Images):
-        rank, world = processes.rank(), processes.world()
-        is_part = isinstance(images, Part)  # and decodes no batch of another process
-        own = images.batches(rank, world) if is_part else islice(images, rank, None, world)
-        self._batches = zip(count(rank, world), own)
-        self._next = next(self._batches, None)
-        first = next(iter(images), None) if self._next is None else self._next[1]
-        if first is None:
-            raise ValueError("no images to measure an accuracy on")
-        self.x, self.y = first  # to try the network on
-        size = processes.summed(torch.tensor(0 if rank else len(self.x)))
-        self.head = math.ceil(_HEAD / max(1, int(size)))  # how many batches hold so many images
-        self.labels: list[Tensor] = []  # of these
 
-    def until(self, number: float) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-        while self.more and self._next[0] < number:
-            yield self._next
-            if self._next[0] < self.head:
-                self.labels.append(self._next[1][1].cpu())
-            self._next = next(self._batches, None)
+def _about(
+    model: nn.Module, images: Images, weights: Mapping[str, Tensor], chosen: Iterable[str]
+) -> dict:
+    rows = {
+        name: LayerAbout(
+            weights=weight.numel(),
+            kept=int(weight.count_nonzero()),
+            shape=list(weight.shape),
+            sigma=criteria.sigma_of(name, weight),
+        )
+        for name, weight in weights.items()
+    }
+    others = [row for name, row in rows.items() if name not in chosen]
+    return {
+        "pruning_lab": __version__,
+        "torch": torch.__version__,
+        "split": images.name if isinstance(images, Part) else None,
+        "images_sha256": data.fingerprint_of(images),
+        "model_sha256": models.fingerprint(model),
+        "layers": {name: row for name, row in rows.items() if name in chosen},
+        "other_layers": {key: sum(row[key] for row in others) for key in ("weights", "kept")},
+    }
 
-    @property
-    def more(self) -> bool:
-        return self._next is not None
+
+# --------------------------------------------------------------------------------------- cells
+
+
+@dataclass
+class _Cell:
+    """One layer at one level."""
+
+    point: dict  # what its ScanPoint says besides what is measured
+    first: str  # the first layer that changes
+    changes: Changes  # what stands in for its weight
+
+
+def _cells(
+    layer: str, weight: Tensor, saliency: Saliency, kind: str, levels: list[float], sigma: float
+) -> Iterator[_Cell]:
+    """A layer at all levels, with one byte for each weight instead of a tensor for each level.
+
+    Levels are nested: a weight stays at one if it stays at as many as keep no fewer weights.
+    """
+    values, rows = criteria.saliency_of(saliency, layer, weight), []
+    ranks = torch.zeros_like(weight, dtype=torch.int16 if len(levels) > 255 else torch.uint8)
+    for kept, cut in criteria.by_levels(kind, levels, values, weight != 0, sigma):
+        rows.append((int(kept.count_nonzero()), cut))
+        ranks += kept
+    for level, (left, cut) in zip(levels, rows, strict=True):
+        quality = level if kind == "quality" else None
+        if quality is None and saliency is criteria.magnitude and cut is not None and sigma > 0:
+            quality = cut / sigma
+        point = {"layer": layer, "asked": f"{kind} {level:g}", "quality": quality, "threshold": cut}
+        point["density"] = left / max(1, weight.numel())
+        stand_in = Thresholded(weight, sum(other >= left for other, _ in rows), ranks)
+        yield _Cell(point, layer, {layer: prepared(stand_in)})
+
+
+def _join(
+    copies: list[Replica], cells: list[_Cell], levels: int, cumulative: bool, train: Images | None
+) -> Changes:
+    """Make cells change earlier layers too, and BatchNorm buffers; the dense network's buffers."""
+    for before, cell in zip(cells, cells[levels:], strict=False) if cumulative else ():
+        cell.first, cell.changes = before.first, {**before.changes, **cell.changes}
+    if train is None:
+        return NOTHING
+    images = [(x.to(device_of(copies[0].model)), y) for x, y in train]
+    changes = [NOTHING, *(cell.changes for cell in cells)]
+    jobs = (methodcaller("statistics", images, change) for change in changes)
+    base, *renewed = workers.each(copies, jobs)
+    for cell, buffers in zip(cells, renewed, strict=True):
+        cell.changes = {**cell.changes, **buffers}
+    return base
 
 
 def _count(
-    replica: Replica, x: Tensor, y: Tensor, table: list[LayerLevels], base: Changes
-) -> Tensor:
-    """(1 + cells, 4), n, right, lost and won: of the dense network, of each layer at each level."""
-    answer, kept = replica.start(x, base)
-    dense = right(answer, y)
-    before = int(dense.count_nonzero())
-    rows = [[len(y), before, 0, 0]]
-    for layer in table:
-        parts = replica.parts(layer.first, kept, len(y))
-        for level, changes in enumerate(layer.changes):
-            if level in layer.stopped:
-                rows.append([0, 0, 0, 0])
-                continue
-            answers = [replica.resume(layer.first, part, changes)[0].argmax(1) for part in parts]
-            hits = torch.cat(answers) == y
-            after, lost = int(hits.count_nonzero()), int((dense > hits).count_nonzero())
-            rows.append([len(y), after, lost, after - before + lost])
-    return torch.tensor(rows)
+    known: Mapping[int, Tensor], cells: list[_Cell], base: Changes, batch: tuple, replica: Replica
+) -> tuple[int, Tensor]:
+    """The number of a batch, and (1 + cells, 4) n, right, lost and won: dense, and of each cell."""
+    number, (x, y) = batch
+    if number in known:
+        return number, known[number]
+    answer, kept = replica.start(x.to(device_of(replica.model)), base)
+    dense, y = right(answer, y), y.to(answer.device)
+    answers = (replica.resume(cell.first, kept, cell.changes)[0] for cell in cells)
+    hits = torch.stack([dense, *(answer.argmax(1) == y for answer in answers)])
+    columns = torch.ones_like(hits), hits, dense > hits, hits > dense
+    return number, torch.stack([column.sum(1) for column in columns], 1).cpu()
 
 
-class _Tally:
-    """Counts of images: a row (n, right, lost, won) for the dense network and for every cell."""
-
-    def __init__(self, table: list[LayerLevels], about: dict):
-        self.table, self.about = table, about
-        cells = sum(len(layer.asked) for layer in table)
-        self.counts = torch.zeros(1 + cells, 4, dtype=torch.int64)
-
-    @property
-    def images(self) -> int:
-        return int(self.counts[0, 0])
-
-    def add(self, counts: Tensor) -> None:
-        self.counts += counts
-
-    def gather(self) -> None:
-        """From here on the counts are those of all processes."""
-        self.counts = processes.summed(self.counts)
-
-    def judge(self, batches: _OwnBatches, classes: int) -> None:
-        """Leave the levels that answer as a constant would, after a denser one that does too.
-
-        Every process judges by the images of all, if any of them has more images to measure.
-        """
-        counts = processes.summed(self.counts)
-        n, more = int(counts[0, 0]), processes.summed(torch.tensor(int(batches.more)))
-        labels = torch.cat([*batches.labels, torch.zeros(0, dtype=torch.int64)])
-        labels = labels[(labels >= 0) & (labels < classes)]
-        commonest = processes.summed(labels.bincount(minlength=classes)).max()
-        if n < _HEAD or not more:
-            return
-        for layer, rows in zip(self.table, self._by_layer(counts), strict=True):
-            at_chance = [wilson(right, n)[0] <= commonest / n for n, right, _, _ in rows.tolist()]
-            left = [
-                density for density, lost in zip(layer.densities, at_chance, strict=True) if lost
-            ]
-            if left:
-                why = f"at chance from density {max(left):.3g} on; left after {n:,} images"
-                levels = enumerate(zip(at_chance, layer.densities, strict=True))
-                layer.stopped = {k: why for k, (lost, d) in levels if lost and d < max(left)}
-
-    def scan(self) -> Scan:
-        points = []
-        for layer, rows in zip(self.table, self._by_layer(self.counts), strict=True):
-            for level, (n, hits, lost, won) in enumerate(rows.tolist()):
-                points.append(
-                    ScanPoint(
-                        layer=layer.name,
-                        asked=layer.asked[level],
-                        density=layer.densities[level],
-                        quality=layer.qualities[level],
-                        threshold=layer.thresholds[level],
-                        accuracy=Accuracy.counted(hits, n),
-                        drop=Drop.counted(lost, won, n),
-                        note=layer.stopped.get(level, ""),
-                    )
-                )
-        n, hits, _, _ = self.counts[0].tolist()
-        return Scan(points, Accuracy.counted(hits, n), self.about)
-
-    def _by_layer(self, counts: Tensor) -> tuple[Tensor, ...]:
-        return counts[1:].split([len(layer.asked) for layer in self.table])
+def _scan_of(cells: list[_Cell], about: dict, origin: Origin | None, counts: Tensor) -> Scan:
+    (n, hits, *_), *rows = counts.tolist()
+    points = [
+        ScanPoint(**cell.point, accuracy=Accuracy.counted(k, n), drop=Drop.counted(lost, won, n))
+        for cell, (_, k, lost, won) in zip(cells, rows, strict=True)
+    ]
+    return Scan(points, dense=Accuracy.counted(hits, n), about=about, origin=origin)
 
 
-def _sizes(layers: Iterable[Layer]) -> dict[str, int]:
-    """Weights of some layers, and those that are not zero."""
-    weights = [layer.weight for layer in layers]
-    kept = sum(int(weight.count_nonzero()) for weight in weights)
-    return {"weights": sum(weight.numel() for weight in weights), "kept": kept}
+def _progress(
+    began: float, total: int | None, how: str, made: Callable[[Tensor], Scan], counts: Tensor
+) -> Progress:
+    done, left = int(counts[0, 0]) * processes.world(), None
+    if done and total is not None:
+        done = min(done, total)
+        left = (time.perf_counter() - began) / done * (total - done)
+    return Progress(done, total, left, how, partial(made, counts))

@@ -11,7 +11,8 @@ from typing import TypedDict
 
 from torch import Tensor, nn
 
-from pruning_lab import criteria, files, models
+from pruning_lab import criteria, data, files, models
+from pruning_lab.data import Images
 from pruning_lab.layers import prunable
 from pruning_lab.rows import decode, plain
 from pruning_lab.sensitivity import Plan, PlanRow
@@ -51,16 +52,16 @@ def save(path: str | Path, about: About, versions: list[Mapping[str, Tensor]]) -
 
 
 def load(
-    path: str | Path, model: nn.Module, images: str | None, recalibrated: bool
+    path: str | Path, model: nn.Module, splits, *, recalibrate: Images | None = None, **options
 ) -> tuple[About, nn.Module, list[dict[str, Tensor]]]:
     """What `save` wrote, the network as it came, and the weights of all versions.
 
     Raises ValueError for a broken file, and where it is of another network or of other images.
     """
     about = decode(About, files.load_about(path), path, _FORMAT)
-    if about["images"] not in (None, images):
+    if about["images"] not in (None, data.fingerprint_of(getattr(splits, "val", splits))):
         raise ValueError(f"{path} was measured on other images; open it with the same data")
-    if about["recalibrated"] != recalibrated:
+    if about["recalibrated"] != (recalibrate is not None):
         how = "with" if about["recalibrated"] else "without"
         raise ValueError(f"{path} was measured {how} recalibrate=; open it alike")
     last = max(attempt.version for attempt in about["history"].attempts)
@@ -120,5 +121,6 @@ def export(
 
 def _is_studio(path: Path) -> bool:
     with contextlib.suppress(ValueError, OSError):  # no safetensors file, or none there
-        return (files.load_about(path) or {}).get("format") == _FORMAT
+        form = (files.load_about(path) or {}).get("format")
+        return str(form).startswith("pruning_lab studio")  # of another version too
     return False

@@ -125,7 +125,7 @@ class History:
             and parents[0] is None
             and all(1 <= (parent or 0) < n for n, parent in enumerate(parents[1:], start=2))
             and versions[0] == 0
-            and {*versions} == {*range(max(versions) + 1)}
+            and sorted({*versions}) == [*range(len({*versions}))]
             and len(self.children) == len(attempts)
             and all(not c or (c in numbers and parents[c - 1] == n) for n, c in self._redos())
         ):

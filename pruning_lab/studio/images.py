@@ -87,6 +87,10 @@ class StudioImages:
             yield batch
 
 
+def own(images: Images | None, *check: Callable[[], None]) -> StudioImages | None:
+    return None if images is None else StudioImages(images, *check)
+
+
 def pictures(images: Images, indices: Iterable[int]) -> list[np.ndarray]:
     """uint8 (H, W) or (H, W, 3), by place; pixels of no split are scaled to 0 ... 255."""
     indices = [int(index) for index in indices]

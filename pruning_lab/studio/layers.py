@@ -130,13 +130,17 @@ class Layer:
 class Version:
     """One set of weights of a network: as it came, or as a retraining left it. Never changed."""
 
-    def __init__(self, model: nn.Module, weights: Mapping[str, Tensor]):
+    def __init__(self, model: nn.Module, weights: Mapping[str, Tensor] | None = None):
+        """`weights`: other ones than the model's own."""
         state = model.state_dict(keep_vars=True)
+        weights = state if weights is None else weights
         self.weights = {name: weights[name].detach().to(t.device) for name, t in state.items()}
         self.scan: Scan | None = None
         self._model = model
         layers = prunable(self.network())
         self.layers = {name: Layer(name, layer.weight) for name, layer in layers.items()}
+        if not layers:
+            raise ValueError("this model has no layer to prune, so there is nothing to set")
 
     def network(self) -> nn.Module:
         """The network before pruning, with these tensors and no copies of them."""

@@ -13,10 +13,11 @@ from torch import Tensor
 from pruning_lab import counts
 from pruning_lab.data import Images
 from pruning_lab.evaluation import Accuracy, Drop, Evaluator
+from pruning_lab.layers import device_of
 from pruning_lab.studio.history import Attempt
-from pruning_lab.studio.images import Stopped, StudioImages
+from pruning_lab.studio.images import Stopped, own
 from pruning_lab.studio.layers import Settings, Version
-from pruning_lab.studio.metrics import Change, answers_of
+from pruning_lab.studio.metrics import Change, answers_of, hits
 
 LOOK_SECONDS = 0.4  # between two estimates of an accuracy that is being measured
 REST_SECONDS = 0.06  # without a step, after which a drag that was too fast counts as resting
@@ -67,16 +68,19 @@ class Measurer:
         first: Version,
         images: Images,
         record: Callable[[Attempt, Change], None],
-        budget: int,
+        budget: int | None,
         recalibrate: Images | None,
     ):
         self.lock = threading.Condition()  # with an RLock
         self.listeners: list[tuple[type, Callable[[Event], None]]] = []
         self.status, self.busy = "ready", ""  # busy: the task that nothing may disturb
-        self.dense: Tensor | None = None  # answers of the network as it came
+        self.dense: Accuracy | None = None  # of the network as it came
+        self._before: Tensor | None = None  # its answers
         self.flops: dict[str, int] = {}
         self._first, self._record = first, record
-        self._images, self._budget, self._recalibrate = images, budget, recalibrate
+        self._images, self._recalibrate = images, recalibrate
+        on_cpu = device_of(first.network()).type == "cpu"
+        self._budget = budget or (2**28 if on_cpu else 2**32)
         self._open: tuple[Version | None, Evaluator | None, Settings] = None, None, {}
         self._answers: dict[tuple, Tensor] = {}  # attempt.key -> to all images
         self._estimate: tuple[tuple | None, Tensor | None] = None, None  # to the first images
@@ -90,15 +94,15 @@ class Measurer:
     @property
     def chance(self) -> float:
         """The accuracy of always naming the commonest label; 0 until labels are known."""
-        if self.dense is None:
+        if self._before is None:
             return 0.0
-        return int(self.dense[:, 0].unique(return_counts=True)[1].max()) / len(self.dense)
+        return int(self._before[:, 0].unique(return_counts=True)[1].max()) / len(self._before)
 
     def change(self, attempt: Attempt) -> Change | None:
         """The answers to all images, else to the first ones, else None."""
         key, estimate = self._estimate
         answers = self._answers.get(attempt.key, estimate if key == attempt.key else None)
-        return None if answers is None else Change(self.dense[: len(answers)], answers)
+        return None if answers is None else Change(self._before[: len(answers)], answers)
 
     def request(self, version: Version, attempt: Attempt) -> None:
         """Have this measured; while a task runs, when it has ended."""
@@ -108,11 +112,13 @@ class Measurer:
                 self.status = "measuring"
                 self._submit(None)
 
-    def start(self, busy: str, task: Callable[[], None]) -> None:
+    def start(self, busy: str, task: Callable[[], None], wait: bool) -> None:
         """Do a task in the thread, then measure; raises RuntimeError as `free` does."""
         with self.free():
             self.busy, self._halted, self.status = busy, False, f"{busy} …"
             self._submit(task)
+        if wait:
+            self.settle()
 
     @contextmanager
     def free(self) -> Iterator[None]:
@@ -225,7 +231,8 @@ class Measurer:
             counted = counts.layers(self._first.network(), [(evaluator.image, None)])
             flops = {row.layer: row.flops for row in counted}
             self.flops = {name: flops.get(name, 0) for name in self._first.layers}
-            self.dense = answers_of(evaluator.logits(), evaluator.labels)
+            self._before = answers_of(evaluator.logits(), evaluator.labels)
+            self.dense = Accuracy.of(hits(self._before))
             self._tell(Moved())
         if attempt.key not in self._answers:
             self._refine(version, attempt, stale)
@@ -260,14 +267,12 @@ class Measurer:
         if self._open[0] is not version:
             self.say("preparing the images …")
             self._open = None, None, {}  # frees memory
-            images, training = (
-                None if given is None else StudioImages(given, self._check_open)
-                for given in (self._images, self._recalibrate)
-            )
+            images = own(self._images, self._check_open)  # in the same order as the last time
+            training = own(self._recalibrate, self._check_open)
             options = {"budget": self._budget, "recalibrate": training}
             evaluator = Evaluator(version.network(), images, **options)
             labels = evaluator.labels.cpu().double()
-            if self.dense is not None and not torch.equal(labels, self.dense[:, 0]):
+            if self.dense and not torch.equal(labels, self._before[:, 0]):
                 raise ValueError("the images come in another order each time; give them in one")
             self._open = version, evaluator, {}
         return self._open[1]

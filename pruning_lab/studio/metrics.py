@@ -53,12 +53,14 @@ class ClassChange:
     drop: Drop
 
 
-class Classes(Rows[ClassChange]):
+class PerClass(Rows[ClassChange]):
+    """A row for each label."""
+
     columns: ClassVar = {
         "label": lambda row: str(row.label),
         "images": lambda row: f"{row.n:,}",
-        "before": lambda row: f"{row.before.value:.1%}",
-        "after": lambda row: f"{row.after.value:.1%}",
+        "before": lambda row: f"{row.before.value:.2%}",
+        "after": lambda row: f"{row.after.value:.2%}",
         "change": lambda row: str(row.drop),
     }
 
@@ -76,21 +78,9 @@ class Flip:
     lost: bool  # right before, wrong after
 
 
-class Flips(Rows[Flip]):
-    columns: ClassVar = {
-        "image": lambda row: str(row.index),
-        "label": lambda row: str(row.label),
-        "before": lambda row: str(row.before),
-        "after": lambda row: str(row.after),
-        "margin before": lambda row: f"{row.margin_before:.3g}",
-        "margin after": lambda row: f"{row.margin_after:.3g}",
-        "": lambda row: "lost" if row.lost else "won",
-    }
-
-
 def answers_of(logits: Tensor, labels: Tensor) -> Tensor:
     """(n, 3) of logits (n, classes): the label, the class named, the label's margin."""
-    place = labels.clamp(0, logits.shape[1] - 1).unsqueeze(1)  # a label may be no class
+    place = labels.long().clamp(0, logits.shape[1] - 1).unsqueeze(1)  # a label may be no class
     others = logits.scatter(1, place, -torch.inf).amax(1)
     margins = logits.gather(1, place).squeeze(1) - others
     return torch.stack([labels.double(), logits.argmax(1).double(), margins.double()], 1).cpu()
@@ -116,16 +106,16 @@ class Change:
         return drop(Accuracy.of(hits(self.before)), self.accuracy)
 
     @property
-    def per_class(self) -> Classes:
+    def per_class(self) -> PerClass:
         rows, labels = [], self.before[:, 0]
         for label in labels.unique().tolist():
             own = labels == label
             pair = [Accuracy.of(hits(answers[own])) for answers in (self.before, self.after)]
             rows.append(ClassChange(int(label), pair[0].n, *pair, drop(*pair)))
-        return Classes(rows)
+        return PerClass(rows)
 
     @property
-    def flips(self) -> Flips:
+    def flips(self) -> Rows[Flip]:
         """Lost images first, both kinds in the order of the images."""
         lost = hits(self.before) & ~hits(self.after)
         won = hits(self.after) & ~hits(self.before)
@@ -135,7 +125,7 @@ class Change:
             _, now, margin_now = self.after[index].tolist()
             classes = int(label), int(named), int(now)
             rows.append(Flip(index, *classes, margin, margin_now, bool(lost[index])))
-        return Flips(rows)
+        return Rows(rows)
 
 
 class Metrics(Rows[LayerMetrics]):
@@ -191,6 +181,10 @@ class Metrics(Rows[LayerMetrics]):
         return None if self.flops is None else sum(row.flops * row.density for row in self)
 
     @property
-    def per_class(self) -> Classes:
+    def per_class(self) -> PerClass:
         """The accuracy of each label before and after; no rows until there is an estimate."""
-        return Classes() if self.change is None else self.change.per_class
+        return PerClass() if self.change is None else self.change.per_class
+
+    @property
+    def flipped(self) -> Rows[Flip]:
+        return Rows() if self.change is None else self.change.flips

@@ -10,15 +10,15 @@ from torch import nn
 
 from pruning_lab import data, models, sensitivity
 from pruning_lab.data import Images
-from pruning_lab.evaluation import Accuracy, Drop, recalibrate
-from pruning_lab.layers import device_of, prunable
+from pruning_lab.evaluation import Accuracy, recalibrate
 from pruning_lab.masks import Amount, Mask
+from pruning_lab.rows import Rows
 from pruning_lab.sensitivity import Scan
 from pruning_lab.studio import files, images, tasks
 from pruning_lab.studio.history import ALL, Attempt, Comparison, History, Setting
 from pruning_lab.studio.layers import Layer, Version
 from pruning_lab.studio.measurer import Event, Measurer
-from pruning_lab.studio.metrics import Change, Flips, Metrics
+from pruning_lab.studio.metrics import Change, Flip, Metrics
 from pruning_lab.training import Epoch, TrainConfig
 
 
@@ -30,9 +30,8 @@ class Studio:
     >>> studio.undo().attempt.what
     'as it came'
 
-    It works on its own copy of the model, made here; weights that are zero count as gone. `set`
-    returns at once, and a thread measures the latest attempt on val; `settle` waits for it, and
-    raises what went wrong there. Every `set` is an attempt, which stays, and can be undone.
+    It works on its own copy of the model; zero weights count as gone. `set` makes an attempt, which
+    stays, and a thread measures the latest one on val; `settle` waits for it, and raises its error.
     """
 
     def __init__(
@@ -47,38 +46,27 @@ class Studio:
     ):
         """`splits` are data.load's; to measure, one split or any re-iterable of (x, y) serves too.
 
-        `scan` is one of these weights, to draw and to suggest by; `about` goes into the files.
-        `budget`: bytes of activations, for as many images of val (268 MB, on a GPU 4.3 GB). With
+        `scan` is one of these weights, to draw and to suggest by; `about` goes into the files;
+        `budget` is bytes of activations, for as many images of val (268 MB, on a GPU 4.3 GB). With
         `recalibrate`, training images, BatchNorm layers get their statistics from these in every
-        network that is measured or handed out, the dense one too.
-
-        Raises ValueError for the test split, which is not for choosing, for a model with nothing to
-        prune, and for a scan of another network or of other weights.
+        network. Raises ValueError for the test split, and for a scan of other weights.
         """
         self.val = data.for_choosing(getattr(splits, "val", splits), "the studio")
         self.train: Images | None = getattr(splits, "train", None)
         self._test_images: Images | None = getattr(splits, "test", None)
-        if not prunable(model):
-            raise ValueError("this model has no layer to prune, so there is nothing to set")
         if scan is not None:
             sensitivity.check_same_weights(scan, model)
-        self.about, self._recalibrate = about, recalibrate
-        own = copy.deepcopy(model)
-        first = Version(own, own.state_dict(keep_vars=True))
+        self.about, self._recalibrate = about, images.own(recalibrate)
+        first = Version(copy.deepcopy(model))
         first.scan, self._versions = scan, [first]
-        self.tests = 0  # how often the test split was used, and what came of it the last time
-        self.tested: Accuracy | None = None
-        self.test_drop: Drop | None = None
+        self.tests = 0  # how often the test split was used; what came of it the last time:
+        self.tested, self.test_drop = None, None
         self.layers, self.history = list(first.layers), History(tuple(first.layers))
-        budget = budget or (2**28 if device_of(own).type == "cpu" else 2**32)
         self._measurer = Measurer(first, self.val, self._record, budget, recalibrate)
         self.refresh()
 
-    # ---------------------------------------------------------------------------- what it knows
-
     @property
     def attempt(self) -> Attempt:
-        """The current one."""
         return self.history.attempt
 
     @property
@@ -100,7 +88,7 @@ class Studio:
 
     @property
     def busy(self) -> bool:
-        """Whether a task runs that has to end, or be stopped, before the next step."""
+        """Whether a task runs; it has to end, or be stopped, before the next step."""
         return bool(self._measurer.busy)
 
     @property
@@ -115,14 +103,13 @@ class Studio:
     @property
     def dense(self) -> Accuracy | None:
         """Of the network as it came; None until it has been measured."""
-        answers = self._measurer.dense
-        return None if answers is None else Change(answers, answers).accuracy
+        return self._measurer.dense
 
     @property
     def mask(self) -> Mask:
         """What stays, ready to apply or to train with."""
-        with self._measurer.lock:
-            return self._version.mask(self.attempt.settings)
+        attempt = self.attempt
+        return self._versions[attempt.version].mask(attempt.settings)
 
     def layer(self, name: str) -> Layer:
         """A layer's weights: its sigma and histogram. Raises KeyError for an unknown one."""
@@ -137,22 +124,16 @@ class Studio:
         """Densities, bytes and FLOPs of the current attempt; accuracy as far as it is known."""
         with self._measurer.lock:
             attempt, change = self.attempt, self._measurer.change(self.attempt)
-            known = attempt if attempt.accuracy or change is None else change
-            return Metrics(
-                self._version.rows(attempt.settings, self.locked, self._measurer.flops),
-                attempt=attempt.number,
-                made=self.history.made,
-                accuracy=known.accuracy,
-                drop=known.drop,
-                final=attempt.accuracy is not None,
-                status=self.status,
-                change=change,
-            )
+            final = attempt.accuracy is not None
+            known = attempt if final or change is None else change
+            rows = self._version.rows(attempt.settings, self.locked, self._measurer.flops)
+            about = {"attempt": attempt.number, "made": self.history.made, "status": self.status}
+            about |= {"accuracy": known.accuracy, "drop": known.drop, "final": final}
+            return Metrics(rows, change=change, **about)
 
-    def flipped(self) -> Flips:
+    def flipped(self) -> Rows[Flip]:
         """The images that pruning lost or won, of those measured so far; lost ones first."""
-        change = self._measurer.change(self.attempt)
-        return Flips() if change is None else change.flips
+        return self.metrics().flipped
 
     def pictures(self, indices: Iterable[int]) -> list[np.ndarray]:
         """Images of val for display, uint8 (H, W, 3) or (H, W)."""
@@ -174,8 +155,6 @@ class Studio:
         """All attempts side by side; `.pareto` are those that no other beats."""
         return Comparison(self.attempts, chance=self._measurer.chance)
 
-    # ------------------------------------------------------------------------------------ steps
-
     def set(
         self, quality: Amount | None = None, *, density: Amount | None = None, merge: bool = False
     ) -> "Studio":
@@ -183,11 +162,8 @@ class Studio:
 
         A number goes to every layer that is not locked, a dict to those it names. With `merge` the
         step replaces the one before it, if that moved the same layers and was never measured.
-
-        Raises KeyError for an unknown layer, ValueError for an impossible amount or a locked layer,
-        RuntimeError while the studio is busy.
         """
-        return self._move(lambda history: history.set(quality, density=density, merge=merge))
+        return self._move(partial(History.set, quality=quality, density=density, merge=merge))
 
     def undo(self) -> "Studio":
         """Back to the attempt that this one was made from; nothing is lost, `redo` returns."""
@@ -198,37 +174,31 @@ class Studio:
 
     def go(self, number: int) -> "Studio":
         """Make any attempt the current one."""
-        return self._move(lambda history: history.go(number))
+        return self._move(History.go, number)
 
     def branch(self, name: str = "") -> "Studio":
         """Begin another line of attempts here; the one so far stays, and `go` leads back to it."""
-        return self._move(lambda history: history.branch(name))
+        return self._move(History.branch, name)
 
     def rename(self, name: str, attempt: int | None = None) -> "Studio":
         """Name an attempt, the current one unless its number is given."""
-        return self._move(lambda history: history.rename(name, attempt), anytime=True)
+        return self._move(History.rename, name, attempt, anytime=True)
 
     def lock(self, *layers: str) -> "Studio":
         """Leave these layers alone: `set` with a number and `suggest` pass them by."""
-        return self._move(lambda history: history.lock(*layers), anytime=True)
+        return self._move(History.lock, *layers, anytime=True)
 
     def unlock(self, *layers: str) -> "Studio":
-        return self._move(lambda history: history.unlock(*layers), anytime=True)
+        return self._move(History.unlock, *layers, anytime=True)
 
     def refresh(self) -> "Studio":
         """Have listeners told again where the studio stands."""
         return self._move(lambda history: history, anytime=True)
 
     def on(self, kind: type[Event], listener: Callable[[Event], None]) -> Callable[[], None]:
-        """Have `listener` called with Moved, Measured, Progress or Failed, in the studio's thread.
-
-        Returns a function that removes it.
-        """
-        entry = kind, listener
-        self._measurer.listeners.append(entry)
+        """Call `listener` with each Moved, Measured, Progress or Failed; returns what ends that."""
+        self._measurer.listeners.append(entry := (kind, listener))
         return partial(self._measurer.listeners.remove, entry)
-
-    # ------------------------------------------------------------------------------- long tasks
 
     def retrain(
         self,
@@ -238,30 +208,28 @@ class Studio:
         wait: bool = True,
         on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     ) -> "Studio":
-        """Train what is kept, pruned weights staying zero: an attempt with weights of its own.
-
-        `stop` ends it with the last whole epoch; before the first is whole, nothing has happened.
-        """
+        """Train what is kept: an attempt with weights of its own; `stop` keeps whole epochs."""
         if self.train is None:
             raise ValueError("there are no images to retrain on; open the studio with data.load's")
         config = config or TrainConfig(epochs=epochs, lr=0.02)
 
         def task() -> None:
-            pruned = self.network(), self.mask
-            weights, what = tasks.retrain(*pruned, self.train, config, on_epoch, self._measurer)
+            given = self.train, config, on_epoch, self._measurer
+            weights, what = tasks.retrain(self.network(), self.mask, *given)
             if weights is not None:
-                self._versions.append(Version(self._versions[0].network(), weights))
-                self._move(lambda history: history.retrained(what), anytime=True)
+                with self._measurer.lock:
+                    self._versions.append(Version(self._versions[0].network(), weights))
+                    self._move(History.retrained, what, anytime=True)
 
-        return self._start("retraining", task, wait)
+        self._measurer.start("retraining", task, wait)
+        return self
 
     def suggest(
         self, max_drop: float | None = None, *, density: float | None = None, wait: bool = True
     ) -> "Studio":
-        """Set all layers that are not locked to what sensitivity.choose says of a scan of them.
+        """Set all layers that are not locked to what sensitivity.choose says of a scan.
 
-        `max_drop` is what the whole network may lose, in percentage points (0.5 where nothing is
-        asked for); `density` is that of the whole network.
+        `max_drop` is what the whole network may lose, in percentage points (0.5).
         """
         max_drop = 0.5 if max_drop is None and density is None else max_drop
         choice = {"max_drop": max_drop, "density": density}
@@ -272,10 +240,10 @@ class Studio:
             plan = tasks.suggest(*given, choice, self._measurer)
             free = {n: d for n, d in plan.densities.items() if n not in self.locked}
             asked = {name: Setting("density", density) for name, density in free.items()}
-            what = f"suggested for {plan.asked}"
-            self._move(lambda history: history.step(asked, what), anytime=True)
+            self._move(History.step, asked, f"suggested for {plan.asked}", anytime=True)
 
-        return self._start("scanning", task, wait)
+        self._measurer.start("scanning", task, wait)
+        return self
 
     def test(self, *, wait: bool = True) -> Accuracy | None:
         """Accuracy on the test split: for the end, not for choosing. `tests` counts its uses."""
@@ -284,11 +252,11 @@ class Studio:
 
         def task() -> None:
             self.tests += 1
-            networks = self.network(), copy.deepcopy(self._versions[0].network())
+            networks = self.network(), self._versions[0].network()
             given = self._test_images, self._recalibrate, self._measurer
             self.tested, self.test_drop = tasks.test(*networks, *given)
 
-        self._start("testing", task, wait)
+        self._measurer.start("testing", task, wait)
         return self.tested if wait else None
 
     def stop(self) -> "Studio":
@@ -305,42 +273,30 @@ class Studio:
         """End the thread; what it was working on stays undone."""
         self._measurer.close()
 
-    # ------------------------------------------------------------------------------------ files
-
     def save(self, path: str | Path) -> Path:
         """Write everything into one safetensors file, from which `load` resumes."""
-        history = self.history  # which has no attempt without its version
-        about: files.About = {
-            "about": None if self.about is None else dict(self.about),
-            "images": data.fingerprint_of(self.val),
-            "recalibrated": self._recalibrate is not None,
-            "tests": self.tests,
-            "history": history,
-        }
-        versions = self._versions[: 1 + max(attempt.version for attempt in history.attempts)]
-        return files.save(path, about, [version.weights for version in versions])
+        with self._measurer.lock:
+            about = files.About(
+                about=None if self.about is None else dict(self.about),
+                images=data.fingerprint_of(self.val),
+                recalibrated=self._recalibrate is not None,
+                tests=self.tests,
+                history=self.history,
+            )
+            return files.save(path, about, [version.weights for version in self._versions])
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module, splits, **options) -> "Studio":
-        """Resume where `save` left off; of `model` only the architecture counts.
-
-        Raises ValueError where the file is of another network or of other images.
-        """
-        recalibrated = options.get("recalibrate") is not None
-        given = data.fingerprint_of(getattr(splits, "val", splits)), recalibrated
-        about, model, weights = files.load(path, model, *given)
+        """Resume where `save` left off, on the same images; `model` gives the architecture."""
+        about, model, weights = files.load(path, model, splits, **options)
         studio = cls(model, splits, about=about["about"], **options)
         with studio._measurer.lock:
             studio._versions += [Version(model, tensors) for tensors in weights[1:]]
             studio.tests = about["tests"]
-            return studio._move(lambda _: about["history"])
+            return studio._move(lambda _: about["history"], anytime=True)
 
     def export(self, path: str | Path, *, overwrite: bool = False) -> files.Exported:
-        """Write the plan (JSON) and beside it the network it is for, before pruning.
-
-        `pruning-lab prune NETWORK --plan PLAN` makes the same mask of them. Raises FileExistsError
-        where a file would be overwritten, unless `overwrite=True`.
-        """
+        """Write a plan (JSON) and its network beside it; `overwrite` says that they may exist."""
         with self._measurer.lock:
             return files.export(path, self._version, self.attempt, self.about, overwrite)
 
@@ -349,16 +305,14 @@ class Studio:
         network = f"{found.density:.1%} of {found.weights:,} weights"
         return f"Studio(attempt {found.attempt} of {many}, {network}, {found.accuracy})"
 
-    # ----------------------------------------------------------------------------------- inside
-
     @property
     def _version(self) -> Version:
         return self._versions[self.attempt.version]
 
-    def _move(self, step: Callable[[History], History], *, anytime: bool = False) -> "Studio":
-        """Make a transition, and have where it leads measured."""
+    def _move(self, step: Callable[..., History], *args, anytime: bool = False) -> "Studio":
+        """Make a transition of the history, and have where it leads measured."""
         with self._measurer.lock if anytime else self._measurer.free():
-            history = step(self.history)
+            history = step(self.history, *args)
             version = self._versions[history.attempt.version]
             rows = Metrics(version.rows(history.attempt.settings))
             self.history = history.update(density=rows.density, bytes=rows.bytes)
@@ -368,7 +322,3 @@ class Studio:
     def _record(self, attempt: Attempt, change: Change) -> None:
         with self._measurer.lock:
             self.history = self.history.measured(attempt.key, change.accuracy, change.drop)
-
-    def _start(self, busy: str, task: Callable[[], None], wait: bool) -> "Studio":
-        self._measurer.start(busy, task)
-        return self.settle() if wait else self

@@ -3,6 +3,7 @@
 `control` says what is done (`say`), and raises Stopped where the user asked for an end (`check`).
 """
 
+import copy
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -54,15 +55,14 @@ def suggest(
 ) -> sensitivity.Plan:
     """The plan by a scan of these weights, which is made once for each version."""
 
-    def progress(text: str) -> None:
-        control.check()
-        control.say(text)
-
     def scanned(seen: sensitivity.Progress) -> None:
-        progress(f"scanning … {f'{seen.images / seen.total:.0%}' if seen.total else ''}")
+        control.check()
+        control.say(f"scanning … {f'{seen.images / seen.total:.0%}' if seen.total else ''}")
 
     def searched(done: int, most: int) -> None:
-        progress(f"searching … {done} networks of at most {most}")
+        control.check()
+        if done % 10 == 0:
+            control.say(f"searching … {done} networks of at most {most}")
 
     network, options = version.network(), {"recalibrate": train_images}
     is_part = isinstance(images, Part)
@@ -82,9 +82,10 @@ def test(
     train_images: Images | None,
     control: Measurer,
 ) -> tuple[Accuracy, Drop]:
-    """Accuracy on test images, and the drop from the dense network (which is recalibrated)."""
+    """Accuracy on test images, and the drop from the dense network."""
     images = StudioImages(images, control.check)
     after = evaluate(network, images)
     if train_images is not None:
+        dense = copy.deepcopy(dense)
         recalibrate(dense, train_images)
     return after, drop(evaluate(dense, images), after)

@@ -139,7 +139,9 @@ class DropSlider(StudioView):
         self.write()
 
     def _choose(self, max_drop: float) -> None:
-        plan = sensitivity.choose(self.scan, max_drop=max_drop)  # raises for an impossible one
+        plan = sensitivity.choose(
+            self.scan, max_drop_per_layer=max_drop
+        )  # raises for an impossible one
         self._max_drop = max_drop
         self.studio.set(density=plan.densities, merge=True)
         with self.silent():
@@ -148,7 +150,7 @@ class DropSlider(StudioView):
     @property
     def plan(self) -> sensitivity.Plan:
         """A density for each layer; with the drop of all together as soon as it is measured."""
-        plan = sensitivity.choose(self.scan, max_drop=self._max_drop)
+        plan = sensitivity.choose(self.scan, max_drop_per_layer=self._max_drop)
         return replace(plan, together=self.studio and self.drop)
 
     def draw(self) -> bytes:
@@ -158,7 +160,7 @@ class DropSlider(StudioView):
         title = f"each layer alone may lose {self._max_drop:g} points"
         plots.sensitivity(self.scan, max_drop=self._max_drop, title=title, ax=ax)
         chosen = [row for row in plan.rows if row.density > 0]  # nothing left has no place there
-        y = [self.scan.dense.value - row.drop for row in chosen]
+        y = [-100 * row.drop for row in chosen]
         ax.plot([row.density for row in chosen], y, "o", color=plots.LIMIT, markersize=5, zorder=5)
         return png(figure)
 

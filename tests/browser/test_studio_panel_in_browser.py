@@ -205,8 +205,8 @@ def served(tmp_path):
     (work / "own_nets.py").write_text(OWN)
     models.save(work / "own.safetensors", models.lenet_5(trained="mnist"))
     (startup / "facts.py").write_text(
-        f"{WATCH}\nfrom pruning_lab.cli import commands\npanel = commands.panel\n"
-        "commands.panel = lambda: watched(panel().settle())\n"
+        f"{WATCH}\nfrom pruning_lab.cli import studio\npanel = studio.panel\n"
+        "studio.panel = lambda: watched(panel().settle())\n"
     )
     words = ("--model", "own_nets:make", "--weights", "own.safetensors", "--data", "digits")
     process = subprocess.Popen(
@@ -314,7 +314,7 @@ def test_a_page_of_its_own_for_those_with_its_token_that_ends_with_its_kernel(
     text = answer.text()
     assert "The threshold studio" in text
     assert "widget-view+json" in text
-    assert "commands.panel()" not in text  # the code is hidden
+    assert "studio.panel()" not in text  # the code is hidden
     (kernel,) = set(re.findall(r'"kernelId": "([0-9a-f-]{36})"', text))
     channels = f"{place.replace('http', 'ws', 1)}api/kernels/{kernel}/channels"
     cookies = "; ".join(f"{c['name']}={c['value']}" for c in page.context.cookies())

@@ -1,0 +1,52 @@
+"""`pruning-lab report`: a pruned network beside the dense one and the paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import pruning_lab as lab
+from pruning_lab.cli import common, outputs
+
+
+def report(
+    file: Annotated[str, common.File()],
+    *,
+    dense: common.InputFile = None,
+    out: Annotated[str | None, common.File("page"), common.FILE] = None,
+    network: common.Network = common.Network(),
+    images: common.Images = common.Images(),
+    output: common.WritingOutput = common.WritingOutput(),
+) -> None:
+    """Compare a pruned network with the dense one and with the paper (uses the test images).
+
+    example:
+      pruning-lab report runs/first
+      pruning-lab report pruned.safetensors --dense dense.safetensors
+
+    Args:
+        file: The folder of a run, or a pruned network's file.
+        dense: The network before pruning.
+        out: File for the page (default: report.html, in the folder of the run).
+    """
+    is_run = Path(file).is_dir()
+    page = Path(out or Path(file if is_run else "") / "report.html")
+    # The page that a run has made itself is made again unasked.
+    outputs.check_file("--out", page, "page", replace=output.force or (is_run and not out))
+    if is_run:
+        result = lab.experiments.Run.load(file)
+    elif not Path(file).exists():
+        raise FileNotFoundError(f"no file or folder {file}; check the path")
+    elif not dense:
+        raise ValueError(
+            f"{file} is one network; name the one before pruning with --dense FILE, or give the "
+            f"folder of a run"
+        )
+    else:
+        (model, about), (before, _) = network.load(file), network.load(dense)
+        splits = images.load(about, output, model)
+        record = lab.experiments.compare(before.to(splits.val.device), model, splits)
+        record = {"recipe": {"network": about["network"]}, **record}
+        result = lab.experiments.Run(record, before, model, lab.Mask.of(model))
+    lab.files.write(page, lab.reports.html(result))
+    output.show(result.record, f"\n{lab.reports.text(result.record)}\n\nOpen {page} for the plots")

@@ -1,0 +1,91 @@
+"""What a run leaves in its folder: a record, both networks and the mask."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from torch import nn
+
+from pruning_lab import files, models
+from pruning_lab.experiments.recipes import Recipe
+from pruning_lab.masks import Mask
+from pruning_lab.rows import decode
+
+RUN, CONFIG = "pruning_lab run 3", "pruning_lab config 1"  # the formats of the two JSON files
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run leaves: the record (as in run.json), both networks and the mask.
+
+    The record has the seed, recipe, data, versions and machine; what was measured on test and val;
+    parameters, a row for each layer, point of the scan, stage and epoch; the plan, and seconds.
+    """
+
+    record: dict
+    dense: nn.Module
+    model: nn.Module
+    mask: Mask
+
+    def save(self, folder: Path) -> None:
+        """Write the files, run.json last: a folder that has it is finished."""
+        record, recipe = self.record, self.record["recipe"]
+        about = {"network": recipe["network"], **recipe["shape"]}
+        about |= {"data": record["data"]["name"], "seed": record["seed"]}
+        models.save(folder / "dense.safetensors", self.dense, about=about)
+        models.save(folder / "model.safetensors", self.model, about=about)
+        self.mask.save(folder / "mask.safetensors")
+        record["sha256"] = _digest(folder, record)
+        files.save_json(folder / "run.json", record)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Run":
+        """Read a finished run's folder. Raises ValueError where a file changed after the run."""
+        folder = Path(folder)
+        path = folder / "run.json"
+        if not folder.exists():
+            raise FileNotFoundError(f"no folder {folder}; check the path")
+        if not path.exists():
+            raise FileNotFoundError(
+                f"no finished run in {folder}; finish it with: "
+                f"pruning-lab run --resume --out {folder}"
+            )
+        record = files.load_json(path)
+        found = decode(dict, record, path, RUN)
+        if found.get("sha256") != _digest(folder, record):
+            raise ValueError(
+                f"{path}, or a network or mask beside it, has changed since the run; restore the "
+                f"files, or run again"
+            )
+        about = decode(Recipe, record["recipe"], path).about
+        dense, model = models.build(about), models.build(about)
+        models.load_(dense, folder / "dense.safetensors")
+        models.load_(model, folder / "model.safetensors")
+        return cls(record, dense, model, Mask.load(folder / "mask.safetensors"))
+
+
+def _digest(folder: Path, record: dict) -> str:
+    """SHA-256 of a record and of the files that belong to it."""
+    content = {name: entry for name, entry in record.items() if name != "sha256"}
+    parts = [json.dumps(content, sort_keys=True).encode()]
+    for name in ("dense", "model", "mask"):
+        with files.open_file(folder / f"{name}.safetensors") as file:
+            parts.append(hashlib.file_digest(file, "sha256").digest())
+    return files.sha256(*parts)
+
+
+class Config(TypedDict):
+    """What a run was started with, as config.json holds it."""
+
+    recipe: Recipe
+    data: str
+    train_sha256: str
+    seed: int
+
+
+def load_config(folder: str | Path) -> Config:
+    """Read what the run in a folder was started with."""
+    path = Path(folder) / "config.json"
+    return decode(Config, files.load_json(path), path, CONFIG, whole=False)
