@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from pruning_lab import experiments, paper, plots
+from pruning_lab import paper, plots
 from pruning_lab.counts import Counts, LayerCount
 from pruning_lab.evaluation import Accuracy, Drop
-from pruning_lab.experiments import Recipe, Run
+from pruning_lab.experiments import Run
 from pruning_lab.masks import Receipt, ReceiptRow, prunable
 from pruning_lab.rows import decode
 from pruning_lab.sensitivity import ScanPoint
@@ -80,22 +80,23 @@ def text(record: dict) -> str:
 
 
 def html(run: Run, command: str | None = None) -> str:
-    """One page that needs nothing else: the result, the command, tables, and plots inside it.
+    """One page that needs nothing else: the result, tables, and plots inside it.
 
-    `command` is what made it; by default the one that makes the run's recipe.
+    `command`, which is shown too, is what made it; by default that of the record, if it has one.
     """
     title = escape(f"{_name(run.record)}, pruned {_compression(run.record):.0f}x")
-    body = "\n".join(_sections(run, title, command or _command(run.record)))
+    body = "\n".join(_sections(run, title, command or run.record.get("command")))
     page = resources.files("pruning_lab").joinpath("pages", "report.html").read_text()
     return Template(page).substitute(title=title, body=body)
 
 
-def _sections(run: Run, title: str, command: str) -> Iterable[str]:
+def _sections(run: Run, title: str, command: str | None) -> Iterable[str]:
     record, counts = run.record, _counts(run.record)
     theirs = paper.LAYER_TABLES[record["recipe"]["network"]]
     number = paper.TABLE_NUMBERS[record["recipe"]["network"]]
     yield f"<h1>{title}</h1><p class='result'>{escape(sentence(record))}</p>"
-    yield f"<pre>{escape(command)}</pre>{_small(_about(record))}"
+    yield f"<pre>{escape(command)}</pre>" if command else ""
+    yield _small(_about(record))
     yield f"<h2>Table 1, and this run</h2>{_table(table_1(record), 'html')}"
     yield _small(
         f"All {_test(record)}. The interval of the change is that of the paired difference: both "
@@ -108,9 +109,8 @@ def _sections(run: Run, title: str, command: str) -> Iterable[str]:
         f"zero inputs are skipped. Counting zero weights alone, "
         f"{counts.weights_only_flop_density:.1%} of the operations are left."
     )
-    wide = _axes(max(6.5, 0.9 * len(counts)))
-    picture = plots.layer_table(counts, theirs, ax=wide)
-    yield _pictures("What is left of each layer, beside the paper.", picture)
+    wide = plots.layer_table(counts, theirs, ax=_axes(max(6.5, 0.9 * len(counts))))
+    yield _pictures("What is left of each layer, beside the paper.", wide)
     if stages := record.get("stages"):
         caption = (
             "Change of accuracy on the val split after each pruning and each retraining, with "
@@ -229,14 +229,6 @@ def _test(record: dict) -> str:
     data, theirs = record["data"], _paper_images(record)
     note = "" if data["name"] == theirs else f"; the paper's are of {theirs}"
     return f"errors on {data['images']['test']:,} test images of {data['name']}, used once{note}"
-
-
-def _command(record: dict) -> str:
-    if "seed" not in record:
-        return "pruning-lab report PRUNED --dense DENSE"
-    recipe = decode(Recipe, record["recipe"], "the recipe", whole=False)
-    made = experiments.command(recipe, record["data"]["name"], record["seed"])
-    return made or "pruning_lab.experiments.run(recipe, splits)  # the recipe is in run.json"
 
 
 def _about(record: dict) -> str:
