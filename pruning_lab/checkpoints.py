@@ -119,15 +119,20 @@ class CheckpointWriter:
         if not self.path.exists():
             return
         position = decode(Position, files.load_about(self.path), self.path, _FORMAT)
-        saved = position["settings"]
+        saved, rows, step = position["settings"], position["rows"], position["step"]
         if differing := [n for n, value in self.settings.items() if saved.get(n, ...) != value]:
             raise ValueError(
                 f"{self.path} is a checkpoint of another training, with another "
                 f"{', '.join(differing)}; delete it, name another, or train as it did"
             )
+        epochs = self.settings["epochs"]
+        numbers = [(number, epochs) for number in range(1, epochs + 1)]
+        in_order = [(row.epoch, row.epochs) for row in rows] == numbers[: len(rows)]
+        started = step > 0 and position["seconds"] > 0 <= position["seen"]
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "epoch": {}, "optimizer": {}}
         try:
-            _check(position, self.settings["epochs"])
+            if not (in_order and (started or (rows and step == 0))):
+                raise ValueError(f"its rows ({len(rows)}) and step {step} do not fit {epochs=}")
             for name, tensor in files.load_tensors(self.path)[0].items():
                 part, _, name_in_part = name.partition(".")
                 parts[part][name_in_part] = tensor
@@ -136,16 +141,6 @@ class CheckpointWriter:
             if str(self.path) in str(error):
                 raise
             raise ValueError(f"{self.path} is a broken checkpoint, delete it: {error!r}") from None
-
-
-def _check(position: Position, epochs: int) -> None:
-    """That the epochs done are the first ones, and that something was done."""
-    rows, step = position["rows"], position["step"]
-    started = step > 0 and position["seconds"] > 0 <= position["seen"]
-    numbers = [(number, epochs) for number in range(1, len(rows) + 1)]
-    in_order = len(rows) <= epochs and [(row.epoch, row.epochs) for row in rows] == numbers
-    if not (in_order and (started or (rows and step == 0))):
-        raise ValueError(f"its rows ({len(rows)}) and step {step} do not fit epochs={epochs}")
 
 
 _FORMAT = "pruning_lab checkpoint 6"

@@ -113,9 +113,7 @@ def trade_off(
     look["color"] = CURVES[len(ax.containers) % len(CURVES)]
     bars = np.array([change - low, high - change]).clip(0)
     ax.errorbar([place(density) for density in densities], change, yerr=bars, **look)
-    if label:
-        _legend(ax, loc="best")
-    return ax
+    return _legend(ax, loc="best") if label else ax
 
 
 _TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100)  # of a change in points, either way
@@ -167,8 +165,7 @@ def sensitivity(
         noise = [50 * (p.drop.high - p.drop.low) for p in points if _within_noise(p)]
         reach = max(max_drop, *noise, 0.1)
         ax.set_ylim(max(-100, -8 * reach), 2 * reach)
-    _legend(ax, **_BESIDE)
-    return ax
+    return _legend(ax, **_BESIDE)
 
 
 def prior(rows: Sequence[PriorRow], *, title: str = "", ax: Axes | None = None) -> Axes:
@@ -188,8 +185,7 @@ def prior(rows: Sequence[PriorRow], *, title: str = "", ax: Axes | None = None) 
     for layer, look in _styles((row.layer for row in rows), {}).items():
         curve = sorted((row.quality, place(row.density)) for row in rows if row.layer == layer)
         ax.plot(*zip(*curve, strict=True), label=layer, **look)
-    _legend(ax, **_BESIDE)
-    return ax
+    return _legend(ax, **_BESIDE)
 
 
 def layer_table(
@@ -216,8 +212,7 @@ def layer_table(
         ax.bar_label(bars, [f"{100 * value:.0f}" for value in values], fontsize=7, color=INK)
     ax.set_xticks(range(len(rows)), [row.layer for row in rows], parse_math=False)
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _legend(ax, ncols=2, fontsize=8)
-    return ax
+    return _legend(ax, ncols=2, fontsize=8)
 
 
 def bands(
@@ -363,9 +358,10 @@ def _density_axis(ax: Axes, which: str, densities: Iterable[float]) -> Callable[
 _BESIDE = {"loc": "upper left", "bbox_to_anchor": (1, 1), "handlelength": 3.5}  # it hides no curve
 
 
-def _legend(ax: Axes, **options) -> None:
+def _legend(ax: Axes, **options) -> Axes:
     for text in ax.legend(frameon=False, **options).get_texts():
         text.set_parse_math(False)
+    return ax
 
 
 def _axes(ax: Axes | None, title: str, x: str, y: str, **options) -> Axes:

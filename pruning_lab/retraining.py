@@ -192,26 +192,23 @@ def _pruned(model: nn.Module, when: str, **amounts) -> Mask:
 
 
 def _for_each(rounds: list, name: str, values, is_one: bool) -> list:
-    """The values, one for each round."""
     values = [values] * len(rounds) if is_one else list(values)
     if len(values) != len(rounds):
-        raise ValueError(
-            f"give one {name} for all rounds, or one for each: {len(values)} for {len(rounds)}"
-        )
+        got = f"{len(values)} for {len(rounds)}"
+        raise ValueError(f"give one {name} for all rounds, or one for each: {got}")
     return values
 
 
 def _check_rewind(model, rewind, configs, original, early, freezes: bool) -> None:
     """That the arguments of `iterative` about rewinding fit each other and the model."""
     needs = {None: [], "lr": ["original"], "weights": ["original", "early"]}
-    if rewind not in needs:
-        raise ValueError(f"rewind must be None, 'lr' or 'weights', got {rewind!r}")
     values = {"original": original, "early": early}
-    if (given := [name for name, value in values.items() if value is not None]) != needs[rewind]:
+    given = [name for name, value in values.items() if value is not None]
+    if needs.get(rewind) != given:
         raise ValueError(
-            f"rewind='lr' goes with original=, the TrainConfig of the dense training, and "
-            f"rewind='weights' with early=, a state_dict of that training, too; got {given} with "
-            f"rewind={rewind!r}"
+            f"rewind must be None, 'lr' with original=, the TrainConfig of the dense training, or "
+            f"'weights' with early=, a state_dict of that training, too; got {rewind!r} with "
+            f"{' and '.join(given) or 'neither'}"
         )
     longest = max((config.epochs for config in configs), default=0)
     if rewind and longest > original.epochs:

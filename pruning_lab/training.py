@@ -175,16 +175,14 @@ def _length(images: Images, config: TrainConfig) -> int | None:
     side = min(getattr(images, "shape", (math.inf,))[-2:])
     if config.shift >= side:
         raise ValueError(f"shift must be below {side}, the images' side, got {config.shift} pixels")
-    length, world = size(images), processes.world()
+    length = size(images)
     if hasattr(images, "shuffled"):
-        length = math.ceil(images.n / (config.batch_size * world))
+        length = math.ceil(images.n / (config.batch_size * processes.world()))
     if length == 0:
         raise ValueError(_NONE)
-    if length is None and world > 1:
-        raise ValueError(
-            "the processes must know their number of batches; give a list or a DataLoader with a "
-            "len()"
-        )
+    if length is None and processes.world() > 1:
+        todo = "give a list or a DataLoader with a len()"
+        raise ValueError(f"the processes must know their number of batches; {todo}")
     return length
 
 
@@ -197,18 +195,15 @@ def _make_optimizer(make: Callable | None, config: TrainConfig, parameters: list
         options = {name: getattr(config, name) for name in ("lr", "momentum", "weight_decay")}
         return torch.optim.SGD(parameters, nesterov=nesterov, fused=fused, **options)
     made = make(parameters) if callable(make) else make
-    if not callable(make) or not isinstance(made, Optimizer):
-        raise ValueError(
-            f"optimizer must be a function of the list of parameters, such as "
-            f"partial(torch.optim.AdamW, lr=1e-3), that returns an optimizer; got "
-            f"{type(made).__name__}"
-        )
-    if not {p for group in made.param_groups for p in group["params"]} <= set(parameters):
-        raise ValueError(
-            "the optimizer has parameters that are frozen or of another model; make it from the "
-            "list of parameters that it is given"
-        )
-    return made
+    got = type(made).__name__
+    if callable(make) and isinstance(made, Optimizer):
+        if {p for group in made.param_groups for p in group["params"]} <= set(parameters):
+            return made
+        got += " with parameters that are frozen or of another model"
+    raise ValueError(
+        f"optimizer must be a function that makes one of the list of parameters that it is given, "
+        f"such as partial(torch.optim.AdamW, lr=1e-3); got {got}"
+    )
 
 
 _POSITION = ("rows", "steps", "step", "seen", "seconds")  # in a checkpoint
@@ -237,7 +232,7 @@ class _Training:
         self.lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         closure = inspect.signature(self.optimizer.step).parameters.get("closure")
-        self.needs_closure = closure is not None and closure.default is inspect.Parameter.empty
+        self.needs_closure = closure is not None and closure.default is closure.empty
         self.generator = torch.Generator().manual_seed(self.config.seed)  # of the images' order
         self._start_epoch()
 
@@ -253,10 +248,8 @@ class _Training:
         if writer:
             writer.restore(self._unpack)
         if not processes.agree(f"{len(self.rows)} epochs and {self.step} steps"):
-            raise ValueError(
-                f"the processes do not find the same checkpoint {writer.path}; put it on a disk "
-                f"that all of them see"
-            )
+            todo = "put it on a disk that all of them see"
+            raise ValueError(f"the processes do not find the same checkpoint {writer.path}; {todo}")
         with nullcontext() if self.mask is None else self.mask.hold(model):
             yield from self.rows
             self.forward = torch.compile(model) if self.config.compile else model
@@ -316,9 +309,8 @@ class _Training:
         if not self.seen:
             raise ValueError(_NONE if number == 1 else _ONCE)
         if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss became {loss} in epoch {number}; try a lower lr than {self.lrs[0]:g}"
-            )
+            todo = f"try a lower lr than {self.lrs[0]:g}"
+            raise FloatingPointError(f"the loss became {loss} in epoch {number}; {todo}")
         return Epoch(
             epoch=number,
             epochs=self.config.epochs,
