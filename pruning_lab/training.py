@@ -128,8 +128,7 @@ def train(
     Raises FloatingPointError when the loss is no longer finite, ValueError where the checkpoint is
     of another training: other images, another loss, optimizer, mask, ...
     """
-    device = device_of(model)
-    processes.check(device)
+    processes.check(device_of(model))
     length = _length(images, config)
     data.for_choosing(val, "training")
     check_dtype(model)
