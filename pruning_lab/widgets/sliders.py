@@ -262,12 +262,10 @@ class DropSlider(_Panel):
         step: float = 0.1,
         saliency: Saliency | None = None,
     ):
-        layers = masks.prunable(model)
         sensitivity.check_same_weights(scan, model)
         self.scan = scan
         self.height = max(DropSlider.height, LINE * (len(scan.layers) + OTHERS))
         self._saliency = saliency
-        self._convolutions = [name for name, layer in layers.items() if layer.weight.ndim > 2]
         # Raises where the scan is none to choose by, or its saliency is not given.
         self._plan_at(0.0).mask(model, saliency=saliency)
         super().__init__(
@@ -331,9 +329,7 @@ class DropSlider(_Panel):
         plan = self._plan_at(max_drop)
         points = "1 point" if max_drop == 1 else f"{max_drop:g} points"
         title = f"each layer alone may lose {points}: {plan.density:.1%} of all stay"
-        plots.sensitivity(
-            self.scan, max_drop=max_drop, convolutions=self._convolutions, title=title, ax=ax
-        )
+        plots.sensitivity(self.scan, max_drop=max_drop, title=title, ax=ax)
         chosen = [row for row in plan.rows if row.density > 0]  # nothing left has no place there
         x = [row.density for row in chosen]
         y = [-100 * row.drop for row in chosen]
