@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
-from pruning_lab import data, files, processes
+from pruning_lab import files, processes
 from pruning_lab.evaluation import Accuracy
 from pruning_lab.rows import decode
 
@@ -64,7 +64,7 @@ def duration(seconds: float) -> str:
 
 
 class Position(TypedDict):
-    """Where a training is; there are no random states in it, for `train` seeds each step."""
+    """Where a training is. It needs no random states: `train` seeds each step."""
 
     settings: dict
     rows: list[Epoch]  # of the epochs done
@@ -86,20 +86,21 @@ class CheckpointWriter:
     cost: float = 0.0  # seconds that the last one took
     steps: int = 0  # since the last one
 
-    def due(self) -> bool:
-        """Whether to write after this step, by the first process's clock; every process has to ask.
+    def due(self, *, epoch_done: bool = False) -> bool:
+        """Whether to write now, by the first process's clock; every process has to ask.
 
-        Many processes ask at steps 1, 2, 4, ... 64, 128, 192, ... alone, to communicate seldom.
+        After an epoch the answer is no only where writing takes long and the epoch did not. Within
+        one, many processes look at steps 1, 2, 4, ... 64, 128, 192, ... alone: it communicates.
         """
         self.steps += 1
-        if processes.world() > 1 and self.steps % 64 and self.steps.bit_count() > 1:
+        often = epoch_done or self.steps % 64 == 0 or self.steps.bit_count() == 1
+        if processes.world() > 1 and not often:
             return False
-        return _decided_by_first(time.monotonic() - self.last >= self.seconds)
-
-    def worth_it(self) -> bool:
-        """After an epoch: unless writing took long, and the work since then did not."""
-        work = time.monotonic() - self.last
-        return _decided_by_first(self.cost < _CHEAP or work >= _RATIO * self.cost)
+        wait = self.seconds
+        if epoch_done:
+            wait = _RATIO * self.cost if self.cost > _CHEAP else 0
+        now = time.monotonic() - self.last >= wait
+        return bool(processes.summed(torch.tensor(int(now and processes.rank() == 0))))
 
     def write(self, tensors: Mapping[str, Tensor], position: dict) -> None:
         """Write tensors, named PART.NAME, and the position; the first process does."""
@@ -117,19 +118,7 @@ class CheckpointWriter:
         """
         if not self.path.exists():
             return
-        position = self._checked(files.load_about(self.path))
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "epoch": {}, "optimizer": {}}
-        try:
-            for name, tensor in files.load_tensors(self.path)[0].items():
-                part, _, name_in_part = name.partition(".")
-                parts[part][name_in_part] = tensor
-            unpack(parts, position)
-        except (LookupError, TypeError, RuntimeError, ValueError, AttributeError) as error:
-            raise error if str(self.path) in str(error) else self._broken(repr(error)) from None
-
-    def _checked(self, about: dict | None) -> Position:
-        """What the file says, once it is a checkpoint of this training."""
-        position = decode(Position, about, self.path, _FORMAT)
+        position = decode(Position, files.load_about(self.path), self.path, _FORMAT)
         saved, rows, step = position["settings"], position["rows"], position["step"]
         if differing := [n for n, value in self.settings.items() if saved.get(n, ...) != value]:
             raise ValueError(
@@ -137,21 +126,24 @@ class CheckpointWriter:
                 f"{', '.join(differing)}; delete it, name another, or train as it did"
             )
         epochs = self.settings["epochs"]
-        numbers = [(number, epochs) for number in range(1, epochs + 1)][: len(rows)]
+        numbers = [(number, epochs) for number in range(1, epochs + 1)]
+        in_order = [(row.epoch, row.epochs) for row in rows] == numbers[: len(rows)]
         started = step > 0 and position["seconds"] > 0 <= position["seen"]
-        if [(r.epoch, r.epochs) for r in rows] != numbers or not (started or (rows and step == 0)):
-            raise self._broken(f"its rows ({len(rows)}) and step {step} do not fit epochs={epochs}")
-        return position
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "epoch": {}, "optimizer": {}}
+        try:
+            if not (in_order and (started or (rows and step == 0))):
+                raise ValueError(f"its rows ({len(rows)}) and step {step} do not fit {epochs=}")
+            for name, tensor in files.load_tensors(self.path)[0].items():
+                part, _, name_in_part = name.partition(".")
+                parts[part][name_in_part] = tensor
+            unpack(parts, position)
+        except (LookupError, TypeError, RuntimeError, ValueError, AttributeError) as error:
+            if str(self.path) in str(error):
+                raise
+            raise ValueError(f"{self.path} is a broken checkpoint, delete it: {error!r}") from None
 
-    def _broken(self, why: str) -> ValueError:
-        return ValueError(f"{self.path} is a broken checkpoint, delete it: {why}")
 
-
-def _decided_by_first(answer: bool) -> bool:
-    return bool(processes.summed(torch.tensor(answer and processes.rank() == 0, dtype=int)))
-
-
-_FORMAT = "pruning_lab checkpoint 5"
+_FORMAT = "pruning_lab checkpoint 6"
 _CHEAP = 0.25  # seconds: a checkpoint that takes no longer is written after every epoch
 _RATIO = 20  # any other after so many times as much work
 
@@ -160,7 +152,7 @@ _RATIO = 20  # any other after so many times as much work
 
 
 def pack(optimizer: Optimizer, tensors: dict[str, Tensor]) -> dict:
-    """The optimizer's state for JSON; tensors go into `tensors`, and their places here."""
+    """The optimizer's state for JSON; its tensors go into `tensors`, and their names here."""
     device = optimizer.param_groups[0]["params"][0].device
 
     def place_of(value: object) -> dict:
@@ -172,38 +164,33 @@ def pack(optimizer: Optimizer, tensors: dict[str, Tensor]) -> dict:
 
     state = optimizer.state_dict()
     groups = [{n: v for n, v in g.items() if not callable(v)} for g in state["param_groups"]]
+    packed = {"state": state["state"], "param_groups": groups}
     try:
-        return json.loads(json.dumps({**state, "param_groups": groups}, default=place_of))
+        return json.loads(json.dumps(packed, default=place_of))
     except TypeError as error:
-        raise ValueError(
-            f"a checkpoint cannot hold the optimizer's state: {error}; train without checkpoint="
-        ) from None
+        why = f"a checkpoint cannot hold the optimizer's state: {error}; train without checkpoint="
+        raise ValueError(why) from None
 
 
 def unpack_(optimizer: Optimizer, packed: dict, tensors: Mapping[str, Tensor]) -> None:
     """Bring the state back, in the dtypes and strides it had: load_state_dict keeps neither."""
-    device = optimizer.param_groups[0]["params"][0].device
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def tensor_of(entry: dict) -> object:
         if "tensor" not in entry:
             return entry
-        saved, on = tensors[entry["tensor"]], device if entry["on_device"] else "cpu"
-        empty = torch.empty_strided(saved.shape, entry["strides"], dtype=saved.dtype, device=on)
-        return empty.copy_(saved)
+        saved, device = tensors[entry["tensor"]], parameters[0].device
+        device = device if entry["on_device"] else "cpu"
+        made = torch.empty_strided(saved.shape, entry["strides"], dtype=saved.dtype, device=device)
+        return made.copy_(saved)
 
     saved = json.loads(json.dumps(packed), object_hook=tensor_of)
-    state = {int(k) if k.isdecimal() else k: entry for k, entry in saved["state"].items()}
-    pairs = zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True)
-    groups = [{**own, **{n: _like(own.get(n), v) for n, v in g.items()}} for own, g in pairs]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    for own, group in zip(optimizer.param_groups, groups, strict=True):
-        for parameter, index in zip(own["params"], group["params"], strict=True):
-            if index in state:
-                optimizer.state[parameter] = state[index]
-
-
-def _like(own: object, saved: object) -> object:
-    return tuple(saved) if isinstance(own, tuple) else saved  # of which JSON makes a list
+    for own, group in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        del group["params"]
+        for name, value in group.items():  # JSON makes a list of a tuple
+            own[name] = tuple(value) if isinstance(own.get(name), tuple) else value
+    for key, entry in saved["state"].items():
+        optimizer.state[parameters[int(key)] if key.isdecimal() else key] = entry
 
 
 # ----------------------------------------------------------------------------------- fingerprints
@@ -220,14 +207,13 @@ def fingerprint(value: object) -> str:
 
 def images_fingerprint(images: object) -> str:
     """SHA-256 of the content where it is in memory, else of type and length; reads no image."""
-    if known := data.fingerprint_of(images):
-        return fingerprint(known)
     if isinstance(images, DataLoader):
         how = images.batch_size, images.drop_last, type(images.sampler)
         return fingerprint((images_fingerprint(images.dataset), how))
     if isinstance(images, TensorDataset):
         return fingerprint(images.tensors)
-    return fingerprint(images if isinstance(images, list | tuple) else (type(images), size(images)))
+    in_memory = isinstance(images, list | tuple) or hasattr(images, "fingerprint")
+    return fingerprint(images if in_memory else (type(images), size(images)))
 
 
 def size(images: object) -> int | None:
@@ -239,32 +225,34 @@ def size(images: object) -> int | None:
 
 
 def _described(value: object, outer: tuple[int, ...]) -> object:
-    """A value for JSON."""
+    """A value for JSON; a function that calls itself is described once."""
     if isinstance(value, _PLAIN):
         return value
-    if id(value) in outer:  # a function that calls itself
-        return "itself"
+    inside = (*outer, id(value))
+    return "itself" if id(value) in outer else [_described(p, inside) for p in _parts(value)]
+
+
+def _parts(value: object) -> Sequence:
+    """What makes a value the one it is."""
     by_name = isinstance(value, FunctionType) and value.__module__.startswith(_BY_NAME)
     if isinstance(value, Tensor):
         flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        parts = [str(value.dtype), list(value.shape), files.sha256(flat.numpy())]
-    elif isinstance(value, Mapping):
-        parts = [entry for item in value.items() for entry in item]
-    elif isinstance(value, list | tuple):
-        parts = value
-    elif isinstance(value, bytes):
-        parts = [value.hex()]
-    elif type(value) in _PARTS and not by_name:
-        parts = [getattr(value, name) for name in _PARTS[type(value)]]
-    elif hasattr(value, "__qualname__"):
-        parts = [value.__module__, value.__qualname__]
-    elif hasattr(value, "fingerprint"):
-        parts = [value.fingerprint()]
-    else:
-        plain = {n: v for n, v in getattr(value, "__dict__", {}).items() if isinstance(v, _PLAIN)}
-        loss = isinstance(value, nn.Module) and not any(True for _ in value.parameters())
-        parts = [type(value), plain, dict(value.named_buffers()) if loss else None]
-    return [_described(part, (*outer, id(value))) for part in parts]
+        return str(value.dtype), tuple(value.shape), files.sha256(flat.numpy())
+    if isinstance(value, Mapping):
+        return tuple(value.items())
+    if isinstance(value, list | tuple):
+        return value
+    if isinstance(value, bytes):
+        return [value.hex()]
+    if type(value) in _PARTS and not by_name:
+        return [getattr(value, name) for name in _PARTS[type(value)]]
+    if hasattr(value, "__qualname__"):
+        return value.__module__, value.__qualname__
+    if hasattr(value, "fingerprint"):
+        return [value.fingerprint()]
+    plain = {n: v for n, v in getattr(value, "__dict__", {}).items() if isinstance(v, _PLAIN)}
+    loss = isinstance(value, nn.Module) and not list(value.parameters())
+    return type(value), plain, dict(value.named_buffers()) if loss else None
 
 
 _PLAIN = (type(None), bool, int, float, str)

@@ -4,7 +4,7 @@ A colour means the same in every plot. Names are drawn as they are: a `$` begins
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
 
@@ -64,12 +64,12 @@ def weights(
     With `kept`, only surviving weights are drawn: after retraining they stand on both sides of an
     empty middle (paper, Fig. 7).
     """
-    ax = _axes(ax)
+    ax = _axes(ax, title, "weight", "number of weights")
     values = weight.detach() if kept is None else weight.detach()[kept]
     values = values.reshape(-1).float().cpu().numpy()
     if not len(values):
         ax.text(0.5, 0.5, "no weight is left", transform=ax.transAxes, ha="center", color=INK)
-        return _finish(ax, title, "weight", "number of weights")
+        return ax
     # The outermost 0.1 % on either side would squeeze everything else into the middle.
     low = np.quantile(values, 0.001, method="lower")
     high = np.quantile(values, 0.999, method="higher")  # outwards: of six weights, all six
@@ -83,7 +83,7 @@ def weights(
             ax.axvline(side, color=INK, linewidth=1, linestyle="--")
         _legend(ax, loc="upper center", ncols=2)
     ax.set(xlim=(-reach, reach), ylim=(0, 1.15 * counts.max()))  # room for the legend
-    return _finish(ax, title, "weight", "number of weights")
+    return ax
 
 
 def trade_off(
@@ -99,7 +99,7 @@ def trade_off(
     Call again on the same axes for more curves. The dense network, whose accuracy may be named,
     stands at 0. Beyond 1 point the axis is logarithmic, so that one network at chance hides none.
     """
-    ax = _axes(ax)
+    ax = _axes(ax, title, DENSITY, CHANGE)
     densities, drops = zip(*sorted(points, key=lambda point: -point[0]), strict=True)
     if not ax.containers:  # the first curve
         ax.set_yscale("symlog", linthresh=1, linscale=0.7)
@@ -112,9 +112,7 @@ def trade_off(
     look["color"] = CURVES[len(ax.containers) % len(CURVES)]
     bars = np.array([change - low, high - change]).clip(0)
     ax.errorbar([place(density) for density in densities], change, yerr=bars, **look)
-    if label:
-        _legend(ax, loc="best")
-    return _finish(ax, title, DENSITY, CHANGE)
+    return _legend(ax, loc="best") if label else ax
 
 
 _TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100)  # of a change in points, either way
@@ -124,28 +122,28 @@ def sensitivity(
     points: Sequence[ScanPoint],
     *,
     max_drop: float | None = None,
-    convolutions: Collection[str] | None = None,
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
     """A curve per layer: change of accuracy when that layer alone is pruned (paper, Fig. 6).
 
-    Convolutions are blue, solid and filled; fully connected layers orange, dashed and hollow; the
-    deeper, the lighter. Bands are paired 95 % intervals of the change: where one reaches up to the
-    dense accuracy the change is within the noise, and that part is grey.
+    Convolutions (by the shapes that a scan knows, else by their names) are blue, solid and filled;
+    fully connected layers orange, dashed and hollow; the deeper, the lighter. Bands are paired 95 %
+    intervals of the change: where one reaches up to the dense accuracy the change is within the
+    noise, and that part is grey.
 
     With `max_drop`, in percentage points, a line shows how low that is, and the picture stays close
-    to it; curves leave it downwards (`ax.set_ylim(-100, 5)` brings them back). `convolutions` names
-    the layers that are; otherwise the scan's `about` says it, or their names do. The legend stands
+    to it; curves leave it downwards (`ax.set_ylim(-100, 5)` brings them back). The legend stands
     to the right of the axes: a figure with layout="constrained" makes room for it.
     """
     if not points:
         raise ValueError("no points to draw; give what sensitivity.scan returned")
     if max_drop is not None:
         criteria.check_amount("max_drop", max_drop)
-    ax = _axes(ax)
     about = getattr(points, "about", {})
-    styles = _styles((point.layer for point in points), convolutions, about.get("layers", {}))
+    which = "a layer and those before it" if about.get("cumulative") else "one layer"
+    ax = _axes(ax, title, f"{DENSITY} of {which}, the others dense", CHANGE)
+    styles = _styles((point.layer for point in points), about.get("layers", {}))
     place = _density_axis(ax, "x", [point.density for point in points])
     fullest = max(points, key=lambda point: point.accuracy.n)
     _dense_line(ax, fullest.accuracy.value + fullest.drop.value)
@@ -160,36 +158,27 @@ def sensitivity(
         noise = [50 * (p.drop.high - p.drop.low) for p in points if _within_noise(p)]
         reach = max(max_drop, *noise, 0.1)
         ax.set_ylim(max(-100, -8 * reach), 2 * reach)
-    _legend(ax, **_BESIDE)
-    which = "a layer and those before it" if about.get("cumulative") else "one layer"
-    return _finish(ax, title, f"{DENSITY} of {which}, the others dense", CHANGE)
+    return _legend(ax, **_BESIDE)
 
 
-def prior(
-    rows: Sequence[PriorRow],
-    *,
-    convolutions: Collection[str] | None = None,
-    title: str = "",
-    ax: Axes | None = None,
-) -> Axes:
+def prior(rows: Sequence[PriorRow], *, title: str = "", ax: Axes | None = None) -> Axes:
     """What a threshold of quality * sigma keeps of each layer, beside the two shapes' predictions.
 
     Layers look as they do in `sensitivity`.
     """
     if not rows:
         raise ValueError("no rows to draw; give what sensitivity.prior returned")
-    ax = _axes(ax)
+    ax = _axes(ax, title, "quality: threshold / sigma of the layer", DENSITY)
     qualities = np.linspace(0, max(row.quality for row in rows), 200)
     shapes = (("Gaussian", priors.gaussian, "-"), ("Laplace", priors.laplace, ":"))
     for name, predict, line in shapes:
         predicted = [predict(quality) for quality in qualities]
         ax.plot(qualities, predicted, line, color=NOISE, linewidth=5, label=f"if {name}")
     place = _density_axis(ax, "y", [row.density for row in rows])
-    for layer, look in _styles((row.layer for row in rows), convolutions, {}).items():
+    for layer, look in _styles((row.layer for row in rows), {}).items():
         curve = sorted((row.quality, place(row.density)) for row in rows if row.layer == layer)
         ax.plot(*zip(*curve, strict=True), label=layer, **look)
-    _legend(ax, **_BESIDE)
-    return _finish(ax, title, "quality: threshold / sigma of the layer", DENSITY)
+    return _legend(ax, **_BESIDE)
 
 
 def layer_table(
@@ -200,27 +189,23 @@ def layer_table(
     ax: Axes | None = None,
 ) -> Axes:
     """Weights kept and operations left per layer, the paper's beside ours where it has any."""
-    ax = _axes(ax)
+    ax = _axes(ax, title, "", "fraction left of the dense layer")
     rows = [*counts, counts.total]
-    sources = {"paper": {r.layer: r for r in reported}, "ours": {r.layer: r for r in rows}}
-    series = [
-        (what, column, whose)
-        for what, column in (("weights", "density"), ("FLOP", "flop_density"))
-        for whose in sources
-        if sources[whose]
-    ]
+    theirs = {row.layer: row for row in reported}
+    paired = {"paper": (PAPER, [theirs.get(row.layer) for row in rows]), "ours": (OURS, rows)}
+    columns = {"weights": ("density", 1), "FLOP": ("flop_density", 0.45)}
+    series = [(what, whose) for what in columns for whose in paired if theirs or whose == "ours"]
     width = 0.8 / len(series)
-    for number, (what, column, whose) in enumerate(series):
+    for number, (what, whose) in enumerate(series):
+        (column, alpha), (colour, found) = columns[what], paired[whose]
         at = np.arange(len(rows)) + (number - (len(series) - 1) / 2) * width
-        found = [sources[whose].get(row.layer) for row in rows]
-        values = [math.nan if row is None else getattr(row, column) for row in found]
-        look = {"color": {"paper": PAPER, "ours": OURS}[whose], "label": f"{what}, {whose}"}
-        bars = ax.bar(at, values, 0.92 * width, alpha=0.45 if what == "FLOP" else 1, **look)
+        values = [getattr(row, column, math.nan) for row in found]
+        look = {"color": colour, "alpha": alpha, "label": f"{what}, {whose}"}
+        bars = ax.bar(at, values, 0.92 * width, **look)
         ax.bar_label(bars, [f"{100 * value:.0f}" for value in values], fontsize=7, color=INK)
     ax.set_xticks(range(len(rows)), [row.layer for row in rows], parse_math=False)
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _legend(ax, ncols=2, fontsize=8)
-    return _finish(ax, title, "", "fraction left of the dense layer")
+    return _legend(ax, ncols=2, fontsize=8)
 
 
 def bands(
@@ -233,14 +218,14 @@ def bands(
     """
     height, width = image
     _check_takes_pixels(kept, image)
-    ax = _axes(ax, figsize=(10, 4))
+    ax = _axes(ax, title, f"row of the image, {width} pixels each", "neuron", figsize=(10, 4))
     picture = kept.cpu().to(torch.uint8).numpy()
     ax.imshow(picture, cmap=ListedColormap(["white", KEPT]), aspect="auto", interpolation="nearest")
     for edge in range(width, height * width, width):
         ax.axvline(edge - 0.5, color=GONE, linewidth=0.5)
     ticks = np.arange(0, height, 4)
     ax.set_xticks(ticks * width + width / 2 - 0.5, [str(row + 1) for row in ticks])
-    return _finish(ax, title, f"row of the image, {width} pixels each", "neuron")
+    return ax
 
 
 def kept_pixels(
@@ -248,11 +233,12 @@ def kept_pixels(
 ) -> Axes:
     """How many connections each pixel of the image still has; `kept` as in `bands`."""
     _check_takes_pixels(kept, image)
-    ax = _axes(ax)
+    ax = _axes(ax, title, "", "")
     picture = ax.imshow(kept.float().sum(0).reshape(image).cpu().numpy(), cmap="Blues")
     ax.figure.colorbar(picture, ax=ax, label="connections kept")
     ax.set(xticks=[], yticks=[])
-    return _finish(ax, title, "", "")
+    ax.spines[:].set_visible(True)
+    return ax
 
 
 def _check_takes_pixels(kept: Tensor, image: tuple[int, int]) -> None:
@@ -264,27 +250,24 @@ def _check_takes_pixels(kept: Tensor, image: tuple[int, int]) -> None:
         )
 
 
-def _styles(
-    layers: Iterable[str], convolutions: Collection[str] | None, about: Mapping[str, Mapping]
-) -> dict[str, dict]:
+def _styles(layers: Iterable[str], about: Mapping[str, Mapping]) -> dict[str, dict]:
     """How the line of each layer looks. Blue and orange differ to every eye, dark and light too."""
-    order, styles = list(dict.fromkeys(layers)), {}
-    if convolutions is None:
-        convolutions = [layer for layer in order if _is_convolution(layer, about.get(layer, {}))]
+    order = list(dict.fromkeys(layers))
+    filled = {layer: _is_convolution(layer, about.get(layer, {})) for layer in order}
+    styles = {}
     for layer in order:
-        filled = layer in convolutions
-        family = [other for other in order if (other in convolutions) == filled]
+        family = [other for other in order if filled[other] == filled[layer]]
         depth = family.index(layer)
-        shades = colormaps["YlGnBu" if filled else "YlOrBr"]
+        shades = colormaps["YlGnBu" if filled[layer] else "YlOrBr"]
         colour = to_hex(shades(0.98 - 0.33 * depth / max(1, len(family) - 1)))
         styles[layer] = {
             "color": colour,
-            "linestyle": "-" if filled else "--",
+            "linestyle": "-" if filled[layer] else "--",
             "linewidth": 2.2,
             "marker": "osD^vP"[depth % 6],
             "markersize": 7,
             "markeredgecolor": colour,
-            "markerfacecolor": colour if filled else "white",
+            "markerfacecolor": colour if filled[layer] else "white",
         }
     return styles
 
@@ -292,7 +275,7 @@ def _styles(
 def _is_convolution(layer: str, about: Mapping) -> bool:
     """By the shape of its weight (out, in, kh, kw) where it is known, else by its name."""
     if "shape" in about:
-        return len(about["shape"]) == 4
+        return len(about["shape"]) > 2
     return "conv" in layer.lower() or "features" in layer
 
 
@@ -368,24 +351,22 @@ def _density_axis(ax: Axes, which: str, densities: Iterable[float]) -> Callable[
 _BESIDE = {"loc": "upper left", "bbox_to_anchor": (1, 1), "handlelength": 3.5}  # it hides no curve
 
 
-def _legend(ax: Axes, **options) -> None:
+def _legend(ax: Axes, **options) -> Axes:
     for text in ax.legend(frameon=False, **options).get_texts():
         text.set_parse_math(False)
+    return ax
 
 
-def _axes(ax: Axes | None, **options) -> Axes:
+def _axes(ax: Axes | None, title: str, x: str, y: str, **options) -> Axes:
+    """The axes, made where none are given, with their title and labels."""
     if ax is None:
         # Only here: pyplot and the style are global, which threads that draw must not share.
         import matplotlib.pyplot as plt
 
         with style():
             _, ax = plt.subplots(**options)
-    return ax
-
-
-def _finish(ax: Axes, title: str, x: str, y: str) -> Axes:
     if title:  # a second curve keeps the title of the first
         ax.set_title(title, parse_math=False)
     ax.set(xlabel=x, ylabel=y)
-    ax.spines[["top", "right"]].set_visible(bool(ax.images) and not y)
+    ax.spines[["top", "right"]].set_visible(False)
     return ax

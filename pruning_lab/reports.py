@@ -3,18 +3,16 @@
 import base64
 import io
 from collections.abc import Iterable
-from html import escape
-from importlib import resources
-from string import Template
 
+from jinja2 import Environment, PackageLoader
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from pruning_lab import experiments, paper, plots
+from pruning_lab import paper, plots
 from pruning_lab.counts import Counts, LayerCount
 from pruning_lab.evaluation import Accuracy, Drop
-from pruning_lab.experiments import Recipe, Run
+from pruning_lab.experiments import Run
 from pruning_lab.masks import Receipt, ReceiptRow, prunable
 from pruning_lab.rows import decode
 from pruning_lab.sensitivity import ScanPoint
@@ -97,73 +95,53 @@ def text(record: dict) -> str:
 
 
 def html(run: Run, command: str | None = None) -> str:
-    """One page that needs nothing else: the result, the command, tables, and plots inside it.
+    """One page that needs nothing else: the result, tables, and plots inside it.
 
-    `command` is what made it; by default the one that makes the run's recipe.
+    `command`, which is shown too, is what made it; by default that of the record, if it has one.
     """
-    title = escape(f"{_name(run.record)}, pruned {_compression(run.record):.0f}x")
-    body = "\n".join(_sections(run, title, command or _command(run.record)))
-    page = resources.files("pruning_lab").joinpath("pages", "report.html").read_text()
-    return Template(page).substitute(title=title, body=body)
-
-
-def _sections(run: Run, title: str, command: str) -> Iterable[str]:
     record, counts = run.record, _counts(run.record)
-    first, second = _titles(record)
-    yield f"<h1>{title}</h1><p class='result'>{escape(sentence(record))}</p>"
-    yield f"<pre>{escape(command)}</pre>{_small(_about(record))}"
-    yield f"<h2>{first}accuracy and size</h2>{_table(table_1(record), 'html')}"
-    yield _small(
-        f"All {_test(record)}. The interval of the change is that of the paired difference: both "
-        f"networks answered the same images."
-    )
-    yield f"<h2>{second}layer by layer</h2>{_table(layer_table(record), 'html')}"
-    yield _small(
-        f"Weights without biases; FLOP: two per multiply-accumulate, before pooling; act%: outputs "
-        f"that are not zero, after ReLU and pooling; FLOP%: operations left when zero weights and "
-        f"zero inputs are skipped. Counting zero weights alone, "
-        f"{counts.weights_only_flop_density:.1%} of the operations are left."
-    )
-    wide = _axes(max(6.5, 0.9 * len(counts)))
-    picture = plots.layer_table(counts, _paper_layers(record), ax=wide)
-    beside = ", beside the paper" if _paper_layers(record) else ""
-    yield _pictures(f"What is left of each layer{beside}.", picture)
-    if stages := record.get("stages"):
-        caption = (
-            "Change of accuracy on the val split after each pruning and each retraining, with "
-            "paired 95 % intervals; the axis is logarithmic below -1 point."
-        )
-        yield f"<h2>Pruned and retrained</h2>{_pictures(caption, _rounds(stages))}"
-        receipt = decode(list[ReceiptRow], stages[-1]["receipt"], "the receipt")
-        cells = [tuple(cell(row) for cell in Receipt.columns.values()) for row in receipt]
-        yield f"<h3>The last pruning</h3>{_table([tuple(Receipt.columns), *cells], 'html')}"
-    if record.get("scan"):
-        caption = "One layer pruned, the others dense, no retraining; val, paired 95 % intervals."
-        yield f"<h2>Sensitivity</h2>{_pictures(caption, _scan(record))}"
-    histograms = _pictures("Above: dense. Below: the weights that are left.", *_histograms(run))
-    yield f"<h2>Weights, before and after</h2>{histograms}"
+    paper_rows = _paper_layers(record)
+    wide = plots.layer_table(counts, paper_rows, ax=_axes(max(6.5, 0.9 * len(counts))))
     first, kept = next(iter(run.mask.items()))
-    if kept.ndim == 2 and kept.shape[1] == 28 * 28:
-        pictures = plots.bands(kept, ax=_axes()), plots.kept_pixels(kept, ax=_axes())
-        caption = (
-            "Each band is one row of the image, as in the paper's Fig. 4; blue is kept. Beside it: "
-            "how many connections each pixel still has."
-        )
-        yield f"<h2>What {escape(first)} looks at</h2>{_pictures(caption, *pictures)}"
+    of_pixels = kept.ndim == 2 and kept.shape[1] == 28 * 28
+    draw = (plots.bands, plots.kept_pixels) if of_pixels else ()
+    pages = Environment(loader=PackageLoader("pruning_lab", "pages"), autoescape=True)
+    return pages.get_template("report.html").render(
+        title=f"{_name(record)}, pruned {_compression(record):.0f}x",
+        sentence=sentence(record),
+        command=command or record.get("command"),
+        about=_about(record),
+        table_1=table_1(record),
+        test=_test(record),
+        titles=_titles(record),
+        beside=", beside the paper" if paper_rows else "",
+        layer_table=layer_table(record),
+        weights_only=f"{counts.weights_only_flop_density:.1%}",
+        layers=_pictures(wide),
+        **_stages(record.get("stages")),
+        scan=_pictures(_scan(record["scan"])) if record.get("scan") else [],
+        weights=_pictures(*_histograms(run)),
+        first=first,
+        pixels=_pictures(*(plot(kept, ax=_axes()) for plot in draw)),
+    )
 
 
-def _rounds(stages: list[dict]) -> Axes:
+def _stages(stages: list[dict] | None) -> dict:
+    """The curves before and after retraining, and the receipt of the last pruning."""
+    if not stages:
+        return {}
     ax = _axes()
     for kind, label in (("cut", "pruned"), ("retrained", "retrained")):
         rows = [stage for stage in stages if stage["kind"] == kind]
         points = [(row["kept"] / row["weights"], Drop(**row["val_drop"])) for row in rows]
         plots.trade_off(points, label=label, ax=ax)
-    return ax
+    receipt = decode(list[ReceiptRow], stages[-1]["receipt"], "the receipt")
+    cells = [[cell(row) for cell in Receipt.columns.values()] for row in receipt]
+    return {"stages": _pictures(ax), "receipt": [list(Receipt.columns), *cells]}
 
 
-def _scan(record: dict) -> Axes:
-    points = decode(list[ScanPoint], record["scan"], "the scan")
-    ax = plots.sensitivity(points, ax=_axes(height=4.6))
+def _scan(rows: list[dict]) -> Axes:
+    ax = plots.sensitivity(decode(list[ScanPoint], rows, "the scan"), ax=_axes(height=4.6))
     handles, labels = ax.get_legend_handles_labels()
     ax.get_legend().remove()  # beneath, where a narrow page has room for it
     beneath = {"loc": "outside lower center", "ncols": 3, "handlelength": 3.5, "frameon": False}
@@ -185,29 +163,21 @@ def _axes(width: float = 5.2, height: float = 3.6, rows: int = 1):
         return Figure(figsize=(width, height)).subplots(rows)
 
 
-def _pictures(caption: str, *axes: Axes) -> str:
-    images = []
+def _pictures(*axes: Axes) -> list[tuple[str, float]]:
+    """The figure of each as SVG in base64, and its width in inches."""
+    made, options = [], {"format": "svg", "dpi": 200, "transparent": True}
     for ax in axes:
-        buffer, width = io.BytesIO(), ax.figure.get_figwidth()
-        options = {"format": "svg", "dpi": 200, "transparent": True, "metadata": {"Date": None}}
+        buffer = io.BytesIO()
         with plots.style():
-            ax.figure.savefig(buffer, **options)
-        source = f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-        size = f"min-width: {64 * width:.0f}px; max-width: {130 * width:.0f}px"  # 96 is its own
-        images.append(f"<img alt='{escape(caption)}' style='{size}' src='{source}'>")
-    pictures = f"<div class='grid'>{''.join(images)}</div>"
-    return f"<figure>{pictures}<figcaption>{escape(caption)}</figcaption></figure>"
+            ax.figure.savefig(buffer, metadata={"Date": None}, **options)
+        made.append((base64.b64encode(buffer.getvalue()).decode(), ax.figure.get_figwidth()))
+    return made
 
 
-def _table(table: Table, form: str = "simple") -> str:
-    """For the terminal, or as "html"."""
-    options = {"colalign": ("left", *["right"] * (len(table[0]) - 1)), "disable_numparse": True}
-    made = tabulate(table[1:], table[0], tablefmt=form, **options)
-    return f"<div class='scroll'>{made}</div>" if form == "html" else made
-
-
-def _small(text: str) -> str:
-    return f"<p class='small'>{escape(text)}</p>"
+def _table(table: Table) -> str:
+    """For the terminal."""
+    align = ("left", *["right"] * (len(table[0]) - 1))
+    return tabulate(table[1:], table[0], colalign=align, disable_numparse=True)
 
 
 def _name(record: dict) -> str:
@@ -261,18 +231,9 @@ def _test(record: dict) -> str:
     return f"errors on {data['images']['test']:,} test images of {data['name']}{once}{note}"
 
 
-def _command(record: dict) -> str:
-    if "seed" not in record:
-        return "pruning-lab report PRUNED --dense DENSE"
-    recipe = decode(Recipe, record["recipe"], "the recipe", whole=False)
-    made = experiments.command(recipe, record["data"]["name"], record["seed"])
-    return made or "pruning_lab.experiments.run(recipe, splits)  # the recipe is in run.json"
-
-
-def _about(record: dict) -> str:
+def _about(record: dict) -> list[str]:
     """Where the numbers come from: versions, machine, and the time it took."""
-    parts = [f"{name} {value}" for name, value in record["versions"].items()]
-    parts += [f"{name} {value}" for name, value in record["machine"].items()]
+    parts = [f"{name} {value}" for name, value in (record["versions"] | record["machine"]).items()]
     if seconds := record.get("seconds"):
         parts.append(f"{sum(seconds.values()):,.0f} s of training, scan and retraining")
-    return "; ".join(parts)
+    return parts

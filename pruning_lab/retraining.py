@@ -58,9 +58,9 @@ def iterative(
 
     An entry holds the keywords of `masks.prune`: `[{"quality": 0.8}] * 3` prunes three times, with
     thresholds that grow because sigma is that of the survivors (paper, section 3.4). `config` is
-    one for all rounds or one for each. Dropout is lowered while retraining, as `dropout_adjusted`
-    says. Layers in `freeze` keep their weights: names, or names for each round, since the paper
-    retrains the fully connected layers with the convolutions fixed, and then those (section 3.3).
+    one for all rounds or one for each. Dropout is lowered while retraining (`dropout_adjusted`).
+    Layers in `freeze` keep their weights: names, or names for each round, since the paper retrains
+    the fully connected layers with the convolutions fixed, and then those (section 3.3).
     `checkpoints` names a folder from which an interrupted call resumes; it holds a file for each
     round. `options` are those of `training.train`. Yields a stage after each pruning and after each
     retraining.
@@ -76,13 +76,12 @@ def iterative(
     configs = _for_each(rounds, "config", config, isinstance(config, TrainConfig))
     freezes = _for_each(rounds, "freeze", freeze, all(isinstance(name, str) for name in freeze))
     _check_rewind(model, rewind, configs, original, early, any(freezes))
-    if rewind:
-        dense = options.get("schedule") or replace(original, lr=1.0).learning_rate
-    for number, amounts in enumerate(rounds, start=1):
+    dense = options.get("schedule") or (rewind and replace(original, lr=1.0).learning_rate)
+    each = zip(rounds, configs, freezes, strict=True)
+    for number, (amounts, settings, names) in enumerate(each, start=1):
         mask = _pruned(model, f"round {number}", **amounts)
         mask.apply_(model)
         yield Stage("cut", number, len(rounds), mask)
-        settings = configs[number - 1]
         if rewind:
             last = settings.epochs / max(original.epochs, 1)
             options["schedule"] = partial(_in_last, dense, last)
@@ -94,7 +93,7 @@ def iterative(
         epochs = []
         with (
             dropout_adjusted(model, mask),
-            frozen(model, freezes[number - 1]),
+            frozen(model, names),
             closing(train(model, images, settings, mask=mask, **options)) as training,
         ):
             for epoch in training:
@@ -126,9 +125,8 @@ def gradual(
     The `updates` prunings are spread evenly between the fractions `begin` and `end` of all steps;
     those that a training of few steps has not reached are made after its last one. Pruned weights
     stay pruned, and dropout follows the density. `density`, `across` and `saliency` are those of
-    `masks.prune`, `options` those of `training.train`. Yields a stage per epoch, with the mask as
-    it is then. `checkpoints` names a folder from which an interrupted call resumes; the epochs that
-    it had done come with the mask of the weights restored.
+    `masks.prune`, the other keywords those of `iterative`. Yields a stage per epoch, with the mask
+    as it is then; epochs that a checkpoint gives again come with the mask of the weights restored.
     """
     if not (0 <= begin < end <= 1 and updates >= 1):
         raise ValueError(
@@ -164,7 +162,7 @@ def gradual(
             if epoch.epoch == epoch.epochs:
                 before_step(1.0)
             on_epoch(epoch)
-            mask = Mask.of(model) if last < 0 else mask  # of epochs that a checkpoint gives again
+            mask = Mask.of(model) if last < 0 else mask
             yield Stage("gradual", epoch.epoch, epoch.epochs, mask, (epoch,))
 
 
@@ -194,26 +192,23 @@ def _pruned(model: nn.Module, when: str, **amounts) -> Mask:
 
 
 def _for_each(rounds: list, name: str, values, is_one: bool) -> list:
-    """The values, one for each round."""
     values = [values] * len(rounds) if is_one else list(values)
     if len(values) != len(rounds):
-        raise ValueError(
-            f"give one {name} for all rounds, or one for each: {len(values)} for {len(rounds)}"
-        )
+        got = f"{len(values)} for {len(rounds)}"
+        raise ValueError(f"give one {name} for all rounds, or one for each: {got}")
     return values
 
 
 def _check_rewind(model, rewind, configs, original, early, freezes: bool) -> None:
     """That the arguments of `iterative` about rewinding fit each other and the model."""
     needs = {None: [], "lr": ["original"], "weights": ["original", "early"]}
-    if rewind not in needs:
-        raise ValueError(f"rewind must be None, 'lr' or 'weights', got {rewind!r}")
     values = {"original": original, "early": early}
-    if (given := [name for name, value in values.items() if value is not None]) != needs[rewind]:
+    given = [name for name, value in values.items() if value is not None]
+    if needs.get(rewind) != given:
         raise ValueError(
-            f"rewind='lr' goes with original=, the TrainConfig of the dense training, and "
-            f"rewind='weights' with early=, a state_dict of that training, too; got {given} with "
-            f"rewind={rewind!r}"
+            f"rewind must be None, 'lr' with original=, the TrainConfig of the dense training, or "
+            f"'weights' with early=, a state_dict of that training, too; got {rewind!r} with "
+            f"{' and '.join(given) or 'neither'}"
         )
     longest = max((config.epochs for config in configs), default=0)
     if rewind and longest > original.epochs:
@@ -221,17 +216,16 @@ def _check_rewind(model, rewind, configs, original, early, freezes: bool) -> Non
             f"rewinding repeats the last epochs of the dense training, which has only "
             f"{original.epochs}, not {longest}; give config.epochs <= original.epochs"
         )
-    if early is None:
-        return
-    if freezes:
-        raise ValueError("rewind='weights' sets frozen layers back too; give no freeze=")
-    check_fit(model, early, "early")
-    state = model.state_dict()
-    if any(early[name].data_ptr() == t.data_ptr() for name, t in state.items() if t.numel()):
-        raise ValueError(
-            "early shares its memory with the model, and so changes with it; give "
-            "copy.deepcopy(model.state_dict()), made at that epoch"
-        )
+    if early is not None:
+        if freezes:
+            raise ValueError("rewind='weights' sets frozen layers back too; give no freeze=")
+        check_fit(model, early, "early")
+        state = model.state_dict()
+        if any(early[n].data_ptr() == t.data_ptr() for n, t in state.items() if t.numel()):
+            raise ValueError(
+                "early shares its memory with the model, and so changes with it; give "
+                "copy.deepcopy(model.state_dict()), made at that epoch"
+            )
 
 
 def _in_last(schedule: Callable[[float], float], last: float, progress: float) -> float:
@@ -255,23 +249,8 @@ def dropout_adjusted(model: nn.Module, mask: Mask) -> Iterator[nn.Module]:
     where a convolution comes before it (torchvision's AlexNet), to the fully connected layer it
     feeds. Before and after are read in the order in which the model lists its modules.
     """
-    layers = _dropout_layers(model)
-    rates = {dropout: dropout.p for dropout in layers}
-    try:
-        for dropout, layer in layers.items():
-            if layer in mask:
-                density = mask[layer].float().mean().item()
-                dropout.p = dropout_rate(dropout.p, density)
-        yield model
-    finally:
-        for dropout, rate in rates.items():
-            dropout.p = rate
-
-
-def _dropout_layers(model: nn.Module) -> dict[nn.Module, str]:
-    """Dropout layer -> name of the fully connected layer it belongs to."""
     names = {layer.module: name for name, layer in prunable(model).items()}
-    owners, owner, waiting = {}, None, []
+    owners, owner, waiting = {}, None, []  # dropout layer -> name of its fully connected layer
     for module in model.modules():
         if module in names:
             owner = names[module] if isinstance(module, nn.Linear) else None
@@ -282,7 +261,14 @@ def _dropout_layers(model: nn.Module) -> dict[nn.Module, str]:
                 owners[module] = owner
             else:
                 waiting.append(module)
-    return owners
+    rates = {dropout: dropout.p for dropout, owner in owners.items() if owner in mask}
+    try:
+        for dropout, rate in rates.items():
+            dropout.p = dropout_rate(rate, mask[owners[dropout]].float().mean().item())
+        yield model
+    finally:
+        for dropout, rate in rates.items():
+            dropout.p = rate
 
 
 @contextmanager

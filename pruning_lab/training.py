@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
@@ -119,12 +118,12 @@ def train(
     that of its middle. The global random state stays as it is.
 
     With `checkpoint`, the state is written there after every epoch (of a large network, when that
-    is worth the time), and within one every `checkpoint_minutes`, in place of the one before. Where
-    that file exists, its epochs are given again and training resumes, to the same end.
+    is worth the time) and every `checkpoint_minutes` within one. Where that file exists, its epochs
+    are given again and training resumes, to the same end.
 
     Of processes that are joined, each takes its part of every batch of a Split, `batch_size` images
-    of `batch_size` times their number; anything else that gives images has to give each process its
-    own part, in equally many batches. Batch norm averages over a process's own part.
+    of `batch_size` times their number. Other images must give each process its own part, in equally
+    many batches. Batch norm averages over a process's own part.
 
     Raises FloatingPointError when the loss is no longer finite, ValueError where the checkpoint is
     of another training: other images, another loss, optimizer, mask, ...
@@ -175,16 +174,14 @@ def _length(images: Images, config: TrainConfig) -> int | None:
     side = min(getattr(images, "shape", (math.inf,))[-2:])
     if config.shift >= side:
         raise ValueError(f"shift must be below {side}, the images' side, got {config.shift} pixels")
-    length, world = size(images), processes.world()
+    length = size(images)
     if hasattr(images, "shuffled"):
-        length = math.ceil(images.n / (config.batch_size * world))
+        length = math.ceil(images.n / (config.batch_size * processes.world()))
     if length == 0:
         raise ValueError(_NONE)
-    if length is None and world > 1:
-        raise ValueError(
-            "the processes must know their number of batches; give a list or a DataLoader with a "
-            "len()"
-        )
+    if length is None and processes.world() > 1:
+        todo = "give a list or a DataLoader with a len()"
+        raise ValueError(f"the processes must know their number of batches; {todo}")
     return length
 
 
@@ -197,18 +194,15 @@ def _make_optimizer(make: Callable | None, config: TrainConfig, parameters: list
         options = {name: getattr(config, name) for name in ("lr", "momentum", "weight_decay")}
         return torch.optim.SGD(parameters, nesterov=nesterov, fused=fused, **options)
     made = make(parameters) if callable(make) else make
-    if not callable(make) or not isinstance(made, Optimizer):
-        raise ValueError(
-            f"optimizer must be a function of the list of parameters, such as "
-            f"partial(torch.optim.AdamW, lr=1e-3), that returns an optimizer; got "
-            f"{type(made).__name__}"
-        )
-    if not {p for group in made.param_groups for p in group["params"]} <= set(parameters):
-        raise ValueError(
-            "the optimizer has parameters that are frozen or of another model; make it from the "
-            "list of parameters that it is given"
-        )
-    return made
+    got = type(made).__name__
+    if callable(make) and isinstance(made, Optimizer):
+        if {p for group in made.param_groups for p in group["params"]} <= set(parameters):
+            return made
+        got += " with parameters that are frozen or of another model"
+    raise ValueError(
+        f"optimizer must be a function that makes one of the list of parameters that it is given, "
+        f"such as partial(torch.optim.AdamW, lr=1e-3); got {got}"
+    )
 
 
 _POSITION = ("rows", "steps", "step", "seen", "seconds")  # in a checkpoint
@@ -237,7 +231,7 @@ class _Training:
         self.lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         closure = inspect.signature(self.optimizer.step).parameters.get("closure")
-        self.needs_closure = closure is not None and closure.default is inspect.Parameter.empty
+        self.needs_closure = closure is not None and closure.default is closure.empty
         self.generator = torch.Generator().manual_seed(self.config.seed)  # of the images' order
         self._start_epoch()
 
@@ -253,24 +247,22 @@ class _Training:
         if writer:
             writer.restore(self._unpack)
         if not processes.agree(f"{len(self.rows)} epochs and {self.step} steps"):
-            raise ValueError(
-                f"the processes do not find the same checkpoint {writer.path}; put it on a disk "
-                f"that all of them see"
-            )
+            todo = "put it on a disk that all of them see"
+            raise ValueError(f"the processes do not find the same checkpoint {writer.path}; {todo}")
         with nullcontext() if self.mask is None else self.mask.hold(model):
             yield from self.rows
-            forward = torch.compile(model) if self.config.compile else model
+            self.forward = torch.compile(model) if self.config.compile else model
             if processes.world() > 1:
-                forward = DistributedDataParallel(forward)
+                self.forward = DistributedDataParallel(self.forward)
             while len(self.rows) < self.config.epochs:
-                began = time.perf_counter() - self.seconds
+                self.began = time.perf_counter() - self.seconds
                 with torch.random.fork_rng(generators(self.device)), mode(model, training=True):
-                    self._epoch(forward, began)
+                    self._epoch()
                 processes.copy_first_(model.buffers())  # batch norm's, which DDP lets differ
-                self.rows.append(row := self._row(began))
+                self.rows.append(row := self._row())
                 self.steps = self.step
                 self._start_epoch()
-                if writer and (row.epoch == row.epochs or writer.worth_it()):
+                if writer and (row.epoch == row.epochs or writer.due(epoch_done=True)):
                     writer.write(*self._pack())
                 yield row
 
@@ -293,7 +285,7 @@ class _Training:
         self.generator.set_state(self.order)
         self.model.load_state_dict(parts["model"])  # last: after an error it is as it was
 
-    def _epoch(self, forward: nn.Module, began: float) -> None:
+    def _epoch(self) -> None:
         number = len(self.rows)
         steps = math.ceil(self.length / self.config.accumulate) if self.length else self.steps
         for group in self._groups(number):
@@ -304,21 +296,20 @@ class _Training:
                 parameters["lr"] = lr * factor
             self.before_step(progress)
             images = self._count(group)
-            self._step(forward, group, images)
+            self._step(group, images)
             self.step, self.seen = self.step + 1, self.seen + images
-            self.seconds = time.perf_counter() - began
+            self.seconds = time.perf_counter() - self.began
             if self.writer and self.step != steps and self.writer.due():
                 self.writer.write(*self._pack())
 
-    def _row(self, began: float) -> Epoch:
+    def _row(self) -> Epoch:
         number = len(self.rows) + 1
         loss, correct, top5, ranked = processes.summed(self.sums).tolist()
         if not self.seen:
             raise ValueError(_NONE if number == 1 else _ONCE)
         if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss became {loss} in epoch {number}; try a lower lr than {self.lrs[0]:g}"
-            )
+            todo = f"try a lower lr than {self.lrs[0]:g}"
+            raise FloatingPointError(f"the loss became {loss} in epoch {number}; {todo}")
         return Epoch(
             epoch=number,
             epochs=self.config.epochs,
@@ -327,7 +318,7 @@ class _Training:
             lr=float(self.optimizer.param_groups[0]["lr"]),
             top5=top5 / ranked if ranked else None,
             val=None if self.val is None else evaluate(self.model, self.val),
-            seconds=time.perf_counter() - began,
+            seconds=time.perf_counter() - self.began,
             images=self.seen,
             peak_bytes=_peak_bytes(self.device),
         )
@@ -376,30 +367,26 @@ class _Training:
             return min(whole, self.images.n - self.step * whole)
         return int(processes.summed(torch.tensor(own)))
 
-    def _step(self, forward: nn.Module, group: list, images: int) -> None:
+    def _step(self, group: list, images: int) -> None:
         """One step on the batches of a group, of so many images in all processes together."""
-        optimizer, sums = self.optimizer, self.sums
         if not self.needs_closure:
-            self._gradients(forward, group, images, sums)
-            optimizer.step()
+            self._gradients(group, images, self.sums)
+            self.optimizer.step()
             return
-        first = iter([sums])  # LBFGS evaluates as often as it likes; the first time counts
+        first = iter([self.sums])  # LBFGS evaluates as often as it likes; the first time counts
 
         @torch.enable_grad()
         def evaluate() -> float:
-            tally = next(first, torch.zeros_like(sums))
-            loss = self._gradients(forward, group, images, tally)
+            loss = self._gradients(group, images, next(first, torch.zeros_like(self.sums)))
             loss = processes.summed(loss).item() / processes.world()
-            if self.config.l1:  # a line search needs the loss that its gradients belong to
-                loss += self.config.l1 * sum(p.detach().abs().sum() for p in self.parameters).item()
-            return loss
+            size = sum(p.detach().abs().sum() for p in self.parameters).item()
+            return loss + self.config.l1 * size  # a line search needs what its gradients belong to
 
-        optimizer.step(evaluate)
+        self.optimizer.step(evaluate)
 
-    def _gradients(self, forward: nn.Module, group: list, images: int, sums: Tensor) -> Tensor:
+    def _gradients(self, group: list, images: int, sums: Tensor) -> Tensor:
         """Their mean loss, of this process; adds to `sums`, fills every trained `.grad`."""
-        device, config, total = self.device, self.config, 0
-        bf16 = partial(torch.autocast, device.type, torch.bfloat16)
+        device, config, forward, total = self.device, self.config, self.forward, 0
         for parameter in self.parameters:
             parameter.grad = None
         for left, (x, y) in zip(reversed(range(len(group))), group, strict=True):
@@ -407,7 +394,7 @@ class _Training:
             # DDP sends the gradients of a group's last batch, with all others added up.
             unsent = left and isinstance(forward, DistributedDataParallel)
             with forward.no_sync() if unsent else nullcontext():
-                with bf16() if config.bf16 else nullcontext():
+                with torch.autocast(device.type, torch.bfloat16) if config.bf16 else nullcontext():
                     logits = forward(x)
                     if len(y):
                         sums[1].add_(right(logits, y).sum())

@@ -173,32 +173,19 @@ def test_a_run_on_the_cpu_reaches_no_gpu(digits, monkeypatch):
     assert seeded == []
 
 
-PHOTOS = {"width": 0.25, "size": 64, "classes": 10}
-SEARCH = {"density": 0.05, "method": "joint", "evaluations": 30}
-RECIPES = [
-    (experiments.paper_recipe("lenet-5"), "lenet-5 --data mnist --seed 0"),
-    (
-        experiments.compressed_recipe("lenet-300-100", 37.5, "digits"),
-        "lenet-300-100 --data digits --compression 37.5 --seed 0",
-    ),
-    (
-        experiments.chosen_recipe("lenet-5", SEARCH),
-        "lenet-5 --data mnist --density 0.05 --method joint --evaluations 30 --seed 0",
-    ),
-    (
-        experiments.chosen_recipe("alexnet", {"max_drop": 0.5}, "shapes", PHOTOS).in_bf16(),
-        "alexnet --data shapes --width 0.25 --size 64 --max-drop 0.5 --seed 0 --bf16",
-    ),
-]
+def test_the_command_that_began_a_run_is_in_its_record(digits, tmp_path):
+    recipe = quick(experiments.paper_recipe("lenet-300-100"))
+    assert experiments.run(recipe, digits).record["command"] is None
 
+    def interrupt(note):
+        raise KeyboardInterrupt
 
-@pytest.mark.parametrize(("recipe", "words"), RECIPES, ids=lambda v: str(v)[:7])
-def test_the_command_of_a_recipe_is_the_one_that_asks_for_it(recipe, words):
-    data_name = words.split()[2]
-    assert experiments.command(recipe, data_name, 0) == f"pruning-lab run --model {words}"
-    assert "--seed 7" in experiments.command(recipe.seeded(7), data_name, 7)
-    by_hand = replace(recipe, dense=replace(recipe.dense, lr=0.3))
-    assert experiments.command(by_hand, data_name, 0) is None  # no option asks for that
+    begun = {"folder": tmp_path, "command": "pruning-lab run --out runs/a"}
+    with pytest.raises(KeyboardInterrupt):
+        experiments.run(recipe, digits, notify=interrupt, **begun)
+    resumed = experiments.run(recipe, digits, folder=tmp_path, command="pruning-lab run --resume")
+    assert resumed.record["command"] == begun["command"]
+    assert experiments.Run.load(tmp_path).record["command"] == begun["command"]
 
 
 def test_a_folder_that_is_not_there_and_one_without_a_run_are_told_apart(tmp_path):

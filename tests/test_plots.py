@@ -437,18 +437,17 @@ def test_convolutions_and_fully_connected_layers_look_different(ax):
     plots.sensitivity(points, ax=ax)
     expected = {"conv1": True, "features.3": True, "fc1": False, "classifier.6": False}
     assert are_convolutions(ax) == expected
-    turned = plots.sensitivity(points, convolutions=["fc1"], ax=Figure().subplots())
-    assert are_convolutions(turned) == {**dict.fromkeys(expected, False), "fc1": True}
 
 
 def test_a_scan_that_knows_its_layers_shapes_is_believed(ax):
-    points = [point("stem", 0.1, 100), point("convert", 0.1, 100)]
-    shapes = {"stem": {"shape": [4, 1, 3, 3]}, "convert": {"shape": [4, 16]}}
+    points = [point(layer, 0.1, 100) for layer in ("stem", "mix", "convert")]
+    shapes = {"stem": [4, 1, 3, 3], "mix": [4, 4, 3], "convert": [4, 16]}
+    shapes = {layer: {"shape": shape} for layer, shape in shapes.items()}
     scan = sensitivity.Scan(
         points, dense=evaluation.Accuracy.counted(400, 500), about={"layers": shapes}
     )
     plots.sensitivity(scan, ax=ax)
-    assert are_convolutions(ax) == {"stem": True, "convert": False}
+    assert are_convolutions(ax) == {"stem": True, "mix": True, "convert": False}
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 13])

@@ -4,9 +4,11 @@ cyclopts reads the options before torch is imported: help and typing mistakes ar
 """
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -49,10 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     `--debug` shows the traceback of any error.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        command, bound, _ = app().parse_args(
-            sys.argv[1:] if arguments is None else arguments, exit_on_error=False, print_error=False
-        )
+        command, bound, _ = app().parse_args(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         text = str(error).strip().rstrip("., ")
         if isinstance(error, UnusedCliTokensError):
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if output is None:  # --help, --version, --install-completion
         command(*bound.args, **bound.kwargs)
         return 0
+    bound.arguments["output"] = replace(output, command=shlex.join(("pruning-lab", *arguments)))
     # How long threads spin before they sleep: long enough for a network's small layers on an idle
     # machine, short enough not to starve each other on a busy one. Has to stand before torch is
     # loaded; only GNU's OpenMP (Linux) reads it.

@@ -88,6 +88,7 @@ class Output:
     """Also print how it is computed."""
     debug: bool = False
     """Show the traceback of an error."""
+    command: Annotated[str, Parameter(parse=False)] = ""  # what the user typed
 
     @property
     def quiet(self) -> bool:

@@ -48,5 +48,5 @@ def report(
         record = lab.experiments.compare(before.to(splits.val.device), model, splits)
         record = {"recipe": {"network": about["network"]}, **record}
         result = lab.experiments.Run(record, before, model, lab.Mask.of(model))
-    lab.files.write(page, lab.reports.html(result))
+    lab.files.write(page, lab.reports.html(result, None if is_run else output.command))
     output.show(result.record, f"\n{lab.reports.text(result.record)}\n\nOpen {page} for the plots")

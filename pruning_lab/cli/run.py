@@ -84,7 +84,8 @@ def run(
                 if note.text:
                     output.say(f"  {note.phase:8} {note.text}")
 
-            result = lab.experiments.run(recipe, splits, seed=seed, folder=folder, notify=notify)
+            options = {"notify": notify, "command": output.command}
+            result = lab.experiments.run(recipe, splits, seed=seed, folder=folder, **options)
     page = folder / "report.html"
     if lab.processes.rank() == 0:
         lab.files.write(page, lab.reports.html(result))

@@ -8,7 +8,6 @@ from pruning_lab.experiments.recipes import (
     REDUCED,
     Recipe,
     chosen_recipe,
-    command,
     compressed_recipe,
     paper_recipe,
 )
@@ -22,7 +21,6 @@ __all__ = [
     "Recipe",
     "Run",
     "chosen_recipe",
-    "command",
     "compare",
     "compressed_recipe",
     "load_config",

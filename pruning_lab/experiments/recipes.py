@@ -1,7 +1,6 @@
-"""How each network is trained, pruned and retrained, and the command that asks for it."""
+"""How each network is trained, pruned and retrained."""
 
 import math
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -40,14 +39,14 @@ class Recipe:
 
     def seeded(self, seed: int) -> "Recipe":
         """The same recipe with a different order of images in every phase."""
-        numbered = enumerate(self.retrain, start=1)
-        retrain = tuple(replace(config, seed=100 * seed + number) for number, config in numbered)
-        return replace(self, dense=replace(self.dense, seed=100 * seed), retrain=retrain)
+        configs = enumerate((self.dense, *self.retrain))
+        dense, *retrain = (replace(config, seed=100 * seed + phase) for phase, config in configs)
+        return replace(self, dense=dense, retrain=tuple(retrain))
 
     def in_bf16(self) -> "Recipe":
         """The same recipe with every forward pass in bfloat16."""
-        retrain = tuple(replace(config, bf16=True) for config in self.retrain)
-        return replace(self, dense=replace(self.dense, bf16=True), retrain=retrain)
+        dense, *retrain = (replace(config, bf16=True) for config in (self.dense, *self.retrain))
+        return replace(self, dense=dense, retrain=tuple(retrain))
 
 
 # What trains each network well, found by trying, on val.
@@ -91,22 +90,17 @@ def paper_recipe(network: str, data: str = "mnist", shape: Mapping | None = None
     allowed = total / paper.TABLE_1[network].compression - (total - sum(weights.values()))
     allowed -= len(weights) / 2  # each layer keeps a whole number, by rounding
     fraction = min(1.0, allowed / sum(densities[name] * n for name, n in weights.items()))
-    return _alternating(recipe, {name: fraction * value for name, value in densities.items()})
-
-
-def _alternating(recipe: Recipe, densities: Mapping[str, float]) -> Recipe:
-    """The fully connected layers with the convolutions frozen, then the convolutions, twice; then
-    all layers: the paper's section 3.3 freezes one kind, its section 4.2 retrains AlexNet whole.
-    """
+    densities = {name: fraction * value for name, value in densities.items()}
+    # The fully connected layers with the convolutions frozen, then the convolutions, twice; then
+    # all: the paper's section 3.3 freezes one kind, its section 4.2 retrains AlexNet whole.
     conv = tuple(layer for layer in densities if layer.startswith("conv"))
     fc = tuple(layer for layer in densities if layer not in conv)
     steps = [step["density"] for step in down_to(densities, 2)]
     rounds = [{"density": {n: step[n] for n in kind}} for step in steps for kind in (fc, conv)]
-    epochs = recipe.dense.epochs
-    short, long = (replace(recipe.dense, epochs=max(1, n)) for n in (epochs // 10, epochs // 2))
+    short, long = (_scaled(recipe.dense, factor) for factor in (0.1, 0.5))
     return replace(
         recipe,
-        rounds=(*rounds, {"density": dict(densities)}),
+        rounds=(*rounds, {"density": densities}),
         retrain=(*4 * (short,), long),
         freeze=(conv, fc, conv, fc, ()),
     )
@@ -144,17 +138,15 @@ def compressed_recipe(
     weights = sum(sizes.values())
     density = (total / (compression or math.nan) - (total - weights)) / weights
     if not 0 < density <= 1:
-        highest = total / (total - weights)
         raise ValueError(
-            f"compression must be at least 1 and below {highest:.0f} (biases are never pruned), "
-            f"got {compression:g}"
+            f"compression must be at least 1 and below {total / (total - weights):.0f} (biases are "
+            f"never pruned), got {compression:g}"
         )
-    dense, epochs, rounds = recipe.dense, recipe.dense.epochs, 10 if network in REDUCED else 12
     if network in REDUCED:
-        short, last = (replace(dense, epochs=max(1, round(n * epochs))) for n in (0.1, 0.7))
+        rounds, short, last = 10, _scaled(recipe.dense, 0.1), _scaled(recipe.dense, 0.7)
     else:
-        short = replace(dense, epochs=max(1, round(0.4 * epochs)), weight_decay=1e-4)
-        last = replace(short, epochs=4 * epochs)
+        dense = replace(recipe.dense, weight_decay=1e-4)
+        rounds, short, last = 12, _scaled(dense, 0.4), _scaled(dense, 4)
     steps = (density ** (number / rounds) for number in range(1, rounds + 1))
     return replace(
         recipe,
@@ -171,29 +163,6 @@ def down_to(densities: Mapping[str, float], rounds: int) -> tuple[dict, ...]:
     )
 
 
-def command(recipe: Recipe, data: str, seed: int) -> str | None:
-    """The `pruning-lab run` that makes this recipe; None for one that no option asks for."""
-    asked, args = dict(recipe.choose or {}), (data, recipe.shape)
-    try:
-        if asked:
-            again = chosen_recipe(recipe.network, asked, *args)
-        elif any("across" in amounts for amounts in recipe.rounds):
-            total, sizes = _sizes(recipe)
-            gone = (1 - recipe.rounds[-1]["density"]) * sum(sizes.values())
-            asked["compression"] = float(f"{total / (total - gone):.6g}")
-            again = compressed_recipe(recipe.network, asked["compression"], *args)
-        else:
-            again = paper_recipe(recipe.network, *args)
-    except (KeyError, TypeError, ValueError):  # of a recipe made by hand
-        return None
-    if (again.in_bf16() if recipe.dense.bf16 else again).seeded(seed) != recipe.seeded(seed):
-        return None
-    shape = {name: value for name, value in recipe.shape.items() if name != "classes"}
-    options = {"model": recipe.network, "data": data, **shape, **asked, "seed": seed}
-    words = [word for n, v in options.items() for word in (f"--{n.replace('_', '-')}", f"{v}")]
-    return shlex.join(["pruning-lab", "run", *words, *["--bf16"] * recipe.dense.bf16])
-
-
 def _trained(network: str, data: str, shape: Mapping | None) -> Recipe:
     """The part that trains the dense network."""
     if network not in _DENSE:
@@ -207,6 +176,11 @@ def _trained(network: str, data: str, shape: Mapping | None) -> Recipe:
         # 1,294 images instead of 55,000: more epochs at a lower rate (at 0.1 some seeds diverge).
         dense = replace(dense, epochs=5 * dense.epochs, lr=0.03)
     return Recipe(network=network, dense=dense, shape=shape)
+
+
+def _scaled(config: TrainConfig, factor: float) -> TrainConfig:
+    """The same training in a fraction or a multiple of its epochs."""
+    return replace(config, epochs=max(1, round(factor * config.epochs)))
 
 
 def _three(dense: TrainConfig) -> tuple[TrainConfig, ...]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from torch import nn
 
@@ -20,8 +20,8 @@ RUN, CONFIG = "pruning_lab run 3", "pruning_lab config 1"  # the formats of the 
 class Run:
     """What a run leaves: the record (as in run.json), both networks and the mask.
 
-    The record has the seed, recipe, data, versions and machine; what was measured on test and val;
-    parameters, a row for each layer, point of the scan, stage and epoch; the plan, and seconds.
+    The record has the seed, command, recipe, data, versions and machine; what was measured on test
+    and val; the parameters; the rows of layers, scan, stages and epochs; the plan, and seconds.
     """
 
     record: dict
@@ -48,21 +48,16 @@ class Run:
         if not folder.exists():
             raise FileNotFoundError(f"no folder {folder}; check the path")
         if not path.exists():
-            raise FileNotFoundError(
-                f"no finished run in {folder}; finish it with: "
-                f"pruning-lab run --resume --out {folder}"
-            )
+            todo = f"finish it with: pruning-lab run --resume --out {folder}"
+            raise FileNotFoundError(f"no finished run in {folder}; {todo}")
         record = files.load_json(path)
-        found = decode(dict, record, path, RUN)
-        if found.get("sha256") != _digest(folder, record):
+        if decode(dict, record, path, RUN).get("sha256") != _digest(folder, record):
             raise ValueError(
                 f"{path}, or a network or mask beside it, has changed since the run; restore the "
                 f"files, or run again"
             )
-        about = decode(Recipe, record["recipe"], path).about
-        dense, model = models.build(about), models.build(about)
-        models.load_(dense, folder / "dense.safetensors")
-        models.load_(model, folder / "model.safetensors")
+        dense, _ = models.load(folder / "dense.safetensors")
+        model, _ = models.load(folder / "model.safetensors")
         return cls(record, dense, model, Mask.load(folder / "mask.safetensors"))
 
 
@@ -83,6 +78,7 @@ class Config(TypedDict):
     data: str
     train_sha256: str
     seed: int
+    command: NotRequired[str | None]  # that the user typed
 
 
 def load_config(folder: str | Path) -> Config:

@@ -36,18 +36,20 @@ def run(
     seed: int = 0,
     folder: str | Path | None = None,
     notify: Callable[[Note], None] = lambda note: None,
+    command: str | None = None,
 ) -> Run:
     """Do the whole recipe; thresholds and progress look at val, and test is used once, at the end.
 
     With `folder`, every epoch leaves a checkpoint there, and a call that finds checkpoints resumes
     from them to the same end. At the end the folder holds dense.safetensors, model.safetensors,
     mask.safetensors, scan.csv with scan.json, plan.json where one was chosen, and, last, run.json.
+    `command` is what the user typed, for the record; that of the call that began the run stays.
     The caller's random states stay, on every device.
     """
     folder = folder and Path(folder)
     checkpoints = folder and folder / "checkpoints"
     if folder:
-        _claim(folder, recipe, splits, seed)
+        command = _claim(folder, recipe, splits, seed, command)
     recipe, device = recipe.seeded(seed), splits.train.device
     epochs, stages = [], []
 
@@ -82,12 +84,21 @@ def run(
                 text = f"{stage.mask.density:.1%} of the weights kept, val error {cut:.2%}"
                 notify(Note(f"round {stage.round}", f"{text} -> retrained {now:.2%}"))
 
-    dense_seconds = sum(row["seconds"] for row in epochs if row["phase"] == "train")
-    seconds = {"train": dense_seconds, "scan": scan_seconds}
-    seconds["retrain"] = sum(row["seconds"] for row in epochs) - dense_seconds
-    record = {"format": RUN, "seed": seed, "recipe": recipe, **compare(dense, model, splits)}
-    record |= {"dense_val": dense_val, "scan": scan, "plan": plan, "stages": stages}
-    record |= {"epochs": epochs, "seconds": seconds}
+    trained = [row["seconds"] for row in epochs if row["phase"] == "train"]
+    retrained = [row["seconds"] for row in epochs if row["phase"] != "train"]
+    record = {
+        "format": RUN,
+        "seed": seed,
+        "command": command,
+        "recipe": recipe,
+        **compare(dense, model, splits),
+        "dense_val": dense_val,
+        "scan": scan,
+        "plan": plan,
+        "stages": stages,
+        "epochs": epochs,
+        "seconds": {"train": sum(trained), "scan": scan_seconds, "retrain": sum(retrained)},
+    }
     notify(Note("test", "used once, for the tables"))
     result = Run(plain(record), dense, model, stage.mask)
     if folder and processes.rank() == 0:
@@ -118,15 +129,10 @@ def compare(dense: nn.Module, model: nn.Module, splits: Splits) -> dict:
 
 def _row(stage: retraining.Stage, dense_val: Accuracy, accuracy: Accuracy) -> dict:
     """A stage of the retraining in the record."""
-    return {
-        "kind": stage.kind,
-        "round": stage.round,
-        "kept": stage.mask.kept,
-        "weights": stage.mask.weights,
-        "val": plain(accuracy),
-        "val_drop": plain(drop(dense_val, accuracy)),
-        "receipt": plain(stage.mask.receipt),
-    }
+    row = {"kind": stage.kind, "round": stage.round}
+    row |= {"kept": stage.mask.kept, "weights": stage.mask.weights}
+    row |= {"val": accuracy, "val_drop": drop(dense_val, accuracy), "receipt": stage.mask.receipt}
+    return plain(row)
 
 
 def _scanned(
@@ -138,7 +144,10 @@ def _scanned(
         scan = sensitivity.Scan.load(out)
     else:
         scan = sensitivity.scan(model, splits.val, recipe.scan, out=out, resume=out is not None)
-    notify(Note("scan", _most_sensitive(scan)))
+    sparsest = [point for point in scan if point.density <= 1.5 * min(p.density for p in scan)]
+    worst = max(sparsest, key=lambda point: point.drop.value)
+    text = f"{worst.layer} is the most sensitive layer: {worst.drop} at {worst.density:.0%} kept"
+    notify(Note("scan", text))
     if recipe.choose is None:
         return scan, None
     there = saved and saved.exists()
@@ -160,16 +169,10 @@ def _scanned(
     return scan, plan
 
 
-def _most_sensitive(scan: sensitivity.Scan) -> str:
-    """One line about the layer that loses most at the lowest density of the scan."""
-    lowest = min(point.density for point in scan)
-    sparsest = [point for point in scan if point.density <= 1.5 * lowest]
-    worst = max(sparsest, key=lambda point: point.drop.value)
-    return f"{worst.layer} is the most sensitive layer: {worst.drop} at {worst.density:.0%} kept"
-
-
-def _claim(folder: Path, recipe: Recipe, splits: Splits, seed: int) -> None:
-    """Write down what this folder's run is, or make sure that it is this one."""
+def _claim(
+    folder: Path, recipe: Recipe, splits: Splits, seed: int, command: str | None
+) -> str | None:
+    """Write down what this folder's run is, or make sure that it is this one; its command."""
     sha256 = splits.train.fingerprint()
     settings = {"recipe": recipe, "data": splits.name, "train_sha256": sha256, "seed": seed}
     if (folder / "run.json").exists():
@@ -179,10 +182,14 @@ def _claim(folder: Path, recipe: Recipe, splits: Splits, seed: int) -> None:
             raise FileExistsError(
                 f"{folder} holds {', '.join(there)}, which the run would write; name another folder"
             )
-        files.save_json(folder / "config.json", {"format": CONFIG, **plain(settings)})
+        about = {"format": CONFIG, "command": command, **plain(settings)}
+        files.save_json(folder / "config.json", about)
     processes.wait()
-    if load_config(folder) != settings:
+    found = load_config(folder)
+    began_by = found.pop("command", None)
+    if found != settings:
         raise ValueError(f"{folder} holds a run with other settings or data; name another folder")
+    return began_by
 
 
 _WRITTEN = (

@@ -41,7 +41,7 @@ def test_an_arrow_key_moves_the_allowed_drop_and_all_that_follows(run_all, page,
     last = settled(MEASURED)
     panel.screenshot(path=tmp_path / "panel-after.png")
     assert _kept(last) < _kept(after)
-    assert "layers do not add" in page.locator(".drop-text").inner_text()
+    assert "do not add" in page.locator(".drop-text").inner_text()
     assert page.get_by_text("Error displaying widget").count() == 0
     assert page.locator(".jp-OutputArea-output[data-mime-type*='error']").count() == 0
 
