@@ -1,6 +1,5 @@
 """Rows: one table type for everything measured, and JSON both ways (checked by msgspec)."""
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -11,8 +10,7 @@ from tabulate import tabulate
 
 T = TypeVar("T")
 
-_WORDS = {"float": "number", "int": "whole number", "str": "text", "array": "list"}  # of JSON
-_MOST = 2**63  # no count of this library is larger
+_MOST = 2**63  # no number of this library is larger
 _NUMBER = re.compile(r"[-+±×*]?[\d.,]+( ?%|×)?")
 
 
@@ -51,8 +49,7 @@ class Rows(tuple[T, ...]):
             "right" if all(not c or _NUMBER.fullmatch(c) for c in column) else "left"
             for column in zip(*cells, strict=True)
         ]
-        options = {"colalign": align} if cells else {}  # tabulate wants no alignment of no rows
-        return tabulate(cells, list(cls.columns), disable_numparse=True, **options)
+        return tabulate(cells, list(cls.columns), disable_numparse=True, colalign=align or None)
 
     def to_pandas(self):
         """A pandas.DataFrame; an accuracy's interval becomes columns such as accuracy_low."""
@@ -62,11 +59,7 @@ class Rows(tuple[T, ...]):
 
 
 def printable(text: object) -> str:
-    r"""The text with control characters escaped: a file's or a layer's name may have some.
-
-    >>> print(printable("fc1\x1b[2J"))
-    fc1\x1b[2J
-    """
+    r"""The text with control characters escaped: "fc1\x1b[2J" cannot clear a terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
@@ -75,21 +68,17 @@ def flat(row: object) -> dict:
     cells = {}
     for name, entry in plain(row).items():
         parts = entry if isinstance(entry, dict) else {"value": entry}
-        for part, value in parts.items():
-            cells[name if part == "value" else f"{name}_{part}"] = value
+        cells |= {name if part == "value" else f"{name}_{part}": parts[part] for part in parts}
     return cells
 
 
 def plain(value: object):
     """The value for JSON; a dataclass becomes a dict of the fields that its repr shows."""
     if is_dataclass(value):
-        shown = (field.name for field in fields(value) if field.repr)
-        return {name: plain(getattr(value, name)) for name in shown}
+        value = {field.name: getattr(value, field.name) for field in fields(value) if field.repr}
     if isinstance(value, Mapping):
         return {name: plain(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    return value
+    return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def decode(
@@ -112,13 +101,9 @@ def decode(
         value = _of_form(value, form, where)
     try:
         made = msgspec.convert(value, kind, strict=strict)
-        wrong = _difference(plain(made), value, whole)
-    except msgspec.ValidationError as error:
-        wrong = _sentence(str(error))
-    except RecursionError:
-        wrong = "it is nested too deeply"
-    if wrong:
-        raise ValueError(f"{where} is broken: {wrong}")
+        _check_same(plain(made), value, whole)
+    except (ValueError, RecursionError) as error:  # msgspec's own is a ValueError
+        raise ValueError(f"{where} is broken: {error}") from None
     return made
 
 
@@ -135,32 +120,17 @@ def _of_form(value: object, form: str, where: str) -> dict:
     return {name: entry for name, entry in value.items() if name != "format"}
 
 
-def _sentence(message: str) -> str:
-    """msgspec's "Expected `float`, got `str` - at `$.a[0]`" as "a[0] must be number, got text"."""
-    text, _, place = message.rpartition(" - at `$")
-    text, place = text or message, place.strip("`.") if text else ""
-    text = re.sub(
-        r"`(.*?)`", lambda m: re.sub(r"\w+", lambda w: _WORDS.get(w[0], w[0]), m[1]), text
-    )
-    text = re.sub("^Object missing required field (.*)", r"the field '\1' is missing", text)
-    text = re.sub("^Expected", "must be" if place else "it must be", text)
-    return f"{place} {text}" if text.startswith("must") else f"{place}: {text}".removeprefix(": ")
-
-
-def _difference(made: object, value: object, whole: bool, place: str = "") -> str | None:
-    """The first field that the value has too many or lacks, or number that is not finite."""
+def _check_same(made: object, value: object, whole: bool, place: str = "$") -> None:
+    """ValueError for a field too many or too few, and for a number that is not finite."""
     if isinstance(made, dict):
-        where = place and f"{place}: "
         if extra := value.keys() - made.keys():
-            return f"{where}unknown field {min(extra)!r}"
+            raise ValueError(f"unknown field `{min(extra)}` - at `{place}`")
         if whole and (missing := made.keys() - value.keys()):
-            return f"{where}the field {min(missing)!r} is missing"
-        parts = [(f"{place}.{name}".lstrip("."), name) for name in value]
+            raise ValueError(f"missing field `{min(missing)}` - at `{place}`")
+        for name in value:
+            _check_same(made[name], value[name], whole, f"{place}.{name}")
     elif isinstance(made, list):
-        parts = [(f"{place}[{index}]", index) for index in range(len(made))]
-    else:
-        most = math.inf if isinstance(made, float) else _MOST
-        odd = isinstance(made, int | float) and not abs(made) < most  # NaN is not
-        return f"{place} must be a finite number, got {value}" if odd else None
-    found = (_difference(made[key], value[key], whole, path) for path, key in parts)
-    return next(filter(None, found), None)
+        for index, entry in enumerate(made):
+            _check_same(entry, value[index], whole, f"{place}[{index}]")
+    elif isinstance(made, int | float) and not abs(made) < _MOST:  # NaN is not
+        raise ValueError(f"Expected a finite number, got {value} - at `{place}`")

@@ -196,7 +196,10 @@ def test_the_same_seed_trains_the_same_network_and_another_does_not(tmp_path, mo
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("prune", "nowhere.safetensors", "--density", "0.1"), "no file nowhere.safetensors"),
+        (
+            ("prune", "nowhere.safetensors", "--density", "0.1"),
+            "nowhere.safetensors could not",
+        ),
         (("prune", "dense.safetensors", "--density", "8"), "divide by 100"),
         (("prune", "dense.safetensors", "--density", "much"), "takes a number"),
         (("prune", "dense.safetensors", "--density", "fc1=.1", ".2"), "not both"),
@@ -206,7 +209,10 @@ def test_the_same_seed_trains_the_same_network_and_another_does_not(tmp_path, mo
         (("prune", "--density", "0.1"), "name a network's file"),
         (("prune", "dense.safetensors", "--plan", "p", "--density", ".1"), "leave --density out"),
         (("prune", "dense.safetensors", "--plan", "p", "--within", "m"), "leave --within out"),
-        (("prune", "dense.safetensors", "--plan", "nowhere.json"), "no file nowhere.json"),
+        (
+            ("prune", "dense.safetensors", "--plan", "nowhere.json"),
+            "nowhere.json could not",
+        ),
         (("prune", "dense.safetensors", "--plan", "dense.safetensors"), "is not"),
         (("retrain", "dense.safetensors", "--mask", "dense.safetensors"), "not a mask file"),
         (("report", "dense.safetensors"), "--dense"),
@@ -230,7 +236,7 @@ def test_the_same_seed_trains_the_same_network_and_another_does_not(tmp_path, mo
         ((*SCAN, "--densities", "50"), "divide by 100"),
         ((*SCAN, "--densities", ".5", "--qualities", "1"), "one of the two"),
         ((*SCAN, "--layers", "fcl"), "did you mean fc"),
-        (("choose", "nowhere.csv", "--density", ".1"), "no file nowhere.json"),
+        (("choose", "nowhere.csv", "--density", ".1"), "nowhere.json could not"),
         (("choose", "scan.csv"), "by --max-drop POINTS or by --density SHARE, one of the two"),
         (("choose", "scan.csv", "--density", ".1", "--max-drop", "1"), "one of the two"),
         (("choose", "scan.csv", "--density", "10"), "divide by 100"),
@@ -656,7 +662,10 @@ def test_a_file_never_has_code_imported_that_was_not_typed(own, capsys):
         (("own_nets:fails",), "failed with RuntimeError: no luck; --debug shows where"),
         (("own_nets:number",), "'int' object is not callable"),
         (("own_nets:ready",), "calling ready(), without arguments, failed with TypeError"),
-        (("own_nets:make", "--weights", "other.safetensors"), "other.safetensors lacks conv.bias"),
+        (
+            ("own_nets:make", "--weights", "other.safetensors"),
+            ".safetensors: conv.bias is missing",
+        ),
         (("own_nets:make", "--data", "digits"), "cannot take the images of digits"),
         (("own_nets:Net",), "tells 2 classes apart, and folder:photos has 3"),
         (("own_nets:make", "--data", "folder:photo"), "no folder 'photo'"),
@@ -802,7 +811,13 @@ def test_mistakes_about_the_studio_get_one_sentence_and_no_server(own, capsys, m
         ("--model", "alexnet"): "name a network's file",
         ("--model", "own_dull:make", "--data", "digits"): "nothing to set",
         (*network, "--weights", "own.safetensors", "--scan", "scan.csv"): "other weights",
-        (*network, "--seed", "9", "--scan", "no.csv"): "no file no.json",
+        (
+            *network,
+            "--seed",
+            "9",
+            "--scan",
+            "no.csv",
+        ): "no.json could not be read: No such file",
         ("--port", port): f"--port {port}: Address already in use; leave --port out",
     }
     for typed, expected in mistakes.items():

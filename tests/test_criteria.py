@@ -3,7 +3,6 @@
 import copy
 import math
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -106,9 +105,9 @@ def test_several_densities_rank_every_precision_and_layout(dtype):
 
 def test_several_densities_are_each_a_density_and_of_numbers():
     with pytest.raises(ValueError, match="for a percentage, divide by 100"):
-        criteria.by_densities(torch.ones(3), [0.5, 50])
+        next(criteria.by_densities(torch.ones(3), [0.5, 50]))
     with pytest.raises(ValueError, match="a weight is not a number"):
-        criteria.by_densities(torch.tensor([1.0, math.nan]), [0.5])
+        next(criteria.by_densities(torch.tensor([1.0, math.nan]), [0.5]))
     assert list(criteria.by_densities(torch.ones(3), [])) == []
 
 
@@ -340,8 +339,8 @@ def test_a_saliency_is_not_computed_on_the_test_split_or_on_nothing(toy, split):
     ("answer", "got"),
     [
         (lambda x: (x, x), "a tuple"),
-        (lambda x: x[:, :, None], r"float32 of shape \(16, 4, 1\)"),
-        (lambda x: x[:, 0], r"float32 of shape \(16,\)"),
+        (lambda x: x[:, :, None], r"a Tensor of shape \(16, 4, 1\)"),
+        (lambda x: x[:, 0], r"a Tensor of shape \(16,\)"),
     ],
 )
 def test_a_network_that_gives_no_logits_is_told_to_be_wrapped(toy, batches, answer, got):
@@ -357,6 +356,21 @@ def test_a_network_that_gives_no_logits_is_told_to_be_wrapped(toy, batches, answ
         criteria.taylor(Odd(), batches)
 
 
+class Power:
+    """A saliency of one's own that is an object."""
+
+    def __call__(self, weight):
+        return weight.abs() ** 2
+
+
+def largest(weight):
+    return weight.abs()
+
+
+def smallest(weight):
+    return -weight.abs()
+
+
 def test_a_name_tells_saliencies_apart_and_rebuilds_those_it_can(toy, batches):
     taylor = criteria.taylor(toy, batches)
     known = [criteria.magnitude, criteria.random(0), criteria.random(1)]
@@ -364,17 +378,25 @@ def test_a_name_tells_saliencies_apart_and_rebuilds_those_it_can(toy, batches):
         taylor,
         criteria.gradient(toy, batches),
         {**taylor, "fc1": taylor["fc1"] + 1},
-        lambda w: w.abs(),
-        lambda w: -w.abs(),
-        partial(torch.pow, exponent=2),
-        partial(torch.pow, exponent=4),
+        largest,
+        smallest,
+        Power(),
     ]
     names = [criteria.name_of(saliency) for saliency in known + others]
     assert len(set(names)) == len(names)
     assert names[:3] == ["magnitude", "random(seed=0)", "random(seed=1)"]
     assert names[3].startswith("taylor ")
+    assert names[-1] == f"{__name__}.Power"
     assert [criteria.by_name(name) for name in names] == known + [None] * len(others)
     assert criteria.name_of(criteria.taylor(toy, batches)) == names[3]
+
+
+def test_a_function_that_is_called_magnitude_is_not_the_librarys():
+    def magnitude(weight):
+        return -weight.abs()
+
+    magnitude.__qualname__ = "magnitude"
+    assert criteria.by_name(criteria.name_of(magnitude)) is None
 
 
 @pytest.mark.parametrize(

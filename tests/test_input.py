@@ -407,29 +407,44 @@ PLAN = ("prune", "dense.safetensors", "--plan", "plan.json", "--out", "new")
         (lambda plan: plan["rows"].append(plan["rows"][0]), "'fc1' stands twice"),
         (lambda plan: plan["rows"].clear(), "a row for at least one layer"),
         (lambda plan: plan["rows"][1].update(layer="fc9"), "no layer 'fc9' to prune; did you mean"),
-        (lambda plan: plan["rows"][1].update(density=50), r"rows\[1\]: density must lie in \[0, 1"),
-        (lambda plan: plan["rows"][1].update(density=-0.1), r"rows\[1\]: density must lie in"),
+        (
+            lambda plan: plan["rows"][1].update(density=50),
+            r"density must lie in .*rows\[1\]",
+        ),
+        (lambda plan: plan["rows"][1].update(density=-0.1), r"density must lie in .*rows\[1\]"),
         (
             lambda plan: plan["rows"][1].update(density="0.5"),
-            r"rows\[1\].density must be number, g",
+            r"Expected `float`, .*\[1\]\.density",
         ),
-        (lambda plan: plan["rows"][1].update(density=None), r"rows\[1\].density must be number, g"),
-        (lambda plan: plan["rows"][1].update(density=True), r"rows\[1\].density must be number, g"),
-        (lambda plan: plan["rows"][1].update(density=10**400), r"rows\[1\].density"),
-        (lambda plan: plan["rows"][1].update(weights=10**400), r"rows\[1\].weights must be a fin"),
-        (lambda plan: plan["rows"][1].update(weights=0), r"rows\[1\]: weights must be 1 or more"),
+        (
+            lambda plan: plan["rows"][1].update(density=None),
+            r"Expected `float`, .*\[1\]\.density",
+        ),
+        (
+            lambda plan: plan["rows"][1].update(density=True),
+            r"Expected `float`, .*\[1\]\.density",
+        ),
+        (lambda plan: plan["rows"][1].update(density=10**400), r"rows\[1\]\.density"),
+        (
+            lambda plan: plan["rows"][1].update(weights=10**400),
+            r"a finite number.*\[1\]\.weights",
+        ),
+        (lambda plan: plan["rows"][1].update(weights=0), r"weights must be 1 or more.*rows\[1\]"),
         (lambda plan: plan["rows"][1].update(weights=76), "has 75 weights here, not 76"),
-        (lambda plan: plan["rows"][1].update(weights=75.5), r"rows\[1\].weights must be whole num"),
-        (lambda plan: plan["rows"][1].update(quality=-1), r"rows\[1\]: quality must be a finite"),
-        (lambda plan: plan["rows"][1].update(drop=7), r"rows\[1\]: drop must lie in"),
-        (lambda plan: plan["rows"][1].update(colour="red"), r"rows\[1\]: unknown field 'colour'"),
-        (lambda plan: plan["rows"][1].pop("why"), r"rows\[1\]: the field 'why' is missing"),
-        (lambda plan: plan.pop("other_kept"), "the field 'other_kept' is missing"),
+        (
+            lambda plan: plan["rows"][1].update(weights=75.5),
+            r"Expected `int`, .*\[1\]\.weights",
+        ),
+        (lambda plan: plan["rows"][1].update(quality=-1), r"quality must be a finite .*rows\[1\]"),
+        (lambda plan: plan["rows"][1].update(drop=7), r"drop must lie in .*rows\[1\]"),
+        (lambda plan: plan["rows"][1].update(colour="red"), r"unknown field `colour` .*rows\[1\]"),
+        (lambda plan: plan["rows"][1].pop("why"), r"missing required field `why` .*rows\[1\]"),
+        (lambda plan: plan.pop("other_kept"), "missing field `other_kept`"),
         (lambda plan: plan.update(other_weights=10, other_kept=11), "other_kept 11 of other_weigh"),
         (lambda plan: plan.update(other_weights=10, other_kept=1), "expected 10"),
         (lambda plan: plan.update(method="best"), "method must be single, joint or studio"),
         (lambda plan: plan.update(saliency="size"), "saliency 'size', which its name alone"),
-        (lambda plan: plan.update(saliency=7), "saliency must be text, got whole number"),
+        (lambda plan: plan.update(saliency=7), r"Expected `str`, got `int` - at `\$\.saliency"),
         (lambda plan: plan.update(model_sha256="0"), "network with other weights; choose for this"),
         (lambda plan: plan.update(together={"value": 3, "low": 0, "high": 0, "n": 5}), "together"),
         (lambda plan: plan.update(together={"value": 0, "low": 0, "high": 0, "n": 0}), "together"),
@@ -486,9 +501,15 @@ def about(change):
         (cell("density", "-0.5"), "line 2 is broken: density -0.5 at density 0.5 of 11,760"),
         (cell("density", "50"), "line 2 is broken: density 50 at density 0.5 of 11,760 weights"),
         (cell("density", "0.4"), "line 2 is broken: density 0.4 at density 0.5 of 11,760"),
-        (cell("density", "half"), "line 2 is broken: density must be number, got text"),
-        (cell("density", ""), "line 2 is broken: density must be number, got text"),
-        (cell("density", "nan"), "line 2 is broken: density must be a finite number, got nan"),
+        (
+            cell("density", "half"),
+            r"line 2 is broken: Expected `float`, got `str` .*density",
+        ),
+        (cell("density", ""), r"line 2 is broken: Expected `float`, got `str` .*density"),
+        (
+            cell("density", "nan"),
+            r"line 2 is broken: Expected a finite number, got nan .*density",
+        ),
         (cell("images", "-144"), "line 2 is broken: accuracy"),
         (cell("images", "0"), "line 2 is broken: accuracy"),
         (cell("images", "1e3"), "line 2 is broken: accuracy"),
@@ -497,7 +518,7 @@ def about(change):
         (cell("low", "0"), "line 2 is broken: accuracy"),
         (cell("drop", "0.5"), "line 2 is broken: drop 0.5"),
         (cell("drop_high", "0.9"), "line 2 is broken: drop"),
-        (cell("drop_low", "inf"), "line 2 is broken: drop.low must be a finite number"),
+        (cell("drop_low", "inf"), r"line 2 is broken: Expected a finite number, .*\.drop\.low"),
         (cell("quality", "9"), "line 2 is broken: quality 9, threshold"),
         (cell("threshold", ""), "line 2 is broken: quality .*, threshold None"),
         (cell("layer", "fc9"), "expected layer 'fc1' at density 0.5, got 'fc9'"),
@@ -513,9 +534,9 @@ def about(change):
         (about(lambda a: a["other_layers"].update(kept=5)), "other_layers has 5 of 0 weights"),
         (about(lambda a: a["dense"].update(n=-3)), r"scan\.json is broken: accuracy"),
         (about(lambda a: a["dense"].update(value=2)), r"scan\.json is broken: accuracy"),
-        (about(lambda a: a.pop("levels")), "the field 'levels' is missing"),
-        (about(lambda a: a.update(colour=1)), "unknown field 'colour'"),
-        (about(lambda a: a.update(layers=[1])), "layers must be object, got list"),
+        (about(lambda a: a.pop("levels")), "missing required field `levels`"),
+        (about(lambda a: a.update(colour=1)), "unknown field `colour`"),
+        (about(lambda a: a.update(layers=[1])), "Expected `object`, got `array` .*layers"),
         (about(lambda a: a.update(saliency="size")), "saliency 'size', which its name alone"),
     ],
 )
@@ -577,7 +598,10 @@ def test_a_run_with_files_of_another_is_refused(here):
         (lambda mask: mask["receipt"].append(mask["receipt"][0]), "its receipt counts other"),
         (lambda mask: mask["receipt"][0].update(kept=1), "its receipt counts other weights"),
         (lambda mask: mask["receipt"][0].update(density=1), "its receipt counts other weights"),
-        (lambda mask: mask["receipt"][0].update(sigma="x"), r"receipt\[0\].sigma must be number"),
+        (
+            lambda mask: mask["receipt"][0].update(sigma="x"),
+            r"Expected `float.*receipt\[0\]\.sigma",
+        ),
         (lambda mask: mask.update(format="pruning_lab mask 1"), "a mask of another version"),
     ],
 )
@@ -600,7 +624,7 @@ def test_a_mask_of_another_network_is_refused(here):
         ({"network": ["lenet-5"]}, "its network must be a name, got"),
         ({"network": 7}, "its network must be a name, got 7"),
         ({"network": "lenet-5"}, "is it of another network"),
-        ({"network": "lenet-300-100"}, "is it of another width"),
+        ({"network": "lenet-300-100"}, "is it of another network, width"),
         ({"network": "lenet-300-100", "width": "wide"}, "width of lenet-300-100 must be a number"),
         ({"network": "lenet-300-100", "width": 1e300}, "width of lenet-300-100 must be a number"),
         ({"network": "lenet-300-100", "width": 0.05, "classes": 10**30}, "classes of lenet"),
@@ -766,11 +790,14 @@ def test_bf16_that_a_run_was_not_started_with_is_refused_when_it_is_resumed(here
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda config: config.pop("recipe"), "the field 'recipe' is missing"),
-        (lambda config: config.pop("seed"), "the field 'seed' is missing"),
-        (lambda config: config.update(seed="x"), "seed must be whole number"),
+        (lambda config: config.pop("recipe"), "missing required field `recipe`"),
+        (lambda config: config.pop("seed"), "missing required field `seed`"),
+        (lambda config: config.update(seed="x"), r"Expected `int`, got `str` - at `\$\.seed"),
         (lambda config: config.update(format="pruning_lab config 0"), "config of another version"),
-        (lambda config: config["recipe"]["dense"].update(epochs=-4), "recipe.dense: epochs must"),
+        (
+            lambda config: config["recipe"]["dense"].update(epochs=-4),
+            r"epochs must .*\.dense",
+        ),
         (lambda config: config["recipe"].update(network="x"), "no built-in network 'x'"),
     ],
 )
@@ -789,11 +816,11 @@ def test_what_a_run_was_started_with_is_checked(change, says, here):
         ),
         (lambda about: about["rows"][0].update(epoch=3), r"its rows \(1\) and step 0 do not"),
         (lambda about: about["rows"].clear(), r"its rows \(0\) and step 0 do not"),
-        (lambda about: about["rows"][0].update(loss="x"), r"rows\[0\].loss must be number"),
+        (lambda about: about["rows"][0].update(loss="x"), r"Expected `float`, .*rows\[0\]\.loss"),
         (lambda about: about.update(step=-1), r"its rows \(1\) and step -1 do not"),
-        (lambda about: about.update(settings=[]), "settings must be object, got list"),
+        (lambda about: about.update(settings=[]), "Expected `object`, got `array` .*settings"),
         (lambda about: about["settings"].update(lr=9), "of another training, with another lr"),
-        (lambda about: about.update(optimizer=7), "optimizer must be object, got whole number"),
+        (lambda about: about.update(optimizer=7), "Expected `object`, got `int` .*optimizer"),
     ],
 )
 def test_a_checkpoint_that_lies_is_refused(change, says, toy, split, tmp_path):
@@ -852,7 +879,7 @@ def test_a_model_without_weights_or_in_half_precision_is_told_what_to_type(toy, 
             call()
     with pytest.raises(ValueError, match="meta device"):
         files.save_tensors("x", empty.state_dict())
-    with pytest.raises(ValueError, match=r"conv1.weight is in float16, .* type model.float\(\)"):
+    with pytest.raises(ValueError, match=r"conv1.weight is in torch.float16, .* type model.float\(\)"):
         list(training.train(toy.half(), train))
 
 

@@ -68,7 +68,7 @@ def test_a_name_with_control_characters_cannot_act_on_a_terminal():
     assert len(str(table).splitlines()) == 3
     assert r"fc1\n\x1b[31mé 层\x07\u202e" in str(table)
     assert printable("conv1 µ") == "conv1 µ"
-    with pytest.raises(ValueError, match=r"odd\\x1b is broken: it must be") as caught:
+    with pytest.raises(ValueError, match=r"odd\\x1b is broken: Expected `array`") as caught:
         decode(list[Row], 3, "odd\x1b")
     assert str(caught.value).isprintable()
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning_lab.data import Images
-from pruning_lab.layers import device_of, generators, mode
+from pruning_lab.layers import check_logits, device_of, generators, mode
 
 Z = 1.959964  # two-sided 95 % of a normal distribution
 
@@ -110,16 +110,6 @@ def right(logits: Tensor, y: Tensor) -> Tensor:
     """
     check_labels(y, *check_logits(logits))
     return logits.argmax(1) == y.to(logits.device)
-
-
-def check_logits(logits: Tensor) -> tuple[int, int]:
-    """(N, classes), the shape; ValueError for any other answer of a network."""
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        raise ValueError(
-            f"a network must answer with a tensor of shape (N, classes), got {_described(logits)}; "
-            f"wrap it in a module whose forward returns the logits alone"
-        )
-    return tuple(logits.shape)
 
 
 def check_labels(y: Tensor, n: int, classes: int) -> None:

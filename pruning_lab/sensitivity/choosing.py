@@ -16,7 +16,7 @@ from pruning_lab import criteria, data, files, models
 from pruning_lab.criteria import Saliency
 from pruning_lab.data import Images
 from pruning_lab.evaluation import Drop, Evaluator, drop, evaluate, recalibration
-from pruning_lab.layers import find, prunable
+from pruning_lab.layers import prunable
 from pruning_lab.masks import Mask, masked, prune
 from pruning_lab.rows import decode, plain
 from pruning_lab.sensitivity.points import Scan, ScanPoint
@@ -257,12 +257,10 @@ def _check_network(model: nn.Module, sizes: Mapping[str, int], others: int | Non
     """Raise KeyError or ValueError unless the network has these layers and as many weights."""
     layers = prunable(model)
     there = {name: layer.weight.numel() for name, layer in layers.items()}
-    for name in sizes:
-        find(model, name, layers)
     for name, weights in sizes.items():
-        if there[name] != weights:
+        if (here := layers[name].weight.numel()) != weights:
             raise ValueError(
-                f"layer {name!r} has {there[name]:,} weights here, not {weights:,}; "
+                f"layer {name!r} has {here:,} weights here, not {weights:,}; "
                 f"name the network that was scanned"
             )
     left = sum(there.values()) - sum(sizes.values())

@@ -32,7 +32,7 @@ class LayerLevels:
     ):
         """`values` are the saliencies of the weight."""
         alive = weight != 0
-        self.name, self.sigma = name, criteria.sigma_of(name, weight)
+        self.name, self.sigma = name, criteria.sigma(weight, layer=name)
         self.about = {
             "weights": weight.numel(),
             "kept": int(alive.count_nonzero()),

@@ -50,7 +50,7 @@ def prior(model: nn.Module, qualities: Sequence[float]) -> list[PriorRow]:
             qualities,
             criteria.magnitude(weight),
             weight != 0,
-            criteria.sigma_of(layer, weight),
+            criteria.sigma(weight, layer=layer),
         )
         for quality, (kept, _) in zip(qualities, chosen, strict=True):
             predicted = {"gaussian": gaussian(quality), "laplace": laplace(quality)}

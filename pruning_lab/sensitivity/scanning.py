@@ -25,7 +25,7 @@ from pruning_lab.evaluation import (
     workers,
 )
 from pruning_lab.evaluation.replica import Changes, Replica, described, replicas
-from pruning_lab.layers import Layer, device_of, find, prunable
+from pruning_lab.layers import Layer, device_of, prunable
 from pruning_lab.sensitivity.journal import Journal
 from pruning_lab.sensitivity.levels import LayerLevels, join
 from pruning_lab.sensitivity.points import Scan, ScanPoint
@@ -80,7 +80,7 @@ def scan(
     if out is not None and resume and not isinstance(images, Part):
         raise ValueError("a scan resumes on the same images: give a Split, such as splits.val")
     found = prunable(model)
-    wanted = {name: find(model, name, found) for name in (found if layers is None else layers)}
+    wanted = {name: found[name] for name in (found if layers is None else layers)}
     if not wanted or not levels:
         raise ValueError("nothing to scan: no layer to prune, or no level to prune it to")
     device, world = device_of(model), processes.world()

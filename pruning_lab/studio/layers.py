@@ -39,7 +39,7 @@ class Layer:
         self.size = weight.numel()
         self.is_conv = weight.dim() > 2
         self.alive = int(self.weight.count_nonzero())
-        self.sigma = criteria.sigma_of(name, self.weight)
+        self.sigma = criteria.sigma(self.weight, layer=name)
         self._counts: dict[float, int] = {}
 
     def choose(self, setting: Setting) -> Choice:

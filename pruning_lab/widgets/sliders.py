@@ -15,7 +15,6 @@ from pruning_lab import masks, plots, sensitivity
 from pruning_lab.criteria import Saliency
 from pruning_lab.data import Images, for_choosing
 from pruning_lab.evaluation import Accuracy, Changes, Drop, Evaluator, drop
-from pruning_lab.layers import find
 from pruning_lab.studio.attempts import Setting
 from pruning_lab.studio.layers import Choice, Layer
 from pruning_lab.widgets.panels import SliderPanel
@@ -154,7 +153,7 @@ class ThresholdSlider(_Panel):
         step: float = 0.05,
     ):
         layers = masks.prunable(model)
-        weight = find(model, layer, layers).weight.detach().clone()
+        weight = layers[layer].weight.detach().clone()
         self.layer, self._weights = layer, Layer(layer, weight)
         others = [other.weight for name, other in layers.items() if name != layer]
         self._others = sum(weight.numel() for weight in others)
