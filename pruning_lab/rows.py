@@ -98,26 +98,21 @@ def decode(
     """
     where = printable(where)
     if form is not None:
-        value = _of_form(value, form, where)
+        what, found = form.split()[1], value.get("format") if isinstance(value, dict) else None
+        if not isinstance(found, str) or found.split()[:2] != form.split()[:2]:
+            raise ValueError(f"{where} is not a {what} file; name one that pruning_lab wrote")
+        if found != form:
+            raise ValueError(
+                f"{where} is a {what} of another version of pruning_lab ({found!r}, not {form!r}); "
+                f"use that version, or delete it and make it again"
+            )
+        value = {name: entry for name, entry in value.items() if name != "format"}
     try:
         made = msgspec.convert(value, kind, strict=strict)
         _check_same(plain(made), value, whole)
     except (ValueError, RecursionError) as error:  # msgspec's own is a ValueError
         raise ValueError(f"{where} is broken: {error}") from None
     return made
-
-
-def _of_form(value: object, form: str, where: str) -> dict:
-    """The value without its "format", which has to be `form`."""
-    what, found = form.split()[1], value.get("format") if isinstance(value, dict) else None
-    if not isinstance(found, str) or found.split()[:2] != form.split()[:2]:
-        raise ValueError(f"{where} is not a {what} file; name one that pruning_lab wrote")
-    if found != form:
-        raise ValueError(
-            f"{where} is a {what} of another version of pruning_lab ({found!r}, not {form!r}); "
-            f"use that version, or delete it and make it again"
-        )
-    return {name: entry for name, entry in value.items() if name != "format"}
 
 
 def _check_same(made: object, value: object, whole: bool, place: str = "$") -> None:

@@ -48,6 +48,7 @@ class Receipt(Rows[ReceiptRow]):
 
     @classmethod
     def of(cls, kept: Mapping[str, Tensor]) -> "Receipt":
+        """The receipt of a mask that no call of `prune` made."""
         return cls(row_of(name, None, tensor) for name, tensor in kept.items())
 
     @property

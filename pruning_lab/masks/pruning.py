@@ -60,7 +60,11 @@ def prune(
             for n, value in amounts.items()
         }
     else:
-        chosen = _together(saliencies, amount, pools, across)
+        lamp = across == "lamp"
+        scores = {n: criteria.lamp(s * pools[n]) if lamp else s for n, s in saliencies.items()}
+        chosen = criteria.across_layers(scores, amount, pools, signed=True)
+        cuts = {n: saliencies[n][k].min().item() if k.any() else None for n, k in chosen.items()}
+        chosen = {n: (chosen[n], cuts[n]) for n in chosen}
     rows = []
     for name in layers:
         kept, cut = chosen.get(name, (before[name], None))
@@ -74,8 +78,8 @@ def prune(
             note = _note(before[name], kept, requested, ties)
             row = replace(row, asked=asked, threshold=cut, note=note)
         rows.append(row)
-    kept = {name: kept for name, (kept, _) in chosen.items()}
-    return Mask({**before, **kept}, Receipt(rows, not_covered=not_covered(model)))
+    masks = {**before, **{name: kept for name, (kept, _) in chosen.items()}}
+    return Mask(masks, Receipt(rows, not_covered=not_covered(model)))
 
 
 def _checked(
@@ -100,20 +104,6 @@ def _checked(
         _ = layers[name]  # raises for an unknown one
         criteria.check_amount(kind, value)
     return amounts
-
-
-def _together(
-    saliencies: Mapping[str, Tensor], density: float, pools: Mapping[str, Tensor], across: str
-) -> dict[str, tuple[Tensor, float | None]]:
-    """All layers ranked together: what stays of each, and its own smallest saliency that stays."""
-    ranked = saliencies
-    if across == "lamp":
-        ranked = {name: criteria.lamp(s * pools[name]) for name, s in saliencies.items()}
-    chosen = criteria.across_layers(ranked, density, pools, signed=True)
-    return {
-        name: (kept, saliencies[name][kept].min().item() if kept.any() else None)
-        for name, kept in chosen.items()
-    }
 
 
 def _note(before: Tensor, kept: Tensor, requested: int, ties: int) -> str:

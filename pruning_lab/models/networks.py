@@ -84,7 +84,7 @@ def alexnet(
     """
     maps = _scaled(width, 96, 256, 384, 384, 256, groups=2)
     chain = _alexnet(maps, width, classes, size, dropout, caffe=True)
-    return with_trained(_he_(chain), "alexnet", trained)
+    return with_trained(chain, "alexnet", trained)
 
 
 def alexnet_torchvision(
@@ -113,6 +113,7 @@ def _alexnet(
     side = side if caffe else min(6, side)
     (hidden,) = _scaled(width, 4096)
     return _chain(
+        he=caffe,
         conv1=nn.Conv2d(3, maps[0], kernel, stride, padding),  # 227 x 227 -> 55 x 55
         relu1=nn.ReLU(),
         norm1=LocalResponseNorm() if caffe else None,
@@ -162,6 +163,7 @@ def vgg_16(
     side = min(7, size // 32)
     (hidden,) = _scaled(width, 4096)
     chain = _chain(
+        he=True,
         **features,
         avgpool=nn.AdaptiveAvgPool2d(side),
         flatten=nn.Flatten(),
@@ -173,7 +175,7 @@ def vgg_16(
         drop7=nn.Dropout(dropout),
         fc8=nn.Linear(hidden, classes),
     )
-    return with_trained(_he_(chain), "vgg-16", trained)
+    return with_trained(chain, "vgg-16", trained)
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):
@@ -194,27 +196,23 @@ class LocalResponseNorm(nn.LocalResponseNorm):
         return x * (root * root.sqrt())
 
 
-def _chain(**layers: nn.Module | None) -> nn.Sequential:
-    """A chain of the layers, without those that are None and dropout at rate 0."""
+def _chain(*, he: bool = False, **layers: nn.Module | None) -> nn.Sequential:
+    """A chain of the layers, without those that are None and dropout at rate 0.
+
+    `he`: the convolutions' weights are normal and keep the scale through ReLUs (He et al. 2015);
+    with such fully connected layers too, AlexNet diverges early.
+    """
     present = OrderedDict(
         (name, layer)
         for name, layer in layers.items()
         if layer is not None and not (isinstance(layer, nn.Dropout) and layer.p == 0)
     )
-    # Channels last makes a CPU's convolutions about 1.5 times as fast, and a GPU's with bf16.
-    return nn.Sequential(present).to(memory_format=torch.channels_last)
-
-
-def _he_(chain: nn.Sequential) -> nn.Sequential:
-    """Normal weights that keep the scale through convolutions and ReLUs (He et al. 2015).
-
-    The fully connected layers stay as torch starts them: with He's too, AlexNet diverges early.
-    """
-    for layer in chain:
-        if isinstance(layer, nn.Conv2d):
+    for layer in present.values():
+        if he and isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-    return chain
+    # Channels last makes a CPU's convolutions about 1.5 times as fast, and a GPU's with bf16.
+    return nn.Sequential(present).to(memory_format=torch.channels_last)
 
 
 def _scaled(width: float, *sizes: int, groups: int = 1) -> list[int]:
