@@ -11,7 +11,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from numbers import Real
 
@@ -118,21 +118,26 @@ def saliency_of(saliency: Saliency, layer: str, weight: Tensor) -> Tensor:
 def name_of(saliency: Saliency) -> str:
     """What scans and plans call a saliency, so that another one is noticed.
 
-    "magnitude" and "random(seed=0)" say all; a dict has a digest of its values, "taylor
-    1f0c9a2b8d7e", and a function its module, "__main__.mine".
+    "magnitude" and "random(seed=0)" say all; any other name ends in a digest of a dict's values, or
+    of a function's values for fixed weights: "taylor 1f0c9a2b8d7e".
     """
     if saliency is magnitude:
         return "magnitude"
     if isinstance(saliency, Random):
         return f"random(seed={saliency.seed})"
-    if not isinstance(saliency, Mapping):
-        named = saliency if hasattr(saliency, "__qualname__") else type(saliency)
-        return f"{named.__module__}.{named.__qualname__}"
+    if isinstance(saliency, Mapping):
+        name, values = getattr(saliency, "name", "computed"), saliency
+    else:
+        name = getattr(saliency, "__qualname__", type(saliency).__name__)
+        values = dict.fromkeys(_samples(), torch.empty(0))
+        for layer, weight in _samples().items():
+            with suppress(Exception):  # a user's function raises for shapes it is not meant for
+                values[layer] = saliency_of(saliency, layer, weight)
     digest = hashlib.sha256()
-    for layer, tensor in sorted(saliency.items()):
+    for layer, tensor in sorted(values.items()):
         digest.update(layer.encode())
         digest.update(_sortable(tensor).cpu().contiguous().numpy())
-    return f"{getattr(saliency, 'name', 'computed')} {digest.hexdigest()[:12]}"
+    return f"{name} {digest.hexdigest()[:12]}"
 
 
 def by_name(name: str) -> Saliency | None:
@@ -143,10 +148,19 @@ def by_name(name: str) -> Saliency | None:
     return Random(int(seeded[1])) if seeded else None
 
 
+def _samples() -> dict[str, nn.Parameter]:
+    """Fixed weights on which a function is tried; some are zero, as after pruning."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"linear": (3, 5), "conv": (4, 2, 3, 3), "one": (1, 1)}
+    samples = {n: torch.randn(shape, generator=generator) for n, shape in shapes.items()}
+    samples["pruned"] = samples["linear"].relu()
+    return {name: nn.Parameter(weight) for name, weight in samples.items()}
+
+
 def check(saliency: Saliency, model: nn.Module | None = None) -> None:
     """Test a saliency of your own: shape, finite values, the same twice, no change of the weight.
 
-    It is tried on two small weights, or on those of `model` (which a dict needs). ValueError names
+    It is tried on a few weights, or on those of `model` (which a dict needs). ValueError names
     the first thing that is wrong.
 
     >>> check(lambda weight: weight.abs() ** 2)
@@ -156,11 +170,8 @@ def check(saliency: Saliency, model: nn.Module | None = None) -> None:
     """
     if model is None and isinstance(saliency, Mapping):
         raise ValueError("a dict of saliencies is checked with its network: check(saliency, model)")
-    with seeded(0, torch.device("cpu")):
-        weights = {"linear": torch.randn(3, 5), "conv": torch.randn(4, 2, 3, 3)}
-    samples = {n: nn.Parameter(F.hardshrink(weight)) for n, weight in weights.items()}  # some are 0
-    if model is not None:
-        samples = {name: layer.weight for name, layer in prunable(model).items()}
+    layers = {} if model is None else prunable(model)
+    samples = {name: layer.weight for name, layer in layers.items()} or _samples()
     for layer, weight in samples.items():
         before, flag = weight.detach().clone(), weight.requires_grad
         first = saliency_of(saliency, layer, weight)

@@ -230,7 +230,7 @@ def test_the_same_seed_trains_the_same_network_and_another_does_not(tmp_path, mo
         (("scan", "dense.safetensors", "--weights", "dense.safetensors"), "given twice"),
         (("scan", "mask.safetensors"), "does not say which network it is; add --model NAME"),
         (("scan", "dense.safetensors", "--model", "lenet"), "no network 'lenet'; there are"),
-        (("scan", "dense.safetensors", "--model", "lenet-5"), "is it of another network?"),
+        (("scan", "dense.safetensors", "--model", "lenet-5"), "is it of another network, width"),
         (("scan", "dense.safetensors", "--out", "."), "--out . is a folder"),
         (("scan", "dense.safetensors", "--out", "a.json"), "the rows go to a .csv"),
         ((*SCAN, "--densities", "50"), "divide by 100"),
@@ -664,7 +664,7 @@ def test_a_file_never_has_code_imported_that_was_not_typed(own, capsys):
         (("own_nets:ready",), "calling ready(), without arguments, failed with TypeError"),
         (
             ("own_nets:make", "--weights", "other.safetensors"),
-            ".safetensors: conv.bias is missing",
+            ".safetensors: conv.weight is missing",
         ),
         (("own_nets:make", "--data", "digits"), "cannot take the images of digits"),
         (("own_nets:Net",), "tells 2 classes apart, and folder:photos has 3"),
