@@ -207,12 +207,13 @@ def _chain(*, he: bool = False, **layers: nn.Module | None) -> nn.Sequential:
         for name, layer in layers.items()
         if layer is not None and not (isinstance(layer, nn.Dropout) and layer.p == 0)
     )
-    for layer in present.values():
+    # Channels last makes a CPU's convolutions about 1.5 times as fast, and a GPU's with bf16.
+    chain = nn.Sequential(present).to(memory_format=torch.channels_last)
+    for layer in chain:
         if he and isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-    # Channels last makes a CPU's convolutions about 1.5 times as fast, and a GPU's with bf16.
-    return nn.Sequential(present).to(memory_format=torch.channels_last)
+    return chain
 
 
 def _scaled(width: float, *sizes: int, groups: int = 1) -> list[int]:
