@@ -256,11 +256,11 @@ def check_same_weights(scan: Scan, model: nn.Module) -> None:
 def _check_network(model: nn.Module, sizes: Mapping[str, int], others: int | None) -> None:
     """Raise KeyError or ValueError unless the network has these layers and as many weights."""
     layers = prunable(model)
-    there = {name: layer.weight.numel() for name, layer in layers.items()}
+    there = {name: layers[name].weight.numel() for name in (*sizes, *layers)}
     for name, weights in sizes.items():
-        if (here := layers[name].weight.numel()) != weights:
+        if there[name] != weights:
             raise ValueError(
-                f"layer {name!r} has {here:,} weights here, not {weights:,}; "
+                f"layer {name!r} has {there[name]:,} weights here, not {weights:,}; "
                 f"name the network that was scanned"
             )
     left = sum(there.values()) - sum(sizes.values())
