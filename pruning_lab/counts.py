@@ -1,8 +1,8 @@
 """What a network costs: weights, FLOPs and activation density, read off the operations that ran.
 
-These rules reproduce all rows of the paper's Tables 2-5: FLOPs are two per multiply-accumulate,
-before pooling; an activation is counted after ReLU and pooling; FLOP% of a layer is its weight
-density times the density of the activations that enter it.
+These rules reproduce all rows of the paper's Tables 2-5: FLOPs are two per multiply-accumulate; an
+activation is counted after ReLU and pooling; FLOP% of a layer is its weight density times the
+density of the activations that enter it.
 """
 
 import sys
@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.backends import mha
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -106,7 +107,7 @@ def layers(model: nn.Module, images: Images | Sequence[int]) -> Counts:
     """Count operation by operation: a row per prunable layer in running order, then "other".
 
     `images` is a split (or any re-iterable of (x, y)), over which activations are measured, or the
-    shape (C, H, W) of one image, for the counts alone; anything else raises ValueError.
+    shape (C, H, W) of one image, for the counts alone.
 
     >>> [row.flops for row in layers(nn.Sequential(nn.Linear(4, 3)), (4,))]
     [24]
@@ -115,8 +116,7 @@ def layers(model: nn.Module, images: Images | Sequence[int]) -> Counts:
     other operand is what enters the layer. The activation density of a layer is that of the next
     layer's input, so after a branch too; the last layer's is that of the network's output. Layers
     that never ran follow, with 0 FLOPs. "other" holds what belongs to no layer: operations (of
-    attention, between its projections) and parameters of two or more dimensions (embeddings; not
-    normalisation).
+    attention, between its projections) and parameters of two or more dimensions (embeddings).
     """
     found = prunable(model)
     operations, outputs, idle, seen = _Operations(found), _Tally(), _Tally(), 0
@@ -209,8 +209,8 @@ class _Operations(TorchDispatchMode):
 
 @contextmanager
 def _unfused() -> Iterator[None]:
-    """Runs no compiled code, and no encoder layer fused into one operation without a formula."""
-    with _COUNTING, ExitStack() as stack:
+    """Runs no compiled code, and no attention fused into one operation without a formula."""
+    with _COUNTING, sdpa_kernel(SDPBackend.MATH), ExitStack() as stack:
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and it takes seconds to load
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.callback(mha.set_fastpath_enabled, mha.get_fastpath_enabled())
@@ -227,9 +227,7 @@ def _inputs(images: Images) -> Iterator[Tensor]:
     for batch in images if isinstance(images, Iterable) else [images]:
         pair = isinstance(batch, (tuple, list)) and len(batch) == 2
         if not pair or not isinstance(batch[0], Tensor):
-            got = " ".join(repr(images).split())
-            raise ValueError(
-                "expected batches (x, y), or the shape of one image, such as (1, 28, 28); "
-                f"got {got:.60}, with {type(batch).__name__} for a batch"
-            )
+            got = f"{' '.join(repr(images).split()):.60}, with {type(batch).__name__} for a batch"
+            expected = "batches (x, y), or the shape of one image, such as (1, 28, 28)"
+            raise ValueError(f"expected {expected}; got {got}")
         yield batch[0]

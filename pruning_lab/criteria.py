@@ -24,7 +24,7 @@ from pruning_lab.layers import check_logits, device_of, generators, mode, prunab
 from pruning_lab.rows import printable
 
 Saliency = Callable[[Tensor], Tensor] | Mapping[str, Tensor]
-_PART = 2**20  # weights that `sigma` takes at a time
+_PART = 2**20  # weights that `sigma` takes at a time: a layer's copies would be four times as large
 
 
 def magnitude(weight: Tensor) -> Tensor:
@@ -34,9 +34,9 @@ def magnitude(weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Random:
-    """A saliency that is uniform in [0, 1), the same for a layer on every device."""
+    """A saliency that knows nothing: uniform in [0, 1), the same for a layer on every device."""
 
-    seed: int
+    seed: int = 0
 
     def __call__(self, weight: Tensor, layer: str = "") -> Tensor:
         mixed = zlib.crc32(f"{self.seed} {layer}".encode())  # else layers of one shape would tie
@@ -44,9 +44,7 @@ class Random:
         return torch.rand(weight.shape, generator=generator).to(weight.device)
 
 
-def random(seed: int = 0) -> Random:
-    """The saliency that knows nothing: the control of every comparison."""
-    return Random(seed)
+random = Random  # a control, as in random(seed)
 
 
 class Computed(dict[str, Tensor]):
@@ -58,10 +56,7 @@ class Computed(dict[str, Tensor]):
 
 
 def gradient(model: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> Computed:
-    """|g|: g is the gradient of the mean cross-entropy over training images, in evaluation mode.
-
-    Nothing of the model changes. Raises ValueError for the test split, and for no images.
-    """
+    """|g|: g is the gradient of the mean cross-entropy over training images, in evaluation mode."""
     return Computed("gradient", {n: g.abs() for n, g in _gradients(model, images).items()})
 
 
@@ -165,8 +160,8 @@ def _samples() -> dict[str, nn.Parameter]:
 def check(saliency: Saliency, model: nn.Module | None = None) -> None:
     """Test a saliency of your own: shape, finite values, the same twice, no change of the weight.
 
-    It is tried on a few weights, or on those of `model` (which a dict needs). ValueError names the
-    first thing that is wrong.
+    It is tried on a few weights, or on those of `model` (which a dict needs). ValueError names
+    the first thing that is wrong.
 
     >>> check(lambda weight: weight.abs() ** 2)
     >>> check(lambda weight: weight.norm(dim=1))
@@ -189,41 +184,26 @@ def check(saliency: Saliency, model: nn.Module | None = None) -> None:
             "leaves a gradient on the weight": weight.grad is not None and model is None,
             "differs from one call to the next": not torch.equal(first, again),
         }
-        if any(wrong.values()):
-            what = next(what for what, is_wrong in wrong.items() if is_wrong)
+        for what in filter(wrong.get, wrong):
             raise ValueError(f"the saliency {what} (layer {layer!r}, {tuple(weight.shape)})")
 
 
-def sigma(weight: Tensor, kept: Tensor | None = None) -> float:
+def sigma(weight: Tensor, kept: Tensor | None = None, *, layer: str | None = None) -> float:
     """Population standard deviation of the weights that are not zero (and in `kept`); 0 of none.
 
     Our reading of the paper, which does not say: thresholds grow as a network is pruned again.
+    With the name of its `layer`, ValueError where a weight is not finite.
     """
-    sums = [(part.numel(), part.sum().item()) for part in _survivors(weight, kept)]
-    count, total = map(sum, zip(*sums, strict=True))
-    if not count:
-        return 0.0
-    mean = total / count
-    squares = sum((part - mean).square().sum().item() for part in _survivors(weight, kept))
-    return math.sqrt(squares / count)
-
-
-def _survivors(weight: Tensor, kept: Tensor | None) -> Iterator[Tensor]:
-    """Part by part: taken at once, a large layer's would need four times the layer's memory."""
-    parts = weight.detach().reshape(-1).split(_PART)
-    masks = [True] * len(parts) if kept is None else kept.reshape(-1).split(_PART)
-    for part, mask in zip(parts, masks, strict=True):
-        yield _widened(part[mask & (part != 0)])
-
-
-def sigma_of(layer: str, weight: Tensor) -> float:
-    """`sigma` of a layer; ValueError, with its name, where a weight is not finite."""
-    value = sigma(weight)
-    if not math.isfinite(value):
-        raise ValueError(
-            f"layer {layer!r} has a weight that is infinite or not a number; train again with a "
-            f"lower lr"
-        )
+    flat = weight.detach().reshape(-1)
+    alive = flat != 0 if kept is None else (flat != 0) & kept.reshape(-1)
+    parts = list(zip(flat.split(_PART), alive.split(_PART), strict=True))
+    count = max(int(alive.count_nonzero()), 1)
+    mean = sum(_widened(w[mask]).sum().item() for w, mask in parts) / count
+    squares = sum((_widened(w[mask]) - mean).square().sum().item() for w, mask in parts)
+    value = math.sqrt(squares / count)
+    if layer is not None and not math.isfinite(value):
+        what = f"layer {layer!r} has a weight that is infinite or not a number"
+        raise ValueError(f"{what}; train again with a lower lr")
     return value
 
 
@@ -276,18 +256,11 @@ def by_densities(
 ) -> Iterator[tuple[Tensor, float | None]]:
     """`by_density` for several densities of one layer, which is ranked only once.
 
-    Each comes with its threshold: the smallest saliency that stayed, None where nothing did. An
-    iterator, since all together may take more memory than the network.
+    Each comes with its threshold: the smallest saliency that stayed, None where nothing did.
     """
     for density in densities:
         check_amount("density", density)
     _check_comparable(saliency, signed)
-    return _largest(saliency, densities, kept)
-
-
-def _largest(
-    saliency: Tensor, densities: Sequence[float], kept: Tensor | None
-) -> Iterator[tuple[Tensor, float | None]]:
     flat = _sortable(saliency).reshape(-1)
     alive = None if kept is None else kept.reshape(-1)
     pool = flat if alive is None else flat[alive]
@@ -317,11 +290,12 @@ def by_levels(
     Here and nowhere else a level becomes a threshold; `prune`, `scan` and the studio call it.
     """
     if kind == "density":
-        return by_densities(saliency, levels, kept, signed=True)
+        yield from by_densities(saliency, levels, kept, signed=True)
+        return
     for level in levels:
         check_amount(kind, level)
-    cuts = [level * sigma if kind == "quality" else level for level in levels]
-    return ((by_threshold(saliency, cut, kept, signed=True), cut) for cut in cuts)
+        cut = level * sigma if kind == "quality" else level
+        yield by_threshold(saliency, cut, kept, signed=True), cut
 
 
 def across_layers(

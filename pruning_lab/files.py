@@ -1,7 +1,4 @@
-"""Atomic file writes: temporary file, fsync, rename. Safetensors and JSON, never pickle.
-
-Nothing that is loaded here is ever executed.
-"""
+"""Atomic file writes: temporary file, fsync, rename. Safetensors and JSON; nothing is executed."""
 
 import errno
 import hashlib
@@ -40,10 +37,9 @@ def write(path: str | Path, content: bytes | str) -> Path:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give an empty temporary file in the folder of `path`; after the block it is renamed to it.
+    """An empty temporary file beside `path`, renamed to it after the block.
 
-    After an error or an interrupt the temporary file is deleted, and `path` is as before. An
-    OSError names `path`, and what to do.
+    After an error or an interrupt it is deleted, and `path` is as before.
     """
     path = Path(path)
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
@@ -61,9 +57,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            advice = _ADVICE.get(error.errno, "name a place where you may write")
-            why = f"could not be written: {error.strerror or error}; {advice}"
-            raise type(error)(f"{printable(path)} {why}") from error
+            raise _explained(error, path, "written") from error
         raise
     if os.name != "nt":  # no folder can be opened there
         with suppress(OSError):  # some file systems cannot sync a folder
@@ -75,11 +69,19 @@ _ADVICE = {
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a part of its path is a file; name another"),
     errno.ENAMETOOLONG: "give it a shorter name",
     errno.EISDIR: "it is a folder; name a file in it",
+    errno.ENOENT: "check the path",
 }
 
 
+def _explained(error: OSError, path: str | Path, done: str) -> OSError:
+    """The error with the path and what to do."""
+    advice = _ADVICE.get(error.errno, f"name a place where it may be {done}")
+    why = f"could not be {done}: {error.strerror or error}; {advice}"
+    return type(error)(f"{printable(path)} {why}")
+
+
 def _sync(path: Path, flags: int) -> None:
-    """Have the system write a file, or the names in a folder, to the disk."""
+    """Write a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
@@ -88,37 +90,25 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def open_file(path: str | Path) -> BinaryIO:
-    """Open a regular file for reading, and no pipe or device, on which reading may never end.
-
-    An OSError names the path, and what to do.
-    """
-    shown = printable(path)
+    """Open a regular file for reading; reading a pipe or a device might never end."""
     try:
         mode = os.stat(path).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise wrong(path, "is a pipe, a socket or a device; name a regular file")
         return open(path, "rb")
     except OSError as error:
-        sentences = {
-            FileNotFoundError: f"no file {shown}; check the path",
-            IsADirectoryError: f"{shown} is a folder; name a file in it",
-            PermissionError: f"{shown} may not be read; give yourself the permission",
-        }
-        other = f"{shown} cannot be read: {error.strerror}; check the path"
-        raise type(error)(sentences.get(type(error), other)) from None
+        raise _explained(error, path, "read") from None
 
 
 def read_text(path: str | Path) -> str:
-    """Read a text file. ValueError names the file and the first byte that is not UTF-8."""
+    """Read a text file of at most 256 MiB. ValueError names a file that is not UTF-8."""
     with open_file(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > _MOST_TEXT:
             raise wrong(path, f"has {size:,} bytes, too many for a text file here")
-        content = file.read()
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        what = f"is not text, byte {error.start} is not UTF-8; save it as UTF-8"
-        raise wrong(path, what) from None
+        try:
+            return file.read().decode()
+        except UnicodeDecodeError as error:
+            raise wrong(path, f"is not text: {error}; save it as UTF-8") from None
 
 
 def save_json(path: str | Path, value: object) -> Path:
@@ -137,19 +127,15 @@ def parse_json(text: str, path: str | Path):
         return json.loads(
             text, object_pairs_hook=_object, parse_constant=_finite, parse_float=_finite
         )
-    except json.JSONDecodeError as error:
-        what = f"is not JSON: {error.msg}, line {error.lineno}, column {error.colno}"
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 100,000 brackets
-        what = f"is not JSON that can be read: {error}"
-    raise wrong(path, what)
+        raise wrong(path, f"is not JSON that can be read: {error}") from None
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict:
-    made = {}
-    for name, value in pairs:
-        if name in made:
-            raise ValueError(f"the key {name!r} stands twice in one object")
-        made[name] = value
+    if len(made := dict(pairs)) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object")
     return made
 
 
@@ -162,13 +148,9 @@ def _finite(text: str) -> float:
 def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], *, about: Mapping | None = None
 ) -> Path:
-    """Write a safetensors file; `about` is stored in its header, as JSON under the key `about`.
-
-    Raises OSError where the file cannot be written.
-    """
-    metadata = None
-    if about is not None:
-        metadata = {"about": json.dumps(about, ensure_ascii=False, allow_nan=False)}
+    """Write a safetensors file; `about` is stored in its header, as JSON under the key `about`."""
+    text = json.dumps(about, ensure_ascii=False, allow_nan=False)
+    metadata = None if about is None else {"about": text}
     own, storages = {}, set()
     for name, tensor in tensors.items():
         if tensor.is_meta:
@@ -187,10 +169,7 @@ def save_tensors(
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict | None]:
-    """Read a safetensors file: its tensors (on the CPU), and what was saved as `about`.
-
-    Raises ValueError for a broken file, or one with a dtype that torch lacks.
-    """
+    """Read a safetensors file: its tensors (on the CPU), and what was saved as `about`."""
     about = load_about(path)
     with _opened(path) as file:
         # Copies: the memory map would change, or crash, with a file that is written over.

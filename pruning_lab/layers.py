@@ -5,7 +5,7 @@ torch.compile) are left out of names, so what was made on a wrapped model fits t
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -47,7 +47,14 @@ class NotCovered:
     why: str
 
 
-def prunable(model: nn.Module) -> dict[str, Layer]:
+class Layers(dict[str, Layer]):
+    """Layers by name; the error for an unknown name names the nearest."""
+
+    def __missing__(self, name: str) -> Layer:
+        raise KeyError(unknown_layer(name, self))
+
+
+def prunable(model: nn.Module) -> Layers:
     """The weights of linear, convolution and attention layers by name, each weight once.
 
     A weight that two layers share appears under its first name. A layer that computes its weight
@@ -56,15 +63,19 @@ def prunable(model: nn.Module) -> dict[str, Layer]:
     >>> list(prunable(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))))
     ['0', '2']
     """
-    layers, seen = {}, set()
-    for name, layer in _candidates(model):
-        if isinstance(layer.weight, nn.parameter.UninitializedParameter):
-            kind = type(layer.module).__name__
-            todo = "run one batch of images through the model first"
-            raise ValueError(f"layer {name!r} ({kind}) has no weight yet; {todo}")
-        if id(layer.weight) not in seen:
-            seen.add(id(layer.weight))
-            layers[name] = layer
+    layers, seen = Layers(), set()
+    for path, module in _modules(model):
+        for attribute in _adapted(module):
+            weight = module._parameters.get(attribute)
+            suffix = "" if attribute == "weight" else f".{attribute.removesuffix('_weight')}"
+            name = f"{path}{suffix}".lstrip(".")
+            if isinstance(weight, nn.parameter.UninitializedParameter):
+                kind = type(module).__name__
+                todo = "run one batch of images through the model first"
+                raise ValueError(f"layer {name!r} ({kind}) has no weight yet; {todo}")
+            if weight is not None and id(weight) not in seen:
+                seen.add(id(weight))
+                layers[name] = Layer(module, attribute)
     return layers
 
 
@@ -90,18 +101,7 @@ def not_covered(model: nn.Module) -> tuple[NotCovered, ...]:
     return *rows, NotCovered("biases, normalisation and other vectors", small, "never pruned")
 
 
-def find(model: nn.Module, name: str, layers: Mapping[str, Layer]) -> Layer:
-    """The layer of that name among the model's prunable `layers`; KeyError names the nearest."""
-    if name in layers:
-        return layers[name]
-    for other, layer in _candidates(model, repeats=True):
-        if other == name:
-            first = next(n for n, known in layers.items() if known.weight is layer.weight)
-            raise KeyError(f"layer {name!r} shares the weight of {first!r}; name that one")
-    raise KeyError(unknown_layer(name, layers))
-
-
-def unknown_layer(name: str, known: Mapping[str, object]) -> str:
+def unknown_layer(name: str, known: Collection[str]) -> str:
     """The error's text for an unknown layer name, with the nearest names first."""
     near = difflib.get_close_matches(str(name).removesuffix(".weight"), known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -129,7 +129,7 @@ def check_dtype(model: nn.Module) -> None:
     """Raise ValueError where the weights are in half precision: images are float32."""
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and parameter.element_size() < 4:
-            kind = str(parameter.dtype).removeprefix("torch.")
+            kind = parameter.dtype
             raise ValueError(f"{name} is in {kind}, and images are float32; type model.float()")
 
 
@@ -137,11 +137,10 @@ def check_logits(logits: Tensor) -> tuple[int, int]:
     """(N, classes), the shape; ValueError for any other output of a network."""
     if isinstance(logits, Tensor) and logits.dim() == 2:
         return tuple(logits.shape)
-    got = f"a {type(logits).__name__}"
-    if isinstance(logits, Tensor):
-        got = f"{str(logits.dtype).removeprefix('torch.')} of shape {tuple(logits.shape)}"
+    shape = f" of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else ""
+    got = type(logits).__name__ + shape
     raise ValueError(
-        f"a network must answer with a tensor of shape (N, classes), got {got}; "
+        f"a network must answer with a tensor of shape (N, classes), got a {got}; "
         f"wrap it in a module whose forward returns the logits alone"
     )
 
@@ -173,20 +172,10 @@ def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
             module.training = was_training
 
 
-def _candidates(model: nn.Module, *, repeats: bool = False) -> Iterator[tuple[str, Layer]]:
-    """Layers by name: `fc1` for its `weight`, `attention.in_proj` for an `in_proj_weight`."""
-    for path, module in _modules(model, repeats=repeats):
-        for attribute in _adapted(module):
-            if module._parameters.get(attribute) is not None:
-                suffix = "" if attribute == "weight" else f".{attribute.removesuffix('_weight')}"
-                yield f"{path}{suffix}".lstrip("."), Layer(module, attribute)
-
-
-def _modules(model: nn.Module, *, repeats: bool = False) -> Iterator[tuple[str, nn.Module]]:
-    """`named_modules` with wrappers left out of the names; each module once, unless `repeats`."""
-    named = list(model.named_modules(remove_duplicate=False))
-    wrappers = {path for path, module in named if _wraps(module)}
-    for path, module in named if repeats else model.named_modules():
+def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """`named_modules` with wrappers left out of the names."""
+    wrappers = {path for path, module in model.named_modules() if _wraps(module)}
+    for path, module in model.named_modules():
         if path not in wrappers:
             parts = path.split(".")
             own = (p for i, p in enumerate(parts) if ".".join(parts[:i]) not in wrappers)

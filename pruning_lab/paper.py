@@ -1,9 +1,9 @@
 """The numbers of Han et al., "Learning both Weights and Connections" (NIPS 2015, 1506.02626v3).
 
-They are typed here and nowhere else. Densities and errors are fractions in [0, 1]; counts are
-rounded as the paper prints them.
+Densities and errors are fractions in [0, 1]; counts are rounded as the paper prints them.
 """
 
+from collections import namedtuple
 from dataclasses import dataclass
 
 
@@ -33,16 +33,8 @@ class LayerRow:
     flop_density: float  # fraction of its operations that are left
 
 
-@dataclass(frozen=True)
-class Rival:
-    """One row of Table 6: a method that makes AlexNet smaller."""
-
-    method: str
-    top1_error: float
-    top5_error: float | None
-    parameters: float
-    compression: float
-
+# A row of Table 6: a method that makes AlexNet smaller.
+Rival = namedtuple("Rival", "method top1_error top5_error parameters compression")
 
 K, M, G = 1e3, 1e6, 1e9
 

@@ -106,9 +106,9 @@ def test_several_densities_rank_every_precision_and_layout(dtype):
 
 def test_several_densities_are_each_a_density_and_of_numbers():
     with pytest.raises(ValueError, match="for a percentage, divide by 100"):
-        criteria.by_densities(torch.ones(3), [0.5, 50])
+        next(criteria.by_densities(torch.ones(3), [0.5, 50]))
     with pytest.raises(ValueError, match="a weight is not a number"):
-        criteria.by_densities(torch.tensor([1.0, math.nan]), [0.5])
+        next(criteria.by_densities(torch.tensor([1.0, math.nan]), [0.5]))
     assert list(criteria.by_densities(torch.ones(3), [])) == []
 
 
@@ -340,8 +340,8 @@ def test_a_saliency_is_not_computed_on_the_test_split_or_on_nothing(toy, split):
     ("answer", "got"),
     [
         (lambda x: (x, x), "a tuple"),
-        (lambda x: x[:, :, None], r"float32 of shape \(16, 4, 1\)"),
-        (lambda x: x[:, 0], r"float32 of shape \(16,\)"),
+        (lambda x: x[:, :, None], r"a Tensor of shape \(16, 4, 1\)"),
+        (lambda x: x[:, 0], r"a Tensor of shape \(16,\)"),
     ],
 )
 def test_a_network_that_gives_no_logits_is_told_to_be_wrapped(toy, batches, answer, got):

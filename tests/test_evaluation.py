@@ -100,8 +100,8 @@ ANSWERS = {
     "a tuple": (lambda y: (y, y), "got a tuple;"),
     "a dict": (lambda y: {"logits": y}, "got a dict;"),
     "nothing": (lambda y: None, "got a NoneType;"),
-    "a map": (lambda y: y[:, :, None, None], r"got float32 of shape \(\d+, 4, 1, 1\);"),
-    "a number": (lambda y: y[:, 0], r"got float32 of shape \(\d+,\);"),
+    "a map": (lambda y: y[:, :, None, None], r"got a Tensor of shape \(\d+, 4, 1, 1\);"),
+    "a number": (lambda y: y[:, 0], r"got a Tensor of shape \(\d+,\);"),
 }
 
 

@@ -619,7 +619,7 @@ def test_autocast_holds_in_workers_too(batches, spread):
         (lambda self, x: {"logits": self.fc1(x.flatten(1))}, "got a dict; wrap it"),
         (lambda self, x: None, "got a NoneType"),
         (lambda self, x: [self.fc1(x.flatten(1))], "got a list"),
-        (lambda self, x: self.fc1(x.flatten(1))[:, None], r"got float64 of shape \(2, 1, 4\)"),
+        (lambda self, x: self.fc1(x.flatten(1))[:, None], r"got a Tensor of shape \(2, 1, 4\)"),
     ],
 )
 def test_an_answer_that_is_no_logits_gets_a_sentence(forward, says, doubles):

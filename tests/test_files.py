@@ -163,9 +163,9 @@ def test_json_refuses_what_is_no_number(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b'{\n "fc1": 0.5,\n "fc2" 0.5\n}', "line 3, column 8"),
+        (b'{\n "fc1": 0.5,\n "fc2" 0.5\n}', "line 3 column 8"),
         (b"", "line 1"),
-        (b'"\xe9"', "not text, byte 1"),
+        (b'"\xe9"', "not text: .* in position 1"),
         (b"[" * 100_000, "recursion"),
         (b"1" * 5_000, "digits"),
     ],

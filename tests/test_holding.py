@@ -15,6 +15,8 @@ from torch.nn.utils import clip_grad_norm_
 
 from pruning_lab import masks, training
 
+muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+
 
 def steps(model, optimizer, batches, count=4):
     """Anyone's loop; yields after each step. The closure serves optimizers that ask for one."""
@@ -227,6 +229,7 @@ def test_zeros_and_gradients_stay_in_a_layer_that_was_frozen_when_it_was_held(to
     assert risen(toy, mask) == 0
 
 
+@muon
 def test_two_optimizers_share_a_network_one_of_them_without_masked_weights(toy, batches):
     mask = masks.prune(toy, density=0.3)
     mask.hold(toy)
@@ -429,6 +432,7 @@ def test_clipping_sees_the_gradient_of_the_small_layer(wide_and_small):
     assert torch.allclose(wide[0].weight.grad[:, ALIVE], small[0].weight.grad, atol=1e-7)
 
 
+@muon
 def test_muon_moves_the_weights_that_are_left_as_it_moves_the_small_layers(wide_and_small):
     wide, small, x, y = wide_and_small
     moves = []

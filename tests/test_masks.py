@@ -318,10 +318,10 @@ def test_a_layer_type_of_ones_own_is_pruned_once_it_is_in_the_table(monkeypatch)
     assert int(model[1].kernel.count_nonzero()) == 8
 
 
-def test_the_other_name_of_a_shared_weight_says_the_first(toy):
+def test_a_shared_weight_has_its_first_name_alone(toy):
     toy.again = nn.Linear(36, 12)
     toy.again.weight = toy.fc1.weight
-    with pytest.raises(KeyError, match="'again' shares the weight of 'fc1'; name that one"):
+    with pytest.raises(KeyError, match=r"no layer 'again' to prune; .* has conv1, fc1, fc2"):
         masks.prune(toy, density={"again": 0.5})
 
 
@@ -354,8 +354,8 @@ def test_masks_of_different_networks_are_not_combined(toy, branching):
         masks.Mask.of(toy) & {"fc1": toy.fc1.weight != 0}
 
 
-def test_a_mask_says_why_it_has_no_hash(toy):
-    with pytest.raises(TypeError, match=r"use mask\.fingerprint\(\)"):
+def test_a_mask_has_no_hash_since_its_tensors_can_change(toy):
+    with pytest.raises(TypeError, match="unhashable type: 'Mask'"):
         hash(masks.Mask.of(toy))
 
 
@@ -367,14 +367,6 @@ def test_a_mask_owns_its_tensors():
     assert copy.deepcopy(mask) == mask
     assert pickle.loads(pickle.dumps(mask)) == mask
     assert repr(mask) == "Mask(6 of 6 weights kept in 1 layer)"
-
-
-def test_a_mask_moves_to_a_device_with_its_receipt(toy):
-    mask = masks.prune(toy, density=0.5)
-    moved = mask.to("meta")
-    assert {kept.device.type for kept in moved.values()} == {"meta"}
-    assert moved.receipt == mask.receipt
-    assert mask.to("cpu") == mask
 
 
 # --- receipts ----------------------------------------------------------------------------------

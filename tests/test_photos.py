@@ -523,7 +523,7 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(folder, tmp_path):
     start(limited).join(60)
     fingerprint, _, origin = (tmp_path / "told").read_text().partition(" ")
     assert "; to be decoded again each time, as no cache can be written (" in origin
-    assert "could not be written: File too large; name a place where you may write" in origin
+    assert "could not be written: File too large; name a place where it may be written" in origin
     left = [*(folder / ".pruning_lab").iterdir(), *(tmp_path / "user" / "pruning_lab").iterdir()]
     assert left == []
     assert fingerprint == loaded(folder)[0]

@@ -345,7 +345,7 @@ def wrong_rewinds(toy):
             {"rewind": "lr", "original": replace(ORIGINAL, epochs=1)},
             "has only 1, not 2; give config.epochs <= original.epochs",
         ),
-        ({"rewind": "weights", "early": short, **with_original}, "early lacks fc1.bias"),
+        ({"rewind": "weights", "early": short, **with_original}, "early: fc1.bias is missing"),
         ({"rewind": "weights", "early": toy.state_dict(), **with_original}, "shares its memory"),
         (
             {"rewind": "weights", "early": early, "freeze": ["conv1"], **with_original},

@@ -371,7 +371,7 @@ def lbfgs(parameters):
     return torch.optim.LBFGS(parameters, lr=1.0, max_iter=4, line_search_fn="strong_wolfe")
 
 
-@pytest.mark.parametrize("optimizer", [adamw, muon, lbfgs])
+@pytest.mark.parametrize("optimizer", [adamw, lbfgs, *([muon] * hasattr(torch.optim, "Muon"))])
 def test_any_optimizer_schedule_and_loss_take_the_steps_of_a_loop_by_hand(toy, batches, optimizer):
     toy.drop2.p = 0.0
     plain, expected = copy.deepcopy(toy), []

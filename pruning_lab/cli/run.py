@@ -72,8 +72,8 @@ def run(
             about, seed = shape.about(model or common.RECIPES[0], images), seed or 0
             _, about, splits = prepare(about, seed, images, output)
             recipe = _recipe(about, splits.name, choice)
-            photos_on_gpu = splits.val.device.type == "cuda" and "size" in about
-            recipe = recipe.in_bf16() if bf16 or photos_on_gpu else recipe
+            bf16 = bf16 or (splits.val.device.type == "cuda" and "size" in about)
+            recipe = recipe.in_bf16() if bf16 else recipe
         output.say(f"{recipe.network}, seed {seed}, {_cost(recipe)}; files go to {folder}")
         with output.bar(recipe.epochs, "epochs") as bar:
 
@@ -84,8 +84,8 @@ def run(
                 if note.text:
                     output.say(f"  {note.phase:8} {note.text}")
 
-            options = {"notify": notify, "command": output.command}
-            result = lab.experiments.run(recipe, splits, seed=seed, folder=folder, **options)
+            options = {"seed": seed, "notify": notify, "command": output.command}
+            result = lab.experiments.run(recipe, splits, folder=folder, **options)
     page = folder / "report.html"
     if lab.processes.rank() == 0:
         lab.files.write(page, lab.reports.html(result))

@@ -22,7 +22,7 @@ from pruning_lab.evaluation.replica import (
     tensors_in,
 )
 from pruning_lab.evaluation.thresholded import prepared
-from pruning_lab.layers import device_of, find, prunable
+from pruning_lab.layers import device_of, prunable
 
 
 class Evaluator:
@@ -136,7 +136,7 @@ class Evaluator:
         """The first layer that changes, and what stands in for weights and buffers from there."""
         layers = prunable(self.model)
         for name, weight in changes.items():
-            own = find(self.model, name, layers).weight
+            own = layers[name].weight
             if weight.shape != own.shape:
                 raise ValueError(
                     f"layer {name!r} has a weight of shape {tuple(own.shape)}, "

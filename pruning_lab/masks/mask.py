@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, TypedDict
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning_lab import files
-from pruning_lab.layers import Layer, NotCovered, find, prunable, unknown_layer
+from pruning_lab.layers import Layer, NotCovered, prunable, unknown_layer
 from pruning_lab.masks.holding import Hold
 from pruning_lab.rows import Rows, decode, plain, printable
 
@@ -32,7 +32,7 @@ class ReceiptRow:
 
 
 class Receipt(Rows[ReceiptRow]):
-    """A row per layer; `not_covered` lists the parameters that the mask leaves alone."""
+    """A row per layer; `not_covered` lists the parameters outside of the mask."""
 
     columns: ClassVar = {
         "layer": lambda row: row.layer,
@@ -48,7 +48,7 @@ class Receipt(Rows[ReceiptRow]):
 
     @classmethod
     def of(cls, kept: Mapping[str, Tensor]) -> "Receipt":
-        """Of a mask that no call of `prune` made."""
+        """The receipt of a mask that no call of `prune` made."""
         return cls(row_of(name, None, tensor) for name, tensor in kept.items())
 
     @property
@@ -74,9 +74,8 @@ def row_of(layer: str, sigma: float | None, kept: Tensor) -> ReceiptRow:
 class Mask(Mapping[str, Tensor]):
     """Layer name -> bool tensor, True = kept, with the receipt of the call that made it.
 
-    Two masks are equal where they keep the same weights of the same layers. The tensors are the
-    mask's own copies; read them, and make another mask to change something: `a & b`, `a | b`, `~a`,
-    `Mask({**a, "fc1": other})`. (`a and b` is Python's, and gives b.)
+    The tensors are the mask's own copies; make another mask to change something: `a & b`, `a | b`,
+    `~a`, `Mask({**a, "fc1": other})`. (`a and b` is Python's, and gives b.)
 
     >>> few, many = Mask({"fc1": torch.tensor([1, 0, 0])}), Mask({"fc1": torch.tensor([1, 1, 0])})
     >>> (few & many).kept, (few and many).kept, (~many).kept
@@ -117,19 +116,13 @@ class Mask(Mapping[str, Tensor]):
             torch.equal(kept, other[name].to(kept.device)) for name, kept in self.items()
         )
 
-    def __hash__(self) -> int:
-        raise TypeError("a mask cannot be hashed, its tensors can change; use mask.fingerprint()")
-
     def __and__(self, other: "Mask") -> "Mask":
-        """What both keep."""
         return self._combined(other, torch.logical_and)
 
     def __or__(self, other: "Mask") -> "Mask":
-        """What either keeps."""
         return self._combined(other, torch.logical_or)
 
     def __invert__(self) -> "Mask":
-        """What this mask does not keep."""
         return Mask({name: ~kept for name, kept in self.items()})
 
     def _combined(self, other: "Mask", operation: Callable[[Tensor, Tensor], Tensor]) -> "Mask":
@@ -137,16 +130,12 @@ class Mask(Mapping[str, Tensor]):
             return NotImplemented
         shapes, others = ({n: tuple(kept.shape) for n, kept in m.items()} for m in (self, other))
         if shapes != others:
-            odd = next(n for n in {**shapes, **others} if shapes.get(n) != others.get(n))
+            n = next(n for n in {**shapes, **others} if shapes.get(n) != others.get(n))
             raise ValueError(
-                f"masks of different networks: layer {odd!r} has shape {shapes.get(odd)} in one "
-                f"and {others.get(odd)} in the other; combine masks of the same layers"
+                f"masks of different networks: layer {n!r} has shape {shapes.get(n)} in one and "
+                f"{others.get(n)} in the other; combine masks of the same layers"
             )
         return Mask({n: operation(kept, other[n].to(kept.device)) for n, kept in self.items()})
-
-    def to(self, device: torch.device | str) -> "Mask":
-        """The same mask with its tensors on `device`; no method needs it to be the model's."""
-        return Mask({name: kept.to(device) for name, kept in self.items()}, self.receipt)
 
     @property
     def weights(self) -> int:
@@ -174,10 +163,10 @@ class Mask(Mapping[str, Tensor]):
     def hold(self, model: nn.Module) -> Hold:
         """Apply the mask and keep it: pruned weights stay zero after every step of any optimizer.
 
-        It holds by parameter, for any loop, until `handle.remove()`; gradients are zero there too,
-        so clipping, LBFGS and Muon see the pruned network. Optimizers may come later; loading a
-        state_dict, moving the model, torch.compile and DDP keep it. A deep copy is not held until
-        its own `hold`. While several masks hold a weight, what all of them keep stays.
+        Their gradients are zero too, so clipping, LBFGS and Muon see the pruned network, until
+        `handle.remove()`. Optimizers may come later; loading a state_dict, moving the model,
+        torch.compile and DDP keep it. A deep copy is not held until its own `hold`. While several
+        masks hold a weight, what all of them keep stays.
 
         >>> layer = nn.Sequential(nn.Linear(2, 1))
         >>> with Mask({"0": torch.tensor([[True, False]])}).hold(layer):
@@ -207,11 +196,8 @@ class Mask(Mapping[str, Tensor]):
         if not layers.keys() == shapes.keys() == bits.keys():
             raise files.wrong(path, f"is broken: its bits do not fill the shapes {shapes}")
         receipt = Receipt(about["receipt"], not_covered=tuple(about["not_covered"]))
-        written, counted = (
-            [(row.layer, row.weights, row.kept, row.density) for row in rows]
-            for rows in (receipt, Receipt.of(layers))
-        )
-        if written != counted:
+        counted = [replace(row, asked="-", threshold=None, sigma=None, note="") for row in receipt]
+        if counted != list(Receipt.of(layers)):
             raise files.wrong(path, "is broken: its receipt counts other weights than its bits")
         return cls(layers, receipt)
 
@@ -222,14 +208,14 @@ class Mask(Mapping[str, Tensor]):
 
     def _placed(self, model: nn.Module) -> list[tuple[Layer, Tensor]]:
         """Every masked layer of the model with what is kept; raises where they do not fit."""
-        layers = prunable(model)
-        placed = [(find(model, name, layers), kept) for name, kept in self.items()]
-        for name, (layer, kept) in zip(self, placed, strict=True):
-            if layer.weight.shape != kept.shape:
+        layers, placed = prunable(model), []
+        for name, kept in self.items():
+            if (shape := layers[name].weight.shape) != kept.shape:
                 raise ValueError(
                     f"the mask of layer {name!r} has shape {tuple(kept.shape)}, its weight "
-                    f"{tuple(layer.weight.shape)}; use the mask with the model it was made for"
+                    f"{tuple(shape)}; use the mask with the model it was made for"
                 )
+            placed.append((layers[name], kept))
         return placed
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pruning_lab import criteria
 from pruning_lab.criteria import Saliency
-from pruning_lab.layers import Layer, device_of, find, not_covered, prunable
+from pruning_lab.layers import Layers, device_of, not_covered, prunable
 from pruning_lab.masks.mask import Mask, Receipt, row_of
 
 Amount = float | Mapping[str, float]
@@ -41,23 +41,18 @@ def prune(
     Traceback (most recent call last):
     ValueError: density must lie in [0, 1], got 92; for a percentage, divide by 100
     """
-    kind, amount = _one_of(quality=quality, density=density, threshold=threshold)
-    if kind == "quality" and saliency is not criteria.magnitude:
-        todo = "give another saliency a density or a threshold"
-        raise ValueError(f"quality is a multiple of sigma, so it goes with magnitude; {todo}")
-    if across not in ACROSS:
-        raise ValueError(f"across must be {', '.join(ACROSS[:-1])} or lamp, got {across!r}")
-    if across != "layer" and (kind != "density" or isinstance(amount, Mapping)):
-        raise ValueError(f"across={across!r} ranks all layers by one density; give density=NUMBER")
-    layers = prunable(model)
-    if not layers:
-        kinds = "(linear, convolution or attention); masks.ADAPTERS takes further types"
-        raise ValueError(f"this model has no layer to prune {kinds}")
+    given = {"quality": quality, "density": density, "threshold": threshold}
+    given = {kind: amount for kind, amount in given.items() if amount is not None}
+    if len(given) != 1:
+        got = " and ".join(given) or "none"
+        raise ValueError(f"give exactly one of quality, density and threshold, got {got}")
+    ((kind, amount),) = given.items()
     device_of(model)  # raises for the meta device
-    amounts = _per_layer(model, kind, amount, layers)
+    layers = prunable(model)
+    amounts = _checked(kind, amount, across, saliency, layers)
     before = Mask.of(model)
     pools = {n: torch.ones_like(before[n]) if regrow else before[n] for n in amounts}
-    sigmas = {name: criteria.sigma_of(name, layer.weight) for name, layer in layers.items()}
+    sigmas = {name: criteria.sigma(layer.weight, layer=name) for name, layer in layers.items()}
     saliencies = {n: criteria.saliency_of(saliency, n, layers[n].weight) for n in amounts}
     if across == "layer":
         chosen = {
@@ -65,7 +60,11 @@ def prune(
             for n, value in amounts.items()
         }
     else:
-        chosen = _together(saliencies, amount, pools, across)
+        lamp = across == "lamp"
+        scores = {n: criteria.lamp(s * pools[n]) if lamp else s for n, s in saliencies.items()}
+        chosen = criteria.across_layers(scores, amount, pools, signed=True)
+        cuts = {n: saliencies[n][k].min().item() if k.any() else None for n, k in chosen.items()}
+        chosen = {n: (chosen[n], cuts[n]) for n in chosen}
     rows = []
     for name in layers:
         kept, cut = chosen.get(name, (before[name], None))
@@ -75,48 +74,36 @@ def prune(
             requested = ties = 0
             if kind == "density":
                 requested = round(amounts[name] * row.weights) if across == "layer" else 0
-                dropped = saliencies[name][before[name] & ~kept]
-                ties = 0 if cut is None else int((dropped == cut).sum())
+                ties = int((saliencies[name][before[name] & ~kept] == cut).sum()) if row.kept else 0
             note = _note(before[name], kept, requested, ties)
             row = replace(row, asked=asked, threshold=cut, note=note)
         rows.append(row)
-    kept = {name: kept for name, (kept, _) in chosen.items()}
-    return Mask({**before, **kept}, Receipt(rows, not_covered=not_covered(model)))
+    masks = {**before, **{name: kept for name, (kept, _) in chosen.items()}}
+    return Mask(masks, Receipt(rows, not_covered=not_covered(model)))
 
 
-def _one_of(**amounts: Amount | None) -> tuple[str, Amount]:
-    given = {kind: amount for kind, amount in amounts.items() if amount is not None}
-    if len(given) != 1:
-        got = " and ".join(given) or "none"
-        raise ValueError(f"give exactly one of quality, density and threshold, got {got}")
-    return next(iter(given.items()))
-
-
-def _per_layer(
-    model: nn.Module, kind: str, amount: Amount, layers: Mapping[str, Layer]
+def _checked(
+    kind: str, amount: Amount, across: str, saliency: Saliency, layers: Layers
 ) -> dict[str, float]:
+    """The amount of each layer; raises unless it is one that `prune` can be asked for."""
+    if kind == "quality" and saliency is not criteria.magnitude:
+        todo = "give another saliency a density or a threshold"
+        raise ValueError(f"quality is a multiple of sigma, so it goes with magnitude; {todo}")
+    if across not in ACROSS:
+        raise ValueError(f"across must be {', '.join(ACROSS[:-1])} or lamp, got {across!r}")
+    if across != "layer" and (kind != "density" or isinstance(amount, Mapping)):
+        raise ValueError(f"across={across!r} ranks all layers by one density; give density=NUMBER")
+    if not layers:
+        kinds = "(linear, convolution or attention); masks.ADAPTERS takes further types"
+        raise ValueError(f"this model has no layer to prune {kinds}")
     amounts = dict(amount if isinstance(amount, Mapping) else dict.fromkeys(layers, amount))
     if not amounts:
         todo = f"give {kind}=NUMBER, or a dict of layer name -> number"
         raise ValueError(f"no layer is named; {todo}")
     for name, value in amounts.items():
-        find(model, name, layers)
+        _ = layers[name]  # raises for an unknown one
         criteria.check_amount(kind, value)
     return amounts
-
-
-def _together(
-    saliencies: Mapping[str, Tensor], density: float, pools: Mapping[str, Tensor], across: str
-) -> dict[str, tuple[Tensor, float | None]]:
-    """All layers ranked together: what stays of each, and its own smallest saliency that stays."""
-    ranked = saliencies
-    if across == "lamp":
-        ranked = {name: criteria.lamp(s * pools[name]) for name, s in saliencies.items()}
-    chosen = criteria.across_layers(ranked, density, pools, signed=True)
-    return {
-        name: (kept, saliencies[name][kept].min().item() if kept.any() else None)
-        for name, kept in chosen.items()
-    }
 
 
 def _note(before: Tensor, kept: Tensor, requested: int, ties: int) -> str:

@@ -2,10 +2,9 @@
 
 All take these keywords. `classes`: the number of outputs. `width` scales the hidden layers.
 `dropout`: the rate of the dropout layers at the fully connected ones; at 0 there are none.
-`trained="mnist"` (the LeNets) loads the weights that come with the package, `"imagenet"`
-(torchvision's AlexNet and VGG-16) those of torchvision, `trained=PATH` those of a file; where
-`classes` differs from the file's, the last layer keeps its random weights. Photos are
-(3, `size`, `size`); the first fully connected layer has as many inputs as the size needs.
+`trained="mnist"` (the LeNets) loads the weights that come with the package, `"imagenet"` those of
+torchvision, `trained=PATH` those of a file; where `classes` differs from the file's, the last layer
+keeps its random weights. Photos are (3, `size`, `size`).
 """
 
 import inspect
@@ -52,10 +51,9 @@ def lenet_5(
 ) -> nn.Sequential:
     """Caffe's LeNet, 20-50-500-10: 430,500 weights, 431,080 with biases (paper, Tables 1 and 3).
 
-    Our reading: a ReLU follows both convolutions. Caffe's own example has none there, but the paper
-    reports 82 % and 72 % of the pooled outputs as not zero, and without a ReLU none would be zero.
-    It follows the pooling, where it is the same function (the maximum of ReLUs is the ReLU of the
-    maximum) on a quarter of the values.
+    Our reading: a ReLU follows both convolutions; Caffe's own example has none there, but the paper
+    reports 82 % and 72 % of the pooled outputs as not zero. It follows the pooling, where it is the
+    same function (the maximum of ReLUs is the ReLU of the maximum) on a quarter of the values.
     """
     maps1, maps2, hidden = _scaled(width, 20, 50, 500)
     chain = _chain(
@@ -81,13 +79,12 @@ def alexnet(
 
     Pooling rounds up as Caffe's does, so 224 px give 6 x 6 maps as 227 do. **Below 128 px conv1 is
     5 x 5 with stride 2 instead of 11 x 11 with stride 4**, which would leave a single value of
-    64 px; so 4 x 4 are left, and an image costs about what one of 128 px does. The convolutions'
-    first weights are He's: with torch's own, the first epoch over a small set like Imagenette
-    learns nothing.
+    64 px; so 4 x 4 are left. The convolutions' first weights are He's: with torch's own, the first
+    epoch over a small set like Imagenette learns nothing.
     """
     maps = _scaled(width, 96, 256, 384, 384, 256, groups=2)
     chain = _alexnet(maps, width, classes, size, dropout, caffe=True)
-    return with_trained(_he_(chain), "alexnet", trained)
+    return with_trained(chain, "alexnet", trained)
 
 
 def alexnet_torchvision(
@@ -96,10 +93,8 @@ def alexnet_torchvision(
     """torchvision's AlexNet: 61,090,496 weights, 61,100,840 with biases (Krizhevsky 2014).
 
     Other channels than the paper's, no groups, no normalisation, and dropout before fc1 and fc2.
-    Maps are averaged to 6 x 6, or left as they are where they are smaller (4 x 4 at 160 px): copies
-    of the same values would cost weights and tell nothing. Built with the usual `size`, it takes
-    any image of 63 px or more as torchvision's does. Below 128 px conv1 is that of `alexnet`.
-    `trained=PATH` may have torchvision's names (.pth or safetensors) or ours.
+    Maps are averaged to 6 x 6, or left as they are where they are smaller: copies of the same
+    values would cost weights and tell nothing. Below 128 px conv1 is that of `alexnet`.
     """
     maps = _scaled(width, 64, 192, 384, 256, 256)
     chain = _alexnet(maps, width, classes, size, dropout, caffe=False)
@@ -118,6 +113,7 @@ def _alexnet(
     side = side if caffe else min(6, side)
     (hidden,) = _scaled(width, 4096)
     return _chain(
+        he=caffe,
         conv1=nn.Conv2d(3, maps[0], kernel, stride, padding),  # 227 x 227 -> 55 x 55
         relu1=nn.ReLU(),
         norm1=LocalResponseNorm() if caffe else None,
@@ -167,6 +163,7 @@ def vgg_16(
     side = min(7, size // 32)
     (hidden,) = _scaled(width, 4096)
     chain = _chain(
+        he=True,
         **features,
         avgpool=nn.AdaptiveAvgPool2d(side),
         flatten=nn.Flatten(),
@@ -178,7 +175,7 @@ def vgg_16(
         drop7=nn.Dropout(dropout),
         fc8=nn.Linear(hidden, classes),
     )
-    return with_trained(_he_(chain), "vgg-16", trained)
+    return with_trained(chain, "vgg-16", trained)
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):
@@ -199,30 +196,21 @@ class LocalResponseNorm(nn.LocalResponseNorm):
         return x * (root * root.sqrt())
 
 
-def is_chain(model: nn.Module) -> bool:
-    """Whether a model is an nn.Sequential of layers that have no layers of their own."""
-    follows = type(model).forward is nn.Sequential.forward  # a subclass may have its own
-    return follows and not any(list(layer.children()) for layer in model)
+def _chain(*, he: bool = False, **layers: nn.Module | None) -> nn.Sequential:
+    """A chain of the layers, without those that are None and dropout at rate 0.
 
-
-def _chain(**layers: nn.Module | None) -> nn.Sequential:
-    """A chain of the layers, without those that are None and dropout at rate 0."""
+    `he`: the convolutions' weights are normal and keep the scale through ReLUs (He et al. 2015);
+    with such fully connected layers too, AlexNet diverges early.
+    """
     present = OrderedDict(
         (name, layer)
         for name, layer in layers.items()
         if layer is not None and not (isinstance(layer, nn.Dropout) and layer.p == 0)
     )
     # Channels last makes a CPU's convolutions about 1.5 times as fast, and a GPU's with bf16.
-    return nn.Sequential(present).to(memory_format=torch.channels_last)
-
-
-def _he_(chain: nn.Sequential) -> nn.Sequential:
-    """Normal weights that keep the scale through convolutions and ReLUs (He et al. 2015).
-
-    The fully connected layers stay as torch starts them: with He's too, AlexNet diverges early.
-    """
+    chain = nn.Sequential(present).to(memory_format=torch.channels_last)
     for layer in chain:
-        if isinstance(layer, nn.Conv2d):
+        if he and isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
     return chain
@@ -283,7 +271,7 @@ def build(about: Mapping) -> nn.Sequential:
 def load(path: str | Path, network: str | None = None) -> tuple[nn.Sequential, dict]:
     """The built-in network in a file of `save`, and what the file says of it.
 
-    `network` is for files that do not name theirs. No memory is taken before the shapes agree.
+    `network` is for files that do not name theirs.
     """
     about = files.load_about(path) or {}
     if network is not None:
@@ -293,7 +281,7 @@ def load(path: str | Path, network: str | None = None) -> tuple[nn.Sequential, d
             model = build(about)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    check_fit(model, files.load_shapes(path), path)
+    check_fit(model, files.load_shapes(path), path)  # before memory is taken
     load_(model.to_empty(device="cpu"), path)
     return model, about
 
@@ -308,13 +296,3 @@ def describe(about: Mapping) -> str:
         small = size < SMALL and chosen["network"].startswith("alexnet")
         words.append(f"{size} px (conv1 5 x 5)" if small else f"{size} px")
     return ", ".join([*words, f"{chosen['classes']:,} classes"])
-
-
-def input_shape(network: str, size: int | None = None) -> tuple[int, int, int]:
-    """(C, H, W) of the images that a built-in network takes; of photos, at `size` or its own."""
-    chosen = settings({"network": network} | ({} if size is None else {"size": size}))
-    if "size" in chosen:
-        return 3, chosen["size"], chosen["size"]
-    if size not in (None, 28):
-        raise ValueError(f"{network} takes images of 28 px only, got size {size}")
-    return 1, 28, 28

@@ -1,14 +1,13 @@
 """Weights in files: our own, those that come with the package, and torchvision's by renaming."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from pruning_lab import files
-from pruning_lab.layers import prunable
 
 _TORCHVISION = {"alexnet-torchvision": "alexnet", "vgg-16": "vgg16"}  # torchvision's names
 
@@ -45,20 +44,11 @@ def check_fit(
     """Raise ValueError unless names and shapes (of tensors, or alone) are those of the model."""
     shapes = {name: tuple(getattr(entry, "shape", entry)) for name, entry in tensors.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if missing := expected.keys() - shapes.keys():
-        raise files.wrong(path, f"lacks {_listed(missing)}; is it of another network?")
-    if extra := shapes.keys() - expected.keys():
-        raise files.wrong(path, f"also holds {_listed(extra)}; is it of another network?")
-    for name, shape in expected.items():
-        if shapes[name] != shape:
-            what = f"has shape {shapes[name]}, this network expects {shape}"
-            todo = "is it of another width, size or classes?"
-            raise files.wrong(f"{path}: {name}", f"{what}; {todo}")
-
-
-def _listed(names: Collection[str]) -> str:
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(sorted(names)[:8]) + more
+    for name in {**expected, **shapes}:
+        found, ours = shapes.get(name, "missing"), expected.get(name, "no such tensor")
+        if found != ours:
+            todo = "is it of another network, width, size or classes?"
+            raise files.wrong(f"{path}: {name}", f"is {found}, this network expects {ours}; {todo}")
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -73,12 +63,12 @@ def with_trained(chain: nn.Sequential, name: str, trained: str | Path | None) ->
     """The chain, filled from the file that `trained` names by a word or by its path."""
     if trained is None:
         return chain
-    path, layers = _find(name, str(trained)), prunable(chain)
-    tensors = _renamed(_read(path), list(layers))
-    last, layer = list(layers.items())[-1]
-    found = tensors.get(f"{last}.weight", layer.weight)
-    if found.shape[1:] == layer.weight.shape[1:] and len(found) != len(layer.weight):
-        tensors |= {f"{last}.weight": layer.weight, f"{last}.bias": layer.module.bias}
+    path, own = _find(name, str(trained)), chain.state_dict()
+    tensors = _renamed(_read(path), list(own))
+    *_, weight, bias = own
+    found = tensors.get(weight, own[weight])
+    if found.shape[1:] == own[weight].shape[1:] and len(found) != len(own[weight]):
+        tensors |= {weight: own[weight], bias: own[bias]}
     fill_(chain, tensors, path)
     return chain
 
@@ -87,10 +77,8 @@ def _find(name: str, trained: str) -> Path:
     folder = Path(__file__).parent.parent / "weights"
     shipped = {p.stem.removeprefix(f"{name}-"): p for p in folder.glob(f"{name}-*.safetensors")}
     words = sorted(shipped) + ["imagenet"] * (name in _TORCHVISION)
-    if trained in shipped:
-        return shipped[trained]
     if trained in words:
-        return _fetched(_TORCHVISION[name])
+        return shipped.get(trained) or _fetched(_TORCHVISION[name])
     if Path(trained).is_file():
         return Path(trained)
     raise ValueError(
@@ -130,15 +118,10 @@ def _read(path: Path) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in tensors.items()}
 
 
-def _renamed(tensors: Mapping[str, Tensor], layers: list[str]) -> dict[str, Tensor]:
-    """torchvision's names of as many layers (features.0.weight, ...) replaced by ours, in order."""
-    parts = {key: re.fullmatch(r"(classifier|features)\.(\d+)\.(\w+)", key) for key in tensors}
-    found = {match.group(1, 2) for match in parts.values() if match}
-    ordered = sorted(found, key=lambda layer: (layer[0] == "classifier", int(layer[1])))
-    if len(ordered) != len(layers):
-        return dict(tensors)
-    ours = dict(zip(ordered, layers, strict=True))
-    return {
-        f"{ours[match.group(1, 2)]}.{match[3]}" if match else key: tensors[key]
-        for key, match in parts.items()
-    }
+def _renamed(tensors: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+    """torchvision's names (features.0.weight, ...) replaced by ours, in order."""
+    words = [re.fullmatch(r"(features|classifier)\.(\d+)\.(weight|bias)", name) for name in tensors]
+    if not all(words) or len(tensors) != len(names):
+        return tensors
+    words.sort(key=lambda found: (found[1] == "classifier", int(found[2]), found[3] == "bias"))
+    return {ours: tensors[found[0]] for ours, found in zip(names, words, strict=True)}

@@ -11,7 +11,7 @@ from torch import nn
 from pruning_lab import criteria, files, models
 from pruning_lab.criteria import Saliency
 from pruning_lab.evaluation import Drop, change
-from pruning_lab.layers import find, prunable
+from pruning_lab.layers import prunable
 from pruning_lab.masks import Mask, prune
 from pruning_lab.rows import Rows, decode, plain
 
@@ -149,7 +149,7 @@ def check_network(
     layers, wrong = prunable(model), ""
     there = {name: layer.weight.numel() for name, layer in layers.items()}
     for name, weights in sizes.items():
-        find(model, name, layers)
+        layers[name]
         if there[name] != weights:
             wrong = f"layer {name!r} has {there[name]:,} weights here, not {weights:,}"
     if not wrong and (left := sum(there.values()) - sum(sizes.values())) != others:

@@ -42,7 +42,7 @@ def prior(model: nn.Module, qualities: Sequence[float]) -> list[PriorRow]:
     rows = []
     for layer, module in prunable(model).items():
         weight = module.weight.detach()
-        alive, sigma = weight != 0, criteria.sigma_of(layer, weight)
+        alive, sigma = weight != 0, criteria.sigma(weight, layer=layer)
         chosen = criteria.by_levels("quality", qualities, criteria.magnitude(weight), alive, sigma)
         for quality, (kept, _) in zip(qualities, chosen, strict=True):
             predicted = {"gaussian": gaussian(quality), "laplace": laplace(quality)}

@@ -18,7 +18,7 @@ from pruning_lab.data import Images, Part
 from pruning_lab.evaluation import Accuracy, Changes, Drop, Thresholded, measuring, right, workers
 from pruning_lab.evaluation.replica import NOTHING, Replica, described, replicas
 from pruning_lab.evaluation.thresholded import prepared
-from pruning_lab.layers import device_of, find, prunable
+from pruning_lab.layers import device_of, prunable
 from pruning_lab.sensitivity.journal import Journal
 from pruning_lab.sensitivity.points import LayerAbout, Origin, Scan, ScanPoint
 
@@ -65,7 +65,7 @@ def scan(
     if out is not None and resume and not isinstance(images, Part):
         raise ValueError("a scan resumes on the same images: give a Split, such as splits.val")
     found = prunable(model)
-    chosen = {name: find(model, name, found) for name in (found if layers is None else layers)}
+    chosen = {name: found[name] for name in (found if layers is None else layers)}
     if not chosen or not levels:
         raise ValueError("nothing to scan: no layer to prune, or no level to prune it to")
     with measuring(model):
@@ -150,7 +150,7 @@ def _about(
             weights=weight.numel(),
             kept=int(weight.count_nonzero()),
             shape=list(weight.shape),
-            sigma=criteria.sigma_of(name, weight),
+            sigma=criteria.sigma(weight, layer=name),
         )
         for name, weight in weights.items()
     }

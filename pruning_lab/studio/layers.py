@@ -43,7 +43,7 @@ class Layer:
         self.name, self.weight = name, _dense(weight.detach())
         self.size, self.is_conv = weight.numel(), weight.dim() > 2
         self.alive = int(self.weight.count_nonzero())
-        self.sigma = criteria.sigma_of(name, self.weight)
+        self.sigma = criteria.sigma(self.weight, layer=name)
         self._counts: dict[float, int] = {}
         self._latest = ALL, Choice(self.alive, 0.0)
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from pruning_lab import criteria, plots, sensitivity
 from pruning_lab.data import Images
-from pruning_lab.layers import find, prunable
+from pruning_lab.layers import prunable
 from pruning_lab.studio import LayerMetrics, Studio
 from pruning_lab.widgets.drawing import WIDTH, height_for, png
 from pruning_lab.widgets.figures import WeightsFilm
@@ -31,7 +31,7 @@ class ThresholdSlider(StudioView):
     """
 
     def __init__(self, model: nn.Module, images: Images, layer: str, *, quality: float = 1.0):
-        find(model, layer, prunable(model))  # raises for an unknown one
+        prunable(model)[layer]  # raises for an unknown one
         studio = Studio(model, images)
         self._film = WeightsFilm(studio, (WIDTH, 270), curve=False)
         self._open(studio, layer, quality, "threshold")
