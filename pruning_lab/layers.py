@@ -129,7 +129,7 @@ def check_dtype(model: nn.Module) -> None:
     """Raise ValueError where the weights are in half precision: images are float32."""
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and parameter.element_size() < 4:
-            kind = parameter.dtype
+            kind = str(parameter.dtype).removeprefix("torch.")
             raise ValueError(f"{name} is in {kind}, and images are float32; type model.float()")
 
 

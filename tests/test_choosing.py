@@ -132,7 +132,7 @@ def test_a_density_below_the_scan_is_refused():
             {"max_drop_per_layer": 1, "saliency": criteria.random(3)},
             r"was 'magnitude', got 'random\(seed=3\)'",
         ),
-        ({"density": 0.5, "saliency": criteria.random}, r"was 'magnitude', got 'random \w+'"),
+        ({"density": 0.5, "saliency": criteria.random}, r"was 'magnitude', got 'Random \w+'"),
     ],
 )
 def test_what_cannot_be_chosen_is_said(options, message):

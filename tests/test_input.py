@@ -616,7 +616,7 @@ def test_a_mask_of_another_network_is_refused(here):
         ({"network": ["lenet-5"]}, "its network must be a name, got"),
         ({"network": 7}, "its network must be a name, got 7"),
         ({"network": "lenet-5"}, "is it of another network"),
-        ({"network": "lenet-300-100"}, "is it of another width"),
+        ({"network": "lenet-300-100"}, "is it of another network, width"),
         ({"network": "lenet-300-100", "width": "wide"}, "width of lenet-300-100 must be a number"),
         ({"network": "lenet-300-100", "width": 1e300}, "width of lenet-300-100 must be a number"),
         ({"network": "lenet-300-100", "width": 0.05, "classes": 10**30}, "classes of lenet"),

@@ -1813,21 +1813,21 @@ def test_a_file_of_something_else_gets_one_sentence_and_leaves_no_thread(
     alien = models.save(tmp_path / "model.safetensors", toy)
     for name, model, images, words in [
         (path, toy, other_images, "was measured on other images; open it with the same data"),
-        (path, models.lenet_5(), splits, "lacks .* is it of another network"),
-        (path, pausing(), splits, "also holds .* is it of another network|lacks"),
-        (path, nn.Sequential(OrderedDict(fc1=toy.fc1)), splits, "also holds|lacks"),
+        (path, models.lenet_5(), splits, "this network expects .* is it of another network"),
+        (path, pausing(), splits, "this network expects|also holds"),
+        (path, nn.Sequential(OrderedDict(fc1=toy.fc1)), splits, "also holds|expects"),
         (cut, toy, splits, "cut.safetensors is not a whole safetensors file"),
         (alien, toy, splits, "model.safetensors is not a studio file"),
-        (lambda: rewritten(path, drop=["1.fc1.weight"]), toy, splits, "lacks fc1.weight"),
-        (lambda: rewritten(path, drop=["0.fc1.weight"]), toy, splits, "lacks fc1.weight"),
-        (lambda: rewritten(path, drop=["1."]), toy, splits, "lacks"),
+        (lambda: rewritten(path, drop=["1.fc1.weight"]), toy, splits, "fc1.weight is missing"),
+        (lambda: rewritten(path, drop=["0.fc1.weight"]), toy, splits, "fc1.weight is missing"),
+        (lambda: rewritten(path, drop=["1."]), toy, splits, "is missing"),
     ]:
         file = name() if callable(name) else name
         with pytest.raises(ValueError, match=words) as caught:
             Studio.load(file, model, images)
         assert file.name in str(caught.value)
         assert threads() == []
-    with pytest.raises(FileNotFoundError, match="no file"):
+    with pytest.raises(FileNotFoundError, match="could not be read"):
         Studio.load(tmp_path / "none.safetensors", toy, splits)
 
 

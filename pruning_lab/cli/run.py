@@ -55,25 +55,25 @@ def run(
             f"{folder} holds a run already; resume it with --resume, or name another --out"
         )
     if config:
-        typed = {**vars(shape), "size": images.size, "model": model, "data": images.data}
-        _check_same(folder, config, {**typed, "seed": seed, "bf16": bf16 or None}, choice)
+        typed = {"size": images.size, "model": model, "data": images.data, "seed": seed}
+        _check_same(folder, config, {**vars(shape), **typed, "bf16": bf16 or None}, choice)
     lab.processes.wait()  # until all have looked into the folder
+    if resume and not config:
+        output.say(f"nothing to resume in {folder}, so it starts from the beginning")
     if (folder / "run.json").exists():
         output.say(f"{folder} is finished already")
         result = lab.experiments.Run.load(folder)
     else:
-        if resume and not config:
-            output.say(f"nothing to resume in {folder}, so it starts from the beginning")
         if config:
             recipe, seed = config["recipe"], config["seed"]
             about = {**recipe.about, "data": config["data"]}
-            _, _, splits = prepare(about, seed, images, output)
         else:
             about, seed = shape.about(model or common.RECIPES[0], images), seed or 0
-            _, about, splits = prepare(about, seed, images, output)
+        _, about, splits = prepare(about, seed, images, output)
+        if not config:
             recipe = _recipe(about, splits.name, choice)
-            bf16 = bf16 or (splits.val.device.type == "cuda" and "size" in about)
-            recipe = recipe.in_bf16() if bf16 else recipe
+            if bf16 or (splits.val.device.type == "cuda" and "size" in about):
+                recipe = recipe.in_bf16()
         output.say(f"{recipe.network}, seed {seed}, {_cost(recipe)}; files go to {folder}")
         with output.bar(recipe.epochs, "epochs") as bar:
 
@@ -89,8 +89,7 @@ def run(
     page = folder / "report.html"
     if lab.processes.rank() == 0:
         lab.files.write(page, lab.reports.html(result))
-    files = f"The plots are in {page}, the network in {folder / 'model.safetensors'}"
-    output.show(result.record, f"\n{lab.reports.text(result.record)}\n\n{files}")
+    output.show(result.record, f"\n{lab.reports.text(result.record)}\n\nThe plots are in {page}")
 
 
 def _cost(recipe: lab.experiments.Recipe) -> str:

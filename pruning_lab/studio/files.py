@@ -114,7 +114,8 @@ def export(
     )
     models.save(weights, network, about=about)
     plan.save(path)
-    words = "" if about else " --model NETWORK"
+    network = about["network"] if about else "NETWORK"
+    words = f" --model {network}" if not about or ":" in network else ""
     command = f"pruning-lab prune {quote(str(weights))}{words} --plan {quote(str(path))}"
     return Exported(path, weights, command)
 

@@ -19,8 +19,9 @@ class NumbersSlider(ThresholdSlider):
     """A few numbers as bars, and a slider for the quality: those below quality x sigma turn grey.
 
     They are the weights of a layer in a studio. Set `panel.quality` in a cell, or move the slider;
-    read `kept`, `threshold` and `density`; `settle()` waits for the picture. Raises ValueError
-    unless there are 1 to 24 finite numbers in one row.
+    read `panel.kept`, `.threshold` and `.density`; `panel.settle()` waits for the picture.
+
+    Raises ValueError unless there are 1 to 24 finite numbers in one row.
     """
 
     def __init__(self, numbers: Tensor | Sequence[float], *, quality: float = 1.0):

@@ -23,8 +23,8 @@ class ThresholdSlider(StudioView):
 
     `images` is what accuracy is measured on: splits.val, a DataLoader, any re-iterable of (x, y).
     The panel works on a copy of the network as it is now. Set `panel.quality` in a cell, or move
-    the slider; read `threshold`, `density`, `mask` at once, and `accuracy` and `drop` when they
-    have been measured, for which `settle()` waits. `panel.studio` does the work, and can do more.
+    the slider; read `panel.threshold`, `.density` and `.mask` at once, and `.accuracy` and `.drop`
+    after `panel.settle()`. `panel.studio` does the work, and can do more.
 
     Raises ValueError for the test split: choosing by it would spoil it. KeyError for a layer that
     is not there.
@@ -96,9 +96,8 @@ class DropSlider(StudioView):
     """The drop that each layer alone may cost under a slider; the densities of a scan follow.
 
     `scan` is sensitivity.scan's, of this network, by magnitude. Set `panel.max_drop_per_layer`
-    (percentage points) in a cell, or move the slider; read `plan` (sensitivity.choose's) and `mask`
-    at once, and the `drop` of all layers pruned together when it has been measured, for which
-    `settle()` waits.
+    (percentage points) in a cell, or move the slider; read `panel.plan` (sensitivity.choose's) and
+    `panel.mask` at once, and the `panel.drop` of all layers pruned together after `panel.settle()`.
 
     Raises ValueError for the test split, by which nothing may be chosen, and for a scan of other
     weights.
