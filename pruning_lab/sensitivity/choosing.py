@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import permutations
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -284,6 +285,7 @@ class _Search:
     """
 
     FRACTIONS = (0.3, 0.15, 0.08, 0.04)
+    STEPS = (0.6, 0.8, 0.9)  # of what a layer keeps, on the way to sparser networks
     IMAGES = 2000  # for the loss, which moves before the accuracy does; drops are of all images
 
     def __init__(
@@ -325,19 +327,36 @@ class _Search:
                 break
             target = math.sqrt(max(1, low) * high)
         start = found[-1]
-        trial = self.exchange(start)
-        if self._drop(trial) <= max_drop:  # a lower loss is not always a higher accuracy
-            found.append(trial)
-        for step in (0.8, 0.9, 0.95):  # ever smaller steps down, each as often as it holds
-            while self.done < self.most:
-                fewer = {name: max(1, round(step * count)) for name, count in found[-1].items()}
-                trial = self.exchange(fewer, self.FRACTIONS[-2:])
-                if fewer == found[-1] or self._drop(trial) > max_drop:
-                    break
+        for fraction in self.FRACTIONS:
+            most = self.done + (self.most - self.done) // 3  # many layers have too many pairs
+            trial = self.exchange(found[-1], [fraction], most)
+            if self._drop(trial) <= max_drop:  # a lower loss is not always a higher accuracy
                 found.append(trial)
+            for step in self.STEPS:
+                while fewer := self._sparser(found[-1], step, max_drop):
+                    found.append(fewer)
         return start, found
 
-    def exchange(self, counts: Counts, fractions: Sequence[float] = FRACTIONS) -> Counts:
+    def _sparser(self, counts: Counts, step: float, max_drop: float) -> Counts | None:
+        """Less of the layer whose loss rises least for each weight; None where none is within."""
+        self.evaluator.commit(self._changes(counts))
+        loss, rated = self.evaluator.loss(first=self.IMAGES), []
+        for name, count in counts.items():
+            fewer = max(1, round(step * count))
+            if fewer < count and self.done < self.most:
+                self._count()
+                more = self.evaluator.loss(self._changes({name: fewer}), first=self.IMAGES) - loss
+                rated.append((max(more, 1e-9) / (count - fewer), {**counts, name: fewer}))
+        for _, trial in sorted(rated, key=itemgetter(0))[:2]:
+            if self._drop(trial) <= max_drop:
+                return trial
+        return None
+
+    def exchange(
+        self, counts: Counts, fractions: Sequence[float] = FRACTIONS, most: int | None = None
+    ) -> Counts:
+        """As many weights, in better places; at most until `most` evaluations are done."""
+        most = self.most if most is None else most
         self.evaluator.commit(self._changes(counts))
         loss = self.evaluator.loss(first=self.IMAGES)
         for fraction in fractions:
@@ -345,7 +364,7 @@ class _Search:
             while improved:
                 improved = False
                 for giver, taker in permutations(counts, 2):
-                    if self.done >= self.most:
+                    if self.done >= most:
                         return counts
                     moved = int(fraction * min(counts[giver], self.alive[taker] - counts[taker]))
                     if moved == 0:

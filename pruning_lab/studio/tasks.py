@@ -17,7 +17,7 @@ from pruning_lab.studio.layers import Version
 from pruning_lab.studio.measurer import Measurer
 from pruning_lab.training import Epoch, TrainConfig, train
 
-SCAN_IMAGES = 2000  # for `suggest`
+SCAN_IMAGES, EVALUATIONS = 2000, 80  # for `suggest`, which the user waits for
 SCAN_DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 
 
@@ -70,8 +70,8 @@ def suggest(
     if version.scan is None:
         first = images.head(SCAN_IMAGES) if is_part else images
         version.scan = sensitivity.scan(network, first, SCAN_DENSITIES, notify=scanned, **options)
-    options |= {"model": network, "images": images, "notify": searched}
-    options["method"] = "single" if choice["max_drop"] is None else "joint"
+    options |= {"model": network, "images": images}
+    options |= {"evaluations": EVALUATIONS, "notify": searched}
     return sensitivity.choose(version.scan, **choice, **options)
 
 
