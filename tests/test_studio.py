@@ -1518,18 +1518,12 @@ def test_a_suggestion_is_what_choose_says_of_the_same_scan(toy, splits, studio_o
     studio = studio_of(toy, splits).set({"fc2": 0.5}).lock("fc2").suggest(**choice)
     scan = sensitivity.scan(toy, splits.val, tasks.SCAN_DENSITIES)
     assert list(studio.scan) == list(scan)
-    plan = choose(scan, toy, splits.val, **(choice or {"max_drop": 0.5}))
+    asked = {**(choice or {"max_drop": 0.5}), "evaluations": tasks.EVALUATIONS}
+    plan = sensitivity.choose(scan, **asked, model=toy, images=splits.val)
     settings = {n: Setting("density", d) for n, d in plan.densities.items() if n != "fc2"}
     assert studio.attempt.settings == {**settings, "fc2": Setting("quality", 0.5)}
     assert studio.attempt.what == f"suggested for {plan.asked}"
     check(studio, toy, list(splits.val))
-
-
-def choose(scan, model, images, *, max_drop=None, density=None) -> sensitivity.Plan:
-    """What the whole network may lose is searched for; a density is read off the curves."""
-    method = "single" if max_drop is None else "joint"
-    asked = {"max_drop": max_drop, "density": density, "method": method}
-    return sensitivity.choose(scan, **asked, model=model, images=images)
 
 
 def test_a_suggestion_keeps_to_the_drop_of_the_whole_network(studio_of):
