@@ -1232,7 +1232,7 @@ def test_the_main_thread_draws_the_numbers_it_would_draw_alone(splits, studio_of
         elif step == 10:
             config = replace(GENTLE, epochs=12)
             studio.retrain(config=config, wait=waits, on_epoch=epochs.append)
-    assert waits or studio.busy  # it was at work meanwhile
+            assert waits or studio.busy  # it is at work while the next numbers are drawn
     studio.settle().suggest()
     studio.test()
     assert found == expected
@@ -1549,7 +1549,8 @@ def test_a_scan_is_made_once_for_each_weights(toy, splits, studio_of, monkeypatc
     first = studio.scan
     assert studio.go(1).scan is given
     assert studio.go(len(studio.attempts)).scan is first
-    plan = choose(first, network, splits.val, max_drop=1)
+    asked = {"max_drop": 1, "evaluations": tasks.EVALUATIONS}
+    plan = sensitivity.choose(first, **asked, model=network, images=splits.val)
     assert {n: s.amount for n, s in studio.attempt.settings.items()} == plan.densities
 
 

@@ -114,9 +114,12 @@ def _explained(error: Exception) -> tuple[int, str]:
             f"the processes cannot reach each other: {first_line}; start all of them again "
             f"(--resume continues from what was saved)"
         )
-    if kind == "ModuleNotFoundError" and error.name in ("matplotlib", "ipywidgets", "voila"):
+    if kind == "ModuleNotFoundError" and error.name in _COURSE:
         return 1, f"{error.name} is not installed; type: pip install 'pruning-lab[course]'"
     return 1, f"internal error: {kind}: {first_line}; run it again with --debug, and report it"
+
+
+_COURSE = ("matplotlib", "ipywidgets", "voila", "sklearn", "pandas")  # the extra `course`
 
 
 def _is_raised_here(error: Exception) -> bool:
