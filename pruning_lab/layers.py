@@ -5,6 +5,7 @@ torch.compile) are left out of names, so what was made on a wrapped model fits t
 """
 
 import difflib
+import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -158,6 +159,11 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         # torch.manual_seed would reach GPUs whose states the fork does not keep.
         (torch.default_generator if device.type == "cpu" else torch).manual_seed(seed)
         yield
+
+
+def in_main_thread() -> bool:
+    """Whether this thread may set torch's default generators, which all threads share."""
+    return threading.current_thread() is threading.main_thread()
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from pruning_lab.checkpoints import (
 )
 from pruning_lab.data import Images
 from pruning_lab.evaluation import evaluate, right
-from pruning_lab.layers import check_dtype, device_of, generators, mode
+from pruning_lab.layers import check_dtype, device_of, generators, in_main_thread, mode
 from pruning_lab.masks import Mask
 from pruning_lab.models.stored import check_fit
 from pruning_lab.rows import plain
@@ -115,7 +115,8 @@ def train(
     parameters. `schedule` turns the progress in [0, 1] into a factor of each group's own learning
     rate (default: the shape of `config.learning_rate`); `before_step(progress)` is called before
     each step. Of images without a length, steps are counted in the first epoch, whose progress is
-    that of its middle. The global random state stays as it is.
+    that of its middle. The global random state stays as it is; in a
+    thread other than the main one, which may not set it, dropout and loaders draw from it.
 
     With `checkpoint`, the state is written there after every epoch (of a large network, when that
     is worth the time) and every `checkpoint_minutes` within one. Where that file exists, its epochs
@@ -256,7 +257,8 @@ class _Training:
                 self.forward = DistributedDataParallel(self.forward)
             while len(self.rows) < self.config.epochs:
                 self.began = time.perf_counter() - self.seconds
-                with torch.random.fork_rng(generators(self.device)), mode(model, training=True):
+                forked = torch.random.fork_rng(generators(self.device), enabled=in_main_thread())
+                with forked, mode(model, training=True):
                     self._epoch()
                 processes.copy_first_(model.buffers())  # batch norm's, which DDP lets differ
                 self.rows.append(row := self._row())
@@ -339,6 +341,8 @@ class _Training:
                 yield group
 
     def _seed(self, *place: int) -> None:
+        if not in_main_thread():
+            return
         text = f"{self.config.seed} {place} {processes.rank()}"
         on_cpu = self.device.type == "cpu"  # where seeding GPUs too would cost 0.1 ms a step
         generator = torch.default_generator if on_cpu else torch

@@ -2,7 +2,6 @@
 
 import math
 import random
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning_lab.data import Images
-from pruning_lab.layers import check_logits, device_of, generators, mode
+from pruning_lab.layers import check_logits, device_of, generators, in_main_thread, mode
 
 Z = 1.959964  # two-sided 95 % of a normal distribution
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -143,7 +142,7 @@ def measuring(model: nn.Module) -> Iterator[None]:
     """
     owners = [module._buffers for module in model.modules()]
     buffers = [(o, n, b, b if b is None else b.clone()) for o in owners for n, b in o.items()]
-    is_main = threading.current_thread() is threading.main_thread()
+    is_main = in_main_thread()
     states = random.getstate(), np.random.get_state()
     forked = torch.random.fork_rng(generators(device_of(model)), enabled=is_main)
     with forked, torch.no_grad(), mode(model, training=False):  # inference tensors would stay
