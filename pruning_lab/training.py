@@ -115,8 +115,8 @@ def train(
     parameters. `schedule` turns the progress in [0, 1] into a factor of each group's own learning
     rate (default: the shape of `config.learning_rate`); `before_step(progress)` is called before
     each step. Of images without a length, steps are counted in the first epoch, whose progress is
-    that of its middle. The global random state stays as it is; in a
-    thread other than the main one, which may not set it, dropout and loaders draw from it.
+    that of its middle. The global random state stays as it is; outside the main thread, which alone
+    may set it, dropout and loaders draw from it.
 
     With `checkpoint`, the state is written there after every epoch (of a large network, when that
     is worth the time) and every `checkpoint_minutes` within one. Where that file exists, its epochs
