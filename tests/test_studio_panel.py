@@ -123,7 +123,7 @@ def check_words(panel: StudioPanel) -> None:
         line = panel.rows[row.layer]
         assert text(line.kept) == share(row.density)
         assert f"{row.threshold:.4g} {row.weights:,} {row.kept:,} {row.density:.1%}" in table
-        assert line.slider.value == pytest.approx(min(3, round(row.quality / 0.05) * 0.05))
+        assert line.slider.value == pytest.approx(round(min(3, row.quality) / 0.05) * 0.05)
         assert round(line.slider.value / 0.05, 6) == round(line.slider.value / 0.05)
         if row.asked.kind == "quality":
             assert line.box.value == row.asked.amount
