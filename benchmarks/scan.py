@@ -98,9 +98,9 @@ def measure(case: Case, sides: list[str], turns: int, usual_cells: int) -> dict:
     flops = _flops(case)
     usual_cells = min(usual_cells, len(case.cells))
     spread = [case.cells[i * len(case.cells) // usual_cells] for i in range(usual_cells)]
-    split, said = case.read(), set()
+    split, strategies = case.read(), set()
     works: dict[str, Callable[[], dict[Cell, int]]] = {
-        "ours": lambda: ours(case, said),
+        "ours": lambda: ours(case, strategies),
         "short": lambda: short(case),
         "usual": lambda: usual(case, spread),
         "plain": lambda: plain(case),
@@ -128,7 +128,7 @@ def measure(case: Case, sides: list[str], turns: int, usual_cells: int) -> dict:
         "network": case.name,
         "images": split.n,
         "layers x levels": f"{len(case.cells) // len(DENSITIES)} x {len(DENSITIES)}",
-        "how": ", ".join(sorted(said)),
+        "how": ", ".join(sorted(strategies)),
         **{f"{side}, s": statistics.median(times) for side, times in seconds.items()},
         "usual, cells measured": f"{usual_cells} of {len(case.cells)}",
         "GFLOP": flops * split.n / 1e9,
@@ -195,13 +195,13 @@ def _as_val(pixels: Tensor, labels: Tensor, mean: float, std: float) -> data.Spl
 # ---------------------------------------------------------------------------------------- sides
 
 
-def ours(case: Case, said: set[str]) -> dict[Cell, int]:
-    """sensitivity.scan, all of it; `said` hears how the network was evaluated."""
+def ours(case: Case, strategies: set[str]) -> dict[Cell, int]:
+    """sensitivity.scan, all of it; `strategies` collects how the network was evaluated."""
     scan = sensitivity.scan(
         case.model,
         case.read(),
         DENSITIES,
-        notify=lambda progress: said.add(progress.how),
+        notify=lambda progress: strategies.add(progress.how),
     )
     asked = zip(scan, (cell for layer in scan.layers for cell in _levels(layer)), strict=True)
     return {cell: round(point.accuracy.value * point.accuracy.n) for point, cell in asked}
@@ -304,7 +304,7 @@ def _right(model: nn.Module, x: Tensor, y: Tensor) -> int:
 
 
 def _flops(case: Case) -> int:
-    """For one image: the network once, and what lies behind each layer once for every level."""
+    """For one image: the network once, and what follows each layer once for every level."""
     image = tuple(case.read().images.shape[1:])
     layers = [row.flops for row in counts.layers(case.model, image)]
     return sum(layers) + len(DENSITIES) * sum(sum(layers[i:]) for i in range(len(layers)))

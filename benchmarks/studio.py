@@ -1,4 +1,4 @@
-"""What a hand waits for in the studio: the text, the picture, the accuracy; and AlexNet's memory.
+"""What a user waits for in the studio: the text, the picture, the accuracy; and AlexNet's memory.
 
     python benchmarks/studio.py                        # about eight minutes; needs MNIST, Chromium
     python benchmarks/studio.py --only lenet-5         # or lenet-300-100, alexnet
@@ -175,7 +175,7 @@ def pressed(page, layer: str, keys: int) -> Iterator[dict]:
         page.keyboard.press("ArrowRight")
         page.wait_for_function(DONE, polling=100)  # at every frame it would take time itself
         page.wait_for_timeout(400)
-        if press:  # the first one draws another layer's picture anew
+        if press:  # the first one draws another layer's picture
             yield page.evaluate("marks")
 
 
@@ -201,13 +201,13 @@ def dragged(page, layer: str, steps: int) -> tuple[int, float]:
         page.wait_for_timeout(max(0, 33 - 1e3 * (time.perf_counter() - began)))
     page.mouse.up()
     page.wait_for_timeout(3000)
-    said = page.evaluate(
+    shown_now = page.evaluate(
         "() => ({pictures: pictures.length, final: marks.final - (last - began), box: "
         f"document.querySelector('.studio-box-{layer} input').value}})"
     )
     shown = page.locator(f".studio-slider-{layer} .noUi-handle").get_attribute("aria-valuetext")
-    assert abs(float(said["box"]) - float(shown)) < 0.01, "the drag ended elsewhere"
-    return said["pictures"], said["final"]
+    assert abs(float(shown_now["box"]) - float(shown)) < 0.01, "the drag ended elsewhere"
+    return shown_now["pictures"], shown_now["final"]
 
 
 # In the kernel alone
@@ -237,8 +237,8 @@ def alexnet(images: int, side: int, turns: int) -> list[dict]:
         return row(what, "alexnet", layer, on, unit, values, bar)
 
     rows = [one("preparation, once", "", "ms", [1e3 * (time.perf_counter() - began)], None)]
-    said = {status for status in watch.said if status.startswith("preparing")}
-    rows.append(one("messages meanwhile", "", "", [len(said)], None))
+    shown_now = {status for status in watch.texts if status.startswith("preparing")}
+    rows.append(one("messages meanwhile", "", "", [len(shown_now)], None))
     for layer in studio.layers:
         is_conv = studio.layer(layer).is_conv
         on_grid = [round((10 + turn) * STEP, 10) for turn in range(turns)]
@@ -259,11 +259,11 @@ class Watch:
     """Notes when a studio has something to show."""
 
     def __init__(self, studio: Studio):
-        self.studio, self.said, self.first = studio, [], None
+        self.studio, self.texts, self.first = studio, [], None
         studio.on(object, self._listen)
 
     def _listen(self, event: object) -> None:
-        self.said.append(self.studio.status)
+        self.texts.append(self.studio.status)
         if self.first is None and self.studio.metrics().accuracy is not None:
             self.first = time.perf_counter()
 

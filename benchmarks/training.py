@@ -1,4 +1,4 @@
-"""Training speed: an epoch against the usual DataLoader loop, a masked step against other ways.
+"""Training speed: an epoch against the usual DataLoader loop, a masked step against other loops.
 
     python benchmarks/training.py                  # both, about twelve minutes; needs MNIST
     python benchmarks/training.py --only steps     # the second, which needs no data
@@ -147,7 +147,7 @@ def beside_a_busy_process() -> Iterator[None]:
 
 
 def steps(threads: list[int], turns: int, each: int = 25) -> list[dict]:
-    """Training steps at 8 % density; every way starts from the same network and batch."""
+    """Training steps at 8 % density; every loop starts from the same network and batch."""
     optimizers = {
         "SGD": lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9),
         "SGD, fused": lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9, fused=True),
@@ -164,8 +164,8 @@ def steps(threads: list[int], turns: int, each: int = 25) -> list[dict]:
         few = max(2, each // 8) if network == "lenet-5" else each  # its steps are ten times longer
         x, y = torch.randn(batch, 1, 28, 28), torch.randint(10, (batch,))
         sides = {
-            way.__name__: _stepper(way, copy.deepcopy(model), mask, make, x, y, few)
-            for way in (dense, held, short, utils_prune, gradient_hook)
+            loop.__name__: _stepper(loop, copy.deepcopy(model), mask, make, x, y, few)
+            for loop in (dense, held, short, utils_prune, gradient_hook)
         }
         seconds = _in_turn(sides, turns if network != "lenet-5" else max(5, turns // 3))
         row = {"network": network, "threads": count, "batch": batch, "optimizer": label}
@@ -189,7 +189,7 @@ def held(model: nn.Module, mask: masks.Mask, optimizer: torch.optim.Optimizer) -
 
 
 def short(model: nn.Module, mask: masks.Mask, optimizer: torch.optim.Optimizer) -> None:
-    """What ours does, the short way: masked_fill_ in two hooks."""
+    """What ours does, the short form: masked_fill_ in two hooks."""
     mask.apply_(model)
     pairs = [(model.get_submodule(name).weight, ~kept) for name, kept in mask.items()]
     for weight, gone in pairs:
@@ -222,12 +222,12 @@ def gradient_hook(model: nn.Module, mask: masks.Mask, optimizer: torch.optim.Opt
         model.get_submodule(name).weight.register_hook(lambda grad, factor=factor: grad * factor)
 
 
-def _stepper(way, model, mask, make, x, y, count) -> Callable[[], None]:
-    if way is utils_prune:
-        way(model, mask, None)
+def _stepper(loop, model, mask, make, x, y, count) -> Callable[[], None]:
+    if loop is utils_prune:
+        loop(model, mask, None)
     optimizer = make(model.parameters())
-    if way is not utils_prune:
-        way(model, mask, optimizer)
+    if loop is not utils_prune:
+        loop(model, mask, optimizer)
 
     def run() -> None:
         for _ in range(count):

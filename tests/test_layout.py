@@ -1,6 +1,7 @@
 """One line of modules, light imports, and the paper's numbers in one place."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -181,3 +182,15 @@ def test_no_module_class_or_function_is_too_long_to_be_read_in_one_sitting():
             if lines > most.get(type(node), lines):
                 too_long.append(f"{path.name}: {getattr(node, 'name', 'module')} {lines}")
     assert sorted(set(too_long)) == []
+
+
+def test_the_prose_has_words_that_a_student_can_search_for():
+    words = r"\b(anew|whoever|somebody|newest|mend(s|ed)?|by heart|held against|minds? most)\b"
+    root = PACKAGE.parent
+    pages = [root / "README.md", root / "CHANGELOG.md", *(root / "docs").glob("*.md")]
+    found = [
+        f"{path.name}: {match[0]}"
+        for path in (*SOURCES, *(page for page in pages if page.exists()))
+        for match in re.finditer(words, path.read_text())
+    ]
+    assert found == []
