@@ -196,7 +196,10 @@ def _cells(
             quality = cut / sigma
         point = {"layer": layer, "asked": f"{kind} {level:g}", "quality": quality, "threshold": cut}
         point["density"] = left / max(1, weight.numel())
-        stand_in = Thresholded(weight, sum(other >= left for other, _ in rows), ranks)
+        rank = sum(other >= left for other, _ in rows)
+        stand_in = Thresholded(weight, rank, ranks)
+        if saliency is criteria.magnitude and cut and int((values >= cut).count_nonzero()) == left:
+            stand_in = Thresholded(weight, cut)  # cut in half the time; no tie was broken
         yield _Cell(point, layer, {layer: prepared(stand_in)})
 
 
