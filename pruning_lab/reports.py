@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from pruning_lab import paper, plots
 from pruning_lab.counts import Counts, LayerCount
-from pruning_lab.evaluation import Accuracy, Drop
+from pruning_lab.evaluation import Accuracy, Drop, change
 from pruning_lab.experiments import Run
 from pruning_lab.masks import Receipt, ReceiptRow, prunable
 from pruning_lab.rows import decode
@@ -23,12 +23,12 @@ Table = list[tuple[str, ...]]  # the first row is the header
 def sentence(record: dict) -> str:
     """The result: weights kept, compression, and the change of accuracy from the dense network."""
     total, data, test = _counts(record).total, record["data"], record["test"]
-    change, interval = _change(Drop(**test["drop"]))
+    points, interval = _change(Drop(**test["drop"]))
     return (
         f"{_name(record)} keeps {total.kept:,} of its {total.weights:,} weights "
         f"({total.density:.1%}; {_compression(record):.1f}x fewer parameters, biases counted), and "
         f"its accuracy on {data['images']['test']:,} test images of {data['name']} changes by "
-        f"{change} points ({interval}, paired 95 % interval) from the dense network's "
+        f"{points} points ({interval}, paired 95 % interval) from the dense network's "
         f"{test['dense']['value']:.2%}."
     )
 
@@ -40,12 +40,12 @@ def table_1(record: dict) -> Table:
     """
     theirs, counted = paper.TABLE_1.get(record["recipe"]["network"]), record["parameters"]
     dense, pruned = (Accuracy(**record["test"][which]) for which in ("dense", "pruned"))
-    change, interval = _change(Drop(**record["test"]["drop"]))
+    points, interval = _change(Drop(**record["test"]["drop"]))
     rows = [
         ("", "this run", "95 % interval"),
         ("error, dense", *_error(dense)),
         ("error, pruned", *_error(pruned)),
-        ("change of accuracy, points", change, f"{interval}, paired"),
+        ("change of accuracy, points", points, f"{interval}, paired"),
         ("parameters, dense", f"{counted['dense']:,}", ""),
         ("parameters, pruned", f"{counted['pruned']:,}", ""),
         ("compression", f"{_compression(record):.1f}x", ""),
@@ -60,7 +60,7 @@ def table_1(record: dict) -> Table:
         f"paper{names[0]}",
         f"{theirs.dense_error:.2%}",
         f"{theirs.error:.2%}",
-        f"{100 * (theirs.dense_error - theirs.error):+z.2f}",
+        change(theirs.error - theirs.dense_error),
         _short(theirs.dense_parameters),
         _short(theirs.parameters),
         f"{theirs.compression}x",
@@ -206,7 +206,7 @@ def _counts(record: dict) -> Counts:
 
 def _change(drop: Drop) -> tuple[str, str]:
     """A change of accuracy and its interval, in points; a loss is negative."""
-    return f"{-100 * drop.value:+z.2f}", f"{-100 * drop.high:+z.2f} to {-100 * drop.low:+z.2f}"
+    return change(drop.value), f"{change(drop.high)} to {change(drop.low)}"
 
 
 def _error(accuracy: Accuracy) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 from toys import CLASSES
 
-from pruning_lab import data, models, plots
+from pruning_lab import data, evaluation, models, plots
 from pruning_lab.cli import main as pruning_lab
 from pruning_lab.evaluation import Accuracy
 from pruning_lab.masks import Mask, prunable
@@ -733,8 +733,8 @@ def test_names_are_text_everywhere(panel_of, splits, toy, name):
 
 
 def test_a_loss_is_shown_negative(panel, toy, split):
-    assert tables.points(0.0123) == "-1.23"
-    assert (tables.points(0.0), tables.points(-0.5)) == ("+0.00", "+50.00")
+    assert evaluation.change(0.0123) == "-1.23"
+    assert (evaluation.change(0.0), evaluation.change(-0.5)) == ("+0.00", "+50.00")
 
 
 # --- pages without widgets, and what listens ---------------------------------------------------

@@ -8,9 +8,9 @@ from matplotlib.colors import to_rgb
 from torch import Tensor
 
 from pruning_lab import plots
+from pruning_lab.evaluation import change
 from pruning_lab.studio import ClassChange, Studio
 from pruning_lab.widgets.drawing import data_uri
-from pruning_lab.widgets.tables import points
 
 IMAGES, CLASSES = 12, 20  # shown at most
 _STYLE = "image-rendering: pixelated; border: 1px solid #8888"
@@ -42,8 +42,8 @@ def class_changes(rows: Iterable[ClassChange]) -> str:
     most = max([0.001, *(-row.drop.low for row in rows)])
     left, top, high, wide = 56, 8, 84, 26
 
-    def y(change: float) -> float:
-        return round(top + high * (most - change) / (most - least), 1)
+    def y(points: float) -> float:
+        return round(top + high * (most - points) / (most - least), 1)
 
     def line(x1: float, x2: float, y1: float, y2: float) -> str:
         return f'<line stroke="currentColor" x1="{x1}" x2="{x2}" y1="{y1}" y2="{y2}"/>'
@@ -53,15 +53,15 @@ def class_changes(rows: Iterable[ClassChange]) -> str:
 
     right = left + wide * len(rows)
     parts = [line(left, right, y(0), y(0))]
-    parts += [text(left - 6, y(end) + 4, points(-end), "end") for end in (least, most)]
+    parts += [text(left - 6, y(end) + 4, change(-end), "end") for end in (least, most)]
     for place, row in enumerate(rows):
-        x, change = left + wide * (place + 0.5), -row.drop.value
+        x, gained = left + wide * (place + 0.5), -row.drop.value
         noise = row.drop.low <= 0 <= row.drop.high
-        colour = "noise" if noise else "bad" if change < 0 else "gain"
-        size = f'width="16" height="{abs(y(change) - y(0)):.1f}"'
+        colour = "noise" if noise else "bad" if gained < 0 else "gain"
+        size = f'width="16" height="{abs(y(gained) - y(0)):.1f}"'
         parts.append(
             f"<g><title>class {row.label}: {row.drop}, {row.n:,} images</title>"
-            f'<rect x="{x - 8}" y="{min(y(0), y(change))}" {size} style="fill: var(--{colour})"/>'
+            f'<rect x="{x - 8}" y="{min(y(0), y(gained))}" {size} style="fill: var(--{colour})"/>'
             f"{line(x, x, y(-row.drop.high), y(-row.drop.low))}"
             f"{text(x, top + high + 16, row.label, 'middle')}</g>"
         )

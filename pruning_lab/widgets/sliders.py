@@ -138,9 +138,8 @@ class DropSlider(StudioView):
         self.write()
 
     def _choose(self, max_drop: float) -> None:
-        plan = sensitivity.choose(
-            self.scan, max_drop_per_layer=max_drop
-        )  # raises for an impossible one
+        # Raises for an impossible one.
+        plan = sensitivity.choose(self.scan, max_drop_per_layer=max_drop)
         self._max_drop = max_drop
         self.studio.set(density=plan.densities, merge=True)
         with self.silent():

@@ -44,11 +44,6 @@ def percent(density: float) -> str:
     return f"{density:.1%}" if density >= 0.01 or density == 0 else f"{density:.2%}"
 
 
-def points(drop: float) -> str:
-    """The change of accuracy, in percentage points, that a drop is."""
-    return f"{-100 * drop + 0.0:+.2f}"  # no -0.00
-
-
 def alert(words: str) -> str:
     return f'<div role="alert" style="color: var(--bad)">▲ {escape(words)}</div>'
 
