@@ -69,6 +69,11 @@ def _text(cell: object) -> str:
     return f"{cell:.4g}" if isinstance(cell, float) else printable(cell)
 
 
+def counted(number: int, word: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
 def printable(text: object) -> str:
     r"""The text with control characters escaped: a file's or a layer's name may have some.
 

@@ -480,9 +480,11 @@ def test_what_is_exported_prunes_to_the_same_mask(panel_of, tmp_path):
 def test_the_test_button_counts_its_uses(panel, toy, splits):
     assert panel.buttons["test"].description == "test (used 0 times)"
     drag(panel, "fc1", 1.5)
-    for _ in range(2):
+    for words in ("1 time", "2 times"):
         panel.settle(60)
         press(panel, "test").settle(60)
+        assert text(panel.headline).count(f"looked at {words}") == 1
+        assert panel.buttons["test"].description == f"test (used {words})"
     right, _ = right_by_hand(toy, panel.studio.attempt.settings, splits.test)
     assert panel.studio.tested.value == right / 30
     words = (

@@ -72,11 +72,6 @@ _RECALIBRATE = "Set BatchNorm statistics after every cut from N training images 
 Recalibrate = Annotated[int | None, COUNT, Parameter(help=_RECALIBRATE)]
 
 
-def counted(number: int, word: str) -> str:
-    """`1 epoch`, `2 epochs`."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
-
-
 @Parameter(name="*", group=Group("Output", sort_key=9))
 @dataclass(frozen=True, kw_only=True)
 class Output:

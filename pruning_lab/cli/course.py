@@ -33,6 +33,6 @@ def course(
         outputs.check_file("the notebook", copy, "notebook", replace=output.force)
     for copy, path in copies.items():
         lab.files.write(copy, path.read_bytes())
-    many = common.counted(len(copies), "notebook")
+    many = lab.rows.counted(len(copies), "notebook")
     text = f"wrote {many} to {folder}; open them with: jupyter lab {quote(folder)}"
     output.show({"out": folder, "notebooks": [str(copy) for copy in copies]}, text)

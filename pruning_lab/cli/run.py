@@ -93,7 +93,7 @@ def run(
 
 
 def _cost(recipe: lab.experiments.Recipe) -> str:
-    epochs = f"{common.counted(recipe.epochs, 'epoch')} in all"
+    epochs = f"{lab.rows.counted(recipe.epochs, 'epoch')} in all"
     if not recipe.choose or recipe.choose.get("method") == "single":
         return epochs
     return (

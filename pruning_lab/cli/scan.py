@@ -48,7 +48,7 @@ def scan(
     splits = images.load(about, output, model)
     densities = densities or (None if qualities else list(DENSITIES))
     points = len(set(layers or lab.masks.prunable(model))) * len(densities or qualities)
-    line = f"{common.counted(points, 'point')} on {splits.val.n:,} images"
+    line = f"{lab.rows.counted(points, 'point')} on {splits.val.n:,} images"
     if (world := lab.processes.world()) > 1:
         line += f", shared by {world} processes"
     with output.bar(splits.val.n, "images") as bar:

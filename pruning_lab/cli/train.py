@@ -123,7 +123,7 @@ class Training:
             raise FileExistsError(
                 f"{checkpoint} is left of an interrupted call; continue with --resume, or delete it"
             )
-        epochs = common.counted(config.epochs, "epoch")
+        epochs = lab.rows.counted(config.epochs, "epoch")
         output.say(f"{epochs}, learning rate {config.lr:g}, batches of {config.batch_size} images")
         rows = []
         for row in lab.train(model, splits.train, config, mask=mask, checkpoint=checkpoint):

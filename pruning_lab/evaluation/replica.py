@@ -17,6 +17,7 @@ from pruning_lab.evaluation.accuracy import check_labels, check_logits, measurin
 from pruning_lab.evaluation.recalibration import batch_norms, recalibrate
 from pruning_lab.evaluation.thresholded import Thresholded, whole
 from pruning_lab.layers import device_of, prunable, unwrapped
+from pruning_lab.rows import counted
 
 # layer -> the weight (out, in, ...) that stands in for its own; "bn.running_mean" -> a buffer
 Changes = Mapping[str, Tensor | Thresholded]
@@ -155,7 +156,7 @@ def replicas(model: nn.Module, x: Tensor, y: Tensor) -> list[Replica]:
 def described(copies: list[Replica]) -> str:
     """How these measure, and how many there are: "graph, 2 workers"."""
     how = "graph" if copies[0].graph else "whole"
-    return f"{how}, {len(copies)} worker{'s' if len(copies) > 1 else ''}"
+    return f"{how}, {counted(len(copies), 'worker')}"
 
 
 def tensors_in(values: Kept) -> list[Tensor]:

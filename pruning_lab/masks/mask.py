@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pruning_lab import files
 from pruning_lab.layers import Layer, NotCovered, prunable, unknown_layer
 from pruning_lab.masks.holding import Hold
-from pruning_lab.rows import Rows, decode, plain, printable
+from pruning_lab.rows import Rows, counted, decode, plain, printable
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Mask(Mapping[str, Tensor]):
         return len(self._layers)
 
     def __repr__(self) -> str:
-        layers = f"{len(self)} layer{'' if len(self) == 1 else 's'}"
+        layers = counted(len(self), "layer")
         return f"Mask({self.kept:,} of {self.weights:,} weights kept in {layers})"
 
     def __eq__(self, other: object) -> bool:

@@ -12,6 +12,7 @@ from pruning_lab import retraining, sensitivity
 from pruning_lab.data import Images, Part
 from pruning_lab.evaluation import Accuracy, Drop, drop, evaluate, recalibrate
 from pruning_lab.masks import Mask
+from pruning_lab.rows import counted
 from pruning_lab.studio.images import OwnRandom, Stopped, StudioImages
 from pruning_lab.studio.layers import Version
 from pruning_lab.studio.measurer import Measurer
@@ -42,8 +43,8 @@ def retrain(
                 on_epoch(epoch)
     except Stopped:
         end = f", stopped before {config.epochs}"
-    plural, kept = "" if done == 1 else "s", _percent(mask.density)
-    return weights, f"retrained {done} epoch{plural} from {kept} kept{end}"
+    what = f"retrained {counted(done, 'epoch')} from {_percent(mask.density)} kept{end}"
+    return weights, what
 
 
 def _percent(density: float) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import ipywidgets
 from ipywidgets import HTML, Box, Button, FloatText, HBox, IntText, Text, ToggleButton, VBox
 
+from pruning_lab.rows import counted
 from pruning_lab.studio import Measured, Studio
 from pruning_lab.widgets.figures import TrailFilm, WeightsFilm
 from pruning_lab.widgets.losses import class_changes, image_shape, lost_images, pixel_map
@@ -152,7 +153,7 @@ class StudioPanel(StudioView):
             for name, button in self.buttons.items():
                 button.disabled = not busy if name == "stop" else busy or not can.get(name, True)
             self.buttons["stop"].button_style = "warning" if busy else ""
-            self.buttons["test"].description = f"test (used {studio.tests} times)"
+            self.buttons["test"].description = f"test (used {counted(studio.tests, 'time')})"
 
     def __repr__(self) -> str:
         return f"StudioPanel({self.studio!r})"

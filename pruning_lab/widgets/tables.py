@@ -5,6 +5,7 @@ from html import escape
 
 from matplotlib.ticker import EngFormatter
 
+from pruning_lab.rows import counted
 from pruning_lab.studio import Metrics, Studio
 
 size = EngFormatter(places=1)  # with a unit's prefix: 1.4 M
@@ -84,7 +85,7 @@ def headline(metrics: Metrics, studio: Studio) -> str:
     if studio.tested is not None:
         used = (
             f"<div>test images: {studio.tested}, change {studio.test_drop}; looked at "
-            f"{studio.tests} times</div>"
+            f"{counted(studio.tests, 'time')}</div>"
         )
     return f'<div style="display: flex; flex-wrap: wrap">{parts}</div>{_status(metrics)}{used}'
 
