@@ -137,7 +137,7 @@ print(f"\nfc1 holds {part:.1%} of the weights")
 # The paper's Table 2 has the same columns, rounded to thousands:
 
 # %% tags=["nbval-check-output"]
-lab.reports.beside(dense_counts, lab.paper.LENET_300_100, ["weights", "flops"])
+lab.reports.layers_beside(lab.paper.LENET_300_100, dense_counts, ["weights", "flops"])
 
 # %% [markdown]
 # Its Table 1 also counts the biases, one per neuron. They are never pruned.
@@ -253,7 +253,7 @@ print(many)
 # What does their histogram look like now? Are there many large ones?
 
 # %%
-lab.plots.histograms({"fc1 before training": before, "fc1 after training": model.fc1.weight})
+lab.plots.weights(model.fc1.weight, before=before, title="fc1, before and after training")
 
 # %% [markdown]
 # Most weights are still near zero, and a few are far out. That is why pruning may work at all:
@@ -314,9 +314,9 @@ lab.exercises.check("01.leak", best)
 
 # %%
 test = lab.evaluate(model, splits.test)
-lab.reports.compare(
-    paper={"error": reported.dense_error, "parameters": reported.dense_parameters, "images": "mnist"},
-    ours={"error": test, "parameters": parameters, "images": splits.name},
+lab.reports.beside(
+    {"error": reported.dense_error, "parameters": reported.dense_parameters, "images": "mnist"},
+    {"error": test, "parameters": parameters, "images": splits.name},
 )
 
 # %% tags=["ci", "nbval-check-output"]

@@ -354,9 +354,9 @@ print(cut.receipt)
 with lab.masks.masked(model, cut):
     pruned = lab.evaluate(model, splits.val)
 result = lab.paper.TABLE_1["lenet-300-100"]
-lab.reports.compare(
-    paper={"dense error": result.dense_error, "pruned error": result.error, "retrained": "yes"},
-    ours={"dense error": dense, "pruned error": pruned, "retrained": "no"},
+lab.reports.beside(
+    {"dense error": result.dense_error, "pruned error": result.error, "retrained": "yes"},
+    {"dense error": dense, "pruned error": pruned, "retrained": "no"},
 )
 
 # %% tags=["ci", "nbval-check-output"]
