@@ -29,10 +29,11 @@ print(splits)
 model = lab.models.lenet_300_100(trained="mnist")
 x, labels = next(iter(splits.val))  # the first batch of images
 answers = model(x).argmax(1)
-lab.plots.images(x[:10], answers[:10].tolist(), title="what the network reads")
+lab.plots.show(lab.plots.images(x[:10], answers[:10].tolist()), "ten handwritten digits")
 
 # %% [markdown]
-# If you see ten digits, each below what the network reads, everything works.
+# If you see ten digits, each with the network's answer above it, everything works. How many of all
+# images in this part of the data does it read correctly?
 
 # %%
 print("accuracy:", lab.evaluate(model, splits.val))
@@ -70,7 +71,9 @@ lab.exercises.student("")  # for example "ada"
 # operation in a chip of 45 nm, in picojoules (1 pJ = 10⁻¹² J).
 
 # %%
-lab.plots.energy(lab.paper.ENERGY_PJ)
+energy = lab.paper.ENERGY_PJ
+words = ", ".join(f"{operation}: {cost:g} pJ" for operation, cost in energy.items())
+lab.plots.show(lab.plots.energy(energy), words)
 
 # %% [markdown]
 # The axis is logarithmic: each tick is ten times the one before. *DRAM* is the large main
@@ -78,7 +81,6 @@ lab.plots.energy(lab.paper.ENERGY_PJ)
 # compare with the arithmetic?
 
 # %% tags=["nbval-check-output"]
-energy = lab.paper.ENERGY_PJ
 dram, sram = energy["32 bit DRAM memory"], energy["32 bit SRAM cache"]
 multiply, add = energy["32 bit float MULT"], energy["32 bit float ADD"]
 print(f"a weight from DRAM: {dram / multiply:5.1f} multiplications")
@@ -156,16 +158,16 @@ for result in lab.paper.TABLE_1.values():
 # (A pruned network must also store *where* its weights are, which takes some more room. A later
 # notebook counts that.)
 #
-# All four make fewer or about as many errors after pruning as before, says the paper. That is
-# hard to believe, and it is what you will test in this course.
+# The paper reports that none of the four makes more errors after pruning than before. That is hard
+# to believe, and it is what you will test in this course.
 #
 # ## Where you stand
 #
-# The table lists every task of the course and what you have done so far. It is here whenever you
-# want to look.
+# Each notebook ends with a table of its tasks and of what you have done. Without the number, the
+# table has all tasks of the course.
 
 # %%
-print(lab.exercises.progress())
+lab.exercises.progress("00")
 
 # %% [markdown]
 # Next, [01_dense](01_dense.ipynb): what is in a network, before anything is removed?

@@ -14,6 +14,8 @@
 import torch
 import pruning_lab as lab
 
+torch.set_num_threads(1)  # so small a network gains nothing from more threads
+
 # %%
 splits = lab.data.load()
 print(splits)
@@ -41,7 +43,8 @@ EPOCHS = {"mnist": 3, "mnist-5k": 20}[splits.name]  # a few seconds; for a minut
 # ## The images
 
 # %%
-lab.plots.images(splits.train.images[:20], splits.train.labels[:20].tolist())
+shown = lab.plots.images(splits.val.images[:20], splits.val.labels[:20].tolist())
+lab.plots.show(shown, "each digit twice, with its label")
 
 # %% [markdown]
 # They are split in three. The network learns from *train*. Every choice, here and in the next
@@ -210,7 +213,7 @@ wrong = (~trained.hits).nonzero().flatten()[:10]
 images, labels = splits.val.images[wrong], splits.val.labels[wrong]
 answers = model(splits.val.normalise(images)).argmax(1)
 titles = [f"{right}, not {read}" for right, read in zip(labels, answers, strict=True)]
-lab.plots.images(images, titles, title="wrong answers")
+lab.plots.show(lab.plots.images(images, titles), f"wrong answers: {', '.join(titles)}")
 
 # %% [markdown]
 # ## How sure is an accuracy?
@@ -221,9 +224,9 @@ lab.plots.images(images, titles, title="wrong answers")
 # its accuracy be**, at the lower end of the 95 % interval? And if it gets 4,950 of 5,000 right?
 
 # %% tags=["exercise", "guess"]
-low = None  # two fractions, such as [0.8, 0.9]: of 100 images, of 5,000 images
+low = None  # two accuracies in percent, such as [80, 90]: of 100 images, of 5,000 images
 # BEGIN SOLUTION
-low = [0.96, 0.985]
+low = [96, 98.5]
 # END SOLUTION
 lab.exercises.guess("01.interval", low)
 
@@ -237,7 +240,7 @@ print(f"{5000 / 100:.0f} times the images, a width {(5000 / 100) ** 0.5:.1f} tim
 
 # %% tags=["reveal"]
 few, many = lab.evaluation.Accuracy.counted(99, 100), lab.evaluation.Accuracy.counted(4950, 5000)
-lab.exercises.reveal("01.interval", [few.low, many.low])
+lab.exercises.reveal("01.interval", [100 * few.low, 100 * many.low])
 
 # %% tags=["nbval-check-output"]
 print(few)
@@ -253,7 +256,8 @@ print(many)
 # What does their histogram look like now? Are there many large ones?
 
 # %%
-lab.plots.weights(model.fc1.weight, before=before, title="fc1, before and after training")
+weights = {"fc1 before training": before, "fc1 after training": model.fc1.weight}
+lab.plots.show(lab.plots.weights_beside(weights), model.fc1.weight)
 
 # %% [markdown]
 # Most weights are still near zero, and a few are far out. That is why pruning may work at all:
@@ -335,4 +339,4 @@ print("the network has learnt what it can from so many images:", test.error < ex
 # made of. Next, [02_prune_once](02_prune_once.ipynb): we remove weights and see what breaks.
 
 # %%
-print(lab.exercises.progress())
+lab.exercises.progress("01")
