@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pruning_lab import plots
 from pruning_lab.studio import Studio
-from pruning_lab.widgets.drawing import WIDTH, png
+from pruning_lab.widgets.drawing import WIDTH
 from pruning_lab.widgets.sliders import ThresholdSlider
 
 MANY = 24  # numbers, of which one can still read each
@@ -62,4 +62,4 @@ class NumbersSlider(ThresholdSlider):
         ax.spines[["top", "right", "bottom"]].set_visible(False)
         title = f"kept: {row.kept} of {row.weights}; grey is pruned: |w| < {row.quality:.2f} × σ"
         ax.set_title(f"{title} of {row.sigma:.4g}", loc="left", color=plots.INK)
-        return png(figure)
+        return plots.png(figure)

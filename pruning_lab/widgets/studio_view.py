@@ -7,11 +7,12 @@ from contextlib import contextmanager
 
 from ipywidgets import HTML, Image, VBox, Widget
 
+from pruning_lab import plots
 from pruning_lab.evaluation import Accuracy, Drop
 from pruning_lab.masks import Mask
 from pruning_lab.studio import Failed, Measured, Moved, Progress, Setting, Studio
 from pruning_lab.widgets.rows import LayerRow
-from pruning_lab.widgets.tables import STYLE, alert, headline, short_names
+from pruning_lab.widgets.tables import STYLE, alert, headline
 
 
 class StudioView(VBox):
@@ -28,7 +29,7 @@ class StudioView(VBox):
         self._shown: dict[str, tuple[Setting, bool]] = {}  # what each layer's row is set to
         self._quiet: int | None = None  # the thread whose own changes are not a user's
         self._css = css
-        labels, rows = short_names(studio.layers), studio.metrics()
+        labels, rows = plots.short_names(studio.layers), studio.metrics()
         wide = max(76, 22 + 8 * max(len(labels[name]) for name in layers))
         self.rows = {r.layer: LayerRow(self, r, labels[r.layer], wide) for r in rows}
         self._layer = next(iter(layers))

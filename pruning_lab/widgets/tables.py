@@ -1,6 +1,6 @@
 """Numbers as HTML: tables of rows, the headline, and colours for a light and a dark theme."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 
 from matplotlib.ticker import EngFormatter
@@ -47,16 +47,6 @@ def percent(density: float) -> str:
 
 def alert(words: str) -> str:
     return f'<div role="alert" style="color: var(--bad)">▲ {escape(words)}</div>'
-
-
-def short_names(names: Sequence[str], most: int = 16) -> dict[str, str]:
-    """Names of at most `most` letters, cut in the middle; more where two would look alike."""
-    for width in range(most, max(map(len, names)) + 1):
-        tail = 2 * width // 3
-        cut = [f"{n[: width - tail - 1]}…{n[-tail:]}" if len(n) > width else n for n in names]
-        if len({*cut}) == len(names):
-            return dict(zip(names, cut, strict=True))
-    return {name: name for name in names}
 
 
 def headline(metrics: Metrics, studio: Studio) -> str:
