@@ -3,7 +3,7 @@
 A colour means the same in every plot. Names are drawn as they are: a `$` begins no formula.
 """
 
-from pruning_lab.plots.curves import prior, sensitivity, sensitivity_grid, trade_off
+from pruning_lab.plots.curves import epochs, prior, sensitivity, sensitivity_grid, trade_off
 from pruning_lab.plots.looks import (
     CURVES,
     GONE,
@@ -29,6 +29,15 @@ from pruning_lab.plots.pictures import (
 from pruning_lab.plots.shown import DPI, Picture, encoded, png, show, without_formulas, words
 
 __all__ = ["CURVES", "DPI", "GONE", "INK", "KEPT", "LIMIT", "NOISE", "OURS", "PAPER", "STYLE"]
-__all__ += ["Picture", "answered", "bands", "encoded", "kept_pixels", "layer_table", "lost_images"]
-__all__ += ["png", "prior", "sensitivity", "sensitivity_grid", "short_names", "show", "style"]
+__all__ += ["Picture", "answered", "bands", "encoded", "epochs", "kept_pixels", "layer_table"]
+__all__ += [
+    "lost_images",
+    "png",
+    "prior",
+    "sensitivity",
+    "sensitivity_grid",
+    "short_names",
+    "show",
+    "style",
+]
 __all__ += ["trade_off", "weights", "weights_beside", "without_formulas", "words"]

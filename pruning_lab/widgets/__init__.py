@@ -8,5 +8,7 @@ from pruning_lab.widgets.numbers import NumbersSlider
 from pruning_lab.widgets.panel import StudioPanel
 from pruning_lab.widgets.scan_figure import GrowingScan
 from pruning_lab.widgets.sliders import DropSlider, ThresholdSlider
+from pruning_lab.widgets.training_figure import GrowingTraining
 
-__all__ = ["DropSlider", "GrowingScan", "NumbersSlider", "StudioPanel", "ThresholdSlider"]
+__all__ = ["DropSlider", "GrowingScan", "GrowingTraining", "NumbersSlider", "StudioPanel"]
+__all__ += ["ThresholdSlider"]
