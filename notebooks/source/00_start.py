@@ -130,6 +130,7 @@ print(f"memory: {memory:.1f} W, {memory / arithmetic:.0f} times the arithmetic")
 # %%
 from ipywidgets import interact
 
+
 # %%
 def power(sram_fraction):
     """Watts of the memory, with that fraction of the weights in SRAM and the others in DRAM."""

@@ -33,13 +33,15 @@ print("on val:", dense)
 #
 # | here | elsewhere | in torch |
 # | --- | --- | --- |
-# | density, the fraction kept | 1 − sparsity; "pruning rate" is mostly the fraction *removed* | `torch.nn.utils.prune` takes `amount`, the fraction *removed* |
-# | mask, `True` = kept | binary mask | the buffer `weight_mask`, 1 = kept |
-# | to prune by magnitude | unstructured pruning, magnitude pruning | `prune.l1_unstructured` |
-# | quality, threshold / σ | sensitivity (in Distiller) | `weight.std(correction=0)` is σ |
-# | saliency, what weights are ranked by | importance, score | `importance_scores=` |
-# | prune once | one-shot pruning | |
-# | retrain | fine-tune | |
+# | density: the fraction kept | 1 − sparsity, 1 − pruning rate | 1 − `amount` |
+# | mask: `True` = kept | binary mask | `weight_mask`: 1 = kept |
+# | prune by magnitude | unstructured pruning | `prune.l1_unstructured` |
+# | σ of a layer | standard deviation | `weight.std(correction=0)` |
+# | quality: threshold / σ | sensitivity (Distiller) | |
+# | saliency: what weights are ranked by | importance, score | `importance_scores` |
+# | prune once; retrain | one-shot pruning; fine-tune | |
+#
+# (`prune` in the last column is `torch.nn.utils.prune`.)
 
 # %% [markdown]
 # ## Six numbers by hand
@@ -113,6 +115,7 @@ print(f"by hand {sigma:.4f}, library {lab.criteria.sigma(w):.4f}")
 # Write the paper's rule: **keep a weight when |w| is at least *quality × σ*.** Take all weights of
 # the layer for σ, as above (divided by n, not by n − 1).
 
+
 # %% tags=["exercise"]
 def keep(weight, quality):
     """bool, shaped like the weight: True where it stays."""
@@ -134,6 +137,7 @@ lab.exercises.check("02.keep", keep)
 #
 # **Keep the `round(density * n)` weights with the largest magnitudes, and never one more.** If
 # several have the same magnitude at the border, those that come first in the layer stay.
+
 
 # %% tags=["exercise"]
 def keep_share(weight, density):
@@ -197,6 +201,7 @@ for row in eighth.receipt:
 #
 # The function below lists the layers whose weights may be pruned: convolutions and fully connected
 # layers, each of them once. On LeNet it works. **On other networks it does not: why? Repair it.**
+
 
 # %% tags=["exercise"]
 def prunable(model):
@@ -343,9 +348,9 @@ print("a fifth, more than a point lost:    ", curve[0.2].value < dense.value - 0
 print("and the model is as it was:         ", lab.evaluate(model, splits.val) == dense)
 
 # %% [markdown]
-# At first almost nothing is lost; then accuracy falls steeply. Compare it with the scan above: at the
-# same density, all layers together lose much more than each of them alone. A layer whose inputs are
-# already wrong has less to work with.
+# At first almost nothing is lost; then accuracy falls steeply. Compare it with the scan above: at
+# the same density, all layers together lose much more than each of them alone. A layer whose inputs
+# are already wrong has less to work with.
 #
 # ## Our numbers beside the paper's
 #

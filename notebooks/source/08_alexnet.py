@@ -21,7 +21,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-
 import pruning_lab as lab
 
 # %%

@@ -16,7 +16,6 @@ from dataclasses import replace
 import pandas as pd
 import torch
 from torch import nn
-
 import pruning_lab as lab
 
 splits = lab.data.load()
