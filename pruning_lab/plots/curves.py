@@ -32,7 +32,8 @@ def trade_off(
     stands at 0. Beyond 1 point the axis is logarithmic, so that one network at chance hides none;
     with `max_drop`, in percentage points, it is linear and stays close to that drop.
 
-    `guess`, density -> accuracy in percent as `DrawCurve` notes it, is dashed; it needs `dense`.
+    `guess` is dashed: accuracies in percent, one for each point from the densest on, as `DrawCurve`
+    notes them, or a mapping from densities to them. It needs `dense`.
     """
     ax = looks.axes(ax, title, looks.DENSITY, looks.CHANGE)
     densities, drops = zip(*sorted(points, key=lambda point: -point[0]), strict=True)
@@ -49,8 +50,9 @@ def trade_off(
     look = {"marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.5, "label": label}
     look["color"] = looks.CURVES[len(ax.containers) % len(looks.CURVES)]
     ax.errorbar(densities, change, yerr=np.array([change - low, high - change]).clip(0), **look)
-    shown = dense is not None and _ghost(ax, guess, dense.value)
-    return looks.legend(ax, loc="best") if label or shown or max_drop is not None else ax
+    shown = dense is not None and _ghost(ax, guess, dense.value, densities)
+    place = "lower left" if max_drop is None else "lower right"  # where no curve is
+    return looks.legend(ax, loc=place) if label or shown or max_drop is not None else ax
 
 
 def sensitivity(
@@ -73,7 +75,7 @@ def sensitivity(
     to the right of the axes: a figure with layout="constrained" makes room for it.
 
     `guess` may be an order of layers, the most sensitive first, as `Rank` notes it: the legend has
-    each one's place. Or density -> accuracy in percent, as `DrawCurve` notes it: a dashed line.
+    each one's place. A mapping from densities to accuracies in percent is a dashed line.
     """
     about = _about(points, max_drop)
     which = "a layer and those before it" if about.get("cumulative") else "one layer"
@@ -90,6 +92,9 @@ def sensitivity(
         ax.plot([], [], color=looks.NOISE, linewidth=2, label="within the noise")
     if max_drop is not None:
         _allowed(ax, max_drop, [point.drop for point in points])
+    else:  # room for the name of the dense line above the points
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, max(high, -0.12 * low))
     _ghost(ax, guess, dense)
     return looks.legend(ax, **looks.BESIDE)
 
@@ -122,7 +127,9 @@ def sensitivity_grid(
     for ax in grid[len(styles) - columns : len(styles)]:
         ax.xaxis.set_tick_params(labelbottom=True)
     figure.suptitle(title, parse_math=False)
-    figure.supxlabel(f"{looks.DENSITY} of one layer, the others dense", fontsize="medium")
+    bound = "" if max_drop is None else f"; red line: {-max_drop:+g} points"
+    words = f"{looks.DENSITY} of one layer, the others dense{bound}"
+    figure.supxlabel(words, fontsize="medium")
     figure.supylabel(looks.CHANGE, fontsize="medium")
     return list(grid[: len(styles)])
 
@@ -170,10 +177,9 @@ def _names(guess: object, layer: str) -> bool:
     return isinstance(guess, list | tuple) and layer in guess
 
 
-def _ghost(ax: Axes, guess: object, dense: float) -> bool:
-    return looks.ghost(
-        ax, ((density, y - 100 * dense) for density, y in looks.guessed_curve(guess))
-    )
+def _ghost(ax: Axes, guess: object, dense: float, densities: Sequence[float] = ()) -> bool:
+    curve = looks.guessed_curve(guess, densities)
+    return looks.ghost(ax, ((density, accuracy - 100 * dense) for density, accuracy in curve))
 
 
 def _allowed(ax: Axes, max_drop: float, drops: Iterable[Drop]) -> None:

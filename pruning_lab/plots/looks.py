@@ -85,8 +85,9 @@ def legend(ax: Axes, **options) -> Axes:
 
 def few_ticks(ax: Axes) -> None:
     """So few that their labels never meet; thousands with a comma."""
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(5))
+    room = int(ax.bbox.width / ax.figure.dpi)  # inches, of which labels beside the axes take some
+    ax.xaxis.set_major_locator(MaxNLocator(max(2, min(room, 6))))
+    ax.yaxis.set_major_locator(MaxNLocator(5))
     ax.yaxis.set_major_formatter("{x:,.0f}")
 
 
@@ -98,12 +99,15 @@ def ghost(ax: Axes, curve: Iterable[tuple[float, float]], *, label: str = "your 
     return bool(curve)
 
 
-def guessed_curve(guess: object) -> list[tuple[float, float]]:
-    """(x, y) of a guess that is a mapping of numbers to numbers, keys of JSON too; else none."""
-    with suppress(TypeError, ValueError):
-        return (
-            [(float(x), float(y)) for x, y in guess.items()] if isinstance(guess, Mapping) else []
-        )
+def guessed_curve(guess: object, places: Sequence[float] = ()) -> list[tuple[float, float]]:
+    """(x, y) of a guess: a mapping of numbers, or a list of them, one for each of the places.
+
+    Whatever else was noted is no curve.
+    """
+    with suppress(TypeError, ValueError, AttributeError):
+        listed = isinstance(guess, list | tuple)
+        pairs = zip(places, guess, strict=True) if listed else guess.items()
+        return [(float(x), float(y)) for x, y in pairs]
     return []
 
 
@@ -117,7 +121,7 @@ def dense_line(ax: Axes, accuracy: float | None, name: str = "dense") -> None:
     ax.axhline(0, color=INK, linewidth=1)
     above = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "ha": "right"}
     name = name if accuracy is None else f"{name} {accuracy:.2%}"
-    ax.annotate(name, (1, 0), (-2, 3), color=INK, **above)
+    ax.annotate(name, (1, 0), (-2, 5), color=INK, **above)
     ax.yaxis.set_major_formatter(lambda x, _: f"{round(x, 6):+g}" if x else "0")
 
 

@@ -32,13 +32,16 @@ def weights(
     """Histogram of one layer's weights. With a threshold, what lies below it is grey.
 
     With `kept`, only surviving weights are drawn: after retraining they stand on both sides of an
-    empty middle (paper, Fig. 7). `guess`, weight -> height as `DrawCurve` notes it, is dashed; its
-    highest point is drawn as high as the highest bar.
+    empty middle (paper, Fig. 7). `guess` is dashed: heights of equal parts of the axis, as
+    `DrawCurve` notes them, or a mapping from weights to heights. The highest is drawn as high as
+    the highest bar.
     """
     ax = looks.axes(ax, title, "weight", "number of weights")
     values = _values(weight if kept is None else weight[kept])
-    most = _histogram(ax, values, _reach(values, threshold), bins, threshold)
-    curve = looks.guessed_curve(guess)
+    reach = _reach(values, threshold)
+    most = _histogram(ax, values, reach, bins, threshold)
+    parts = len(guess) if isinstance(guess, list | tuple) else 0
+    curve = looks.guessed_curve(guess, np.linspace(-reach, reach, 2 * parts + 1)[1::2])
     if top := max((y for _, y in curve), default=0):
         looks.ghost(ax, ((x, y * most / top) for x, y in curve))
     if len(values) and (threshold or top):
@@ -135,7 +138,9 @@ def layer_table(
         ax.bar_label(bars, [f"{100 * value:.0f}" for value in values], fontsize=7, color=looks.INK)
     ax.set_xticks(range(len(rows)), [row.layer for row in rows], parse_math=False)
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    return looks.legend(ax, ncols=2, fontsize=8)
+    ax.set_yticks(np.linspace(0, 1, 6))
+    ax.set_ylim(0, 1.2)  # the legend stands above the bars
+    return looks.legend(ax, loc="upper center", ncols=4, fontsize=8, columnspacing=1)
 
 
 def bands(

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ def words(rows: object) -> str:
     `sensitivity.prior`, the weights of a histogram, a bool mask (out, in).
 
     >>> words([(0.5, Drop(0, -0.001, 0.001, 900)), (0.1, Drop(0.02, 0.01, 0.03, 900))])
-    'No change beyond the noise down to 50 % kept; -2.00 points at 10 %.'
+    'No loss beyond noise down to 50 % kept; -2.00 points at 10 %.'
     """
     if isinstance(rows, Tensor):
         return _mask(rows) if rows.dtype == torch.bool else _histogram(rows)
@@ -42,50 +43,41 @@ def words(rows: object) -> str:
 
 
 def _scan(points: list[ScanPoint], allowed: float = 0.01) -> str:
-    """Where each layer's loss passes `allowed`, the most sensitive layer first."""
-    falls, stays = [], []
+    """From which density on each layer loses more than `allowed`, the most sensitive first."""
+    falls, stays, limit = [], [], f"{100 * allowed:g} point"
     for layer in dict.fromkeys(point.layer for point in points):
         rows = sorted((p for p in points if p.layer == layer), key=lambda p: -p.density)
-        below = next((row for row in rows if row.drop.value > allowed), None)
-        if below:
-            falls.append((below.density, below.drop.value, layer))
-        else:
-            stays.append((rows[-1].density, rows[-1].drop.value, layer))
-    parts = []
-    if falls:
-        falls.sort(reverse=True)
-        parts.append(_list(f"{layer} at {_kept(density)} kept" for density, _, layer in falls))
-        parts[0] = f"More than {100 * allowed:g} point is lost by pruning {parts[0]}"
-    if stays:
-        ends = [f"{layer} down to {_kept(d)} ({change(lost)})" for d, lost, layer in sorted(stays)]
-        parts.append(f"within {100 * allowed:g} point of dense stays {_list(ends)}")
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}."
+        end = next((row for row in rows if row.drop.value > allowed), rows[-1])
+        row = end.density, end.drop.value, layer
+        (falls if end.drop.value > allowed else stays).append(row)
+    levels = groupby(sorted(falls, reverse=True), key=lambda fall: fall[0])
+    each = [f"by {_list(fall[-1] for fall in of)} at {_percent(at)} kept" for at, of in levels]
+    ends = [f"{layer} down to {_percent(at)} kept ({change(lost)})" for at, lost, layer in stays]
+    parts = [f"more than {limit} is lost {_list(each)}"] if each else []
+    return _sentence(parts + ([f"at most {limit} is lost by {_list(ends)}"] if ends else []))
 
 
 def _trade_off(points: list[tuple[float, Drop]]) -> str:
     points = sorted(points, key=lambda point: -point[0])
     real = next((n for n, (_, drop) in enumerate(points) if drop.low > 0), len(points))
-    parts = [f"no change beyond the noise down to {_kept(points[real - 1][0])} kept"] * bool(real)
-    shown = dict(points[real : real + 1] + points[real:][-1:])
-    parts += [f"{change(drop.value)} points at {_kept(density)}" for density, drop in shown.items()]
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}."
+    parts = [f"no loss beyond noise down to {_percent(points[real - 1][0])} kept"] * bool(real)
+    for density, drop in dict(points[real : real + 1] + points[real:][-1:]).items():
+        parts.append(f"{change(drop.value)} points at {_percent(density)}")
+    return _sentence(parts)
 
 
 def _counts(rows: list[LayerCount]) -> str:
     total = Counts(rows).total
-    each = (f"{row.layer} {row.density:.0%} and {row.flop_density:.0%}" for row in rows)
-    return (
-        f"{total.density:.1%} of {total.weights:,} weights are kept and {total.flop_density:.1%} "
-        f"of the operations are left: {_list(each)}."
-    )
+    each = (f"{r.layer} {_percent(r.density)} and {_percent(r.flop_density)}" for r in rows)
+    weights = f"{_percent(total.density)} of {total.weights:,} weights"
+    operations = f"{_percent(total.flop_density)} of the operations"
+    return f"{weights} and {operations} are left: {', '.join(each)}."
 
 
 def _prior(rows: list[PriorRow]) -> str:
     near = min((row.quality for row in rows), key=lambda quality: abs(quality - 1))
     kept = {row.layer: row.density for row in rows if row.quality == near}
-    each = (f"{density:.1%} of {layer}" for layer, density in kept.items())
+    each = (f"{_percent(density)} of {layer}" for layer, density in kept.items())
     return f"A threshold of {near:g} sigma keeps {_list(each)}."
 
 
@@ -116,8 +108,13 @@ _SENTENCES: dict[type, Callable[[list], str]] = {
 }
 
 
-def _kept(density: float) -> str:
+def _percent(density: float) -> str:
     return f"{100 * density:.3g} %"
+
+
+def _sentence(parts: list[str]) -> str:
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _list(parts: Iterable[str]) -> str:

@@ -26,6 +26,16 @@ def data_uri(pixels: np.ndarray) -> str:
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
+def for_pages(bundle: dict | tuple, text: str, html: str, picture: bytes) -> dict | tuple:
+    """A widget's MIME bundle with what pages that show no widgets show instead."""
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    if data:
+        data |= {"text/plain": text, "text/html": html}
+        if picture:
+            data["image/png"] = base64.b64encode(picture).decode()
+    return bundle
+
+
 class Film:
     """A figure of which most stands still: that is drawn once, the other artists blitted onto it.
 

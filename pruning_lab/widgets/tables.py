@@ -87,12 +87,3 @@ def _status(metrics: Metrics) -> str:
     done = metrics.final and metrics.status == "ready"
     colour, words = ("good", "● up to date") if done else ("wait", f"◌ {metrics.status}")
     return f'<div style="color: var(--{colour}); font-size: 15px">{escape(words)}</div>'
-
-
-def made_by(studio: Studio) -> str:
-    """What made retrained weights: sliders at 0 beside a density of 26 % would puzzle."""
-    first = next(a for a in studio.attempts if a.version == studio.attempt.version)
-    asked = studio.attempts[first.parent - 1].settings.items() if first.parent else ()
-    settings = ", ".join(f"{layer} {setting}" for layer, setting in asked)
-    words = escape(f"{first.what}{f' ({settings})' if settings else ''}")
-    return f"<i>{words}; sliders prune further from here</i>" if first.parent else ""
