@@ -54,19 +54,20 @@ w = torch.tensor([0.9, -0.1, 0.4, -0.7, 0.05, 0.3])
 # %% [markdown]
 # @task 02.three
 #
-# **Which three would you remove?**
+# **Which three would you remove?** Press the buttons below the bars, and note your guess.
 
 # %% tags=["exercise", "guess"]
-three = None  # the three weights that you would remove, such as [0.9, 0.4, 0.3]
-# BEGIN SOLUTION
-three = [-0.1, 0.05, 0.3]
-# END SOLUTION
-lab.exercises.guess("02.three", three)
+guess = lab.widgets.Pick("02.three", w, 3)
+guess
+
+# %% tags=["ci"]
+guess.value = [-0.1, 0.05, 0.3]
+guess.note()
 
 # %% [markdown]
-# Here they are as bars, with a slider for the quality. What is below the threshold, on either
-# side of zero, turns grey: it is pruned. Move the slider, with the mouse or the arrow keys, until
-# three weights are left.
+# Now with a slider for the quality, which sets the threshold in units of σ. What is below the
+# threshold, on either side of zero, turns grey: it is pruned. Move the slider, with the mouse or the
+# arrow keys, until three weights are left.
 
 # %%
 numbers = lab.widgets.NumbersSlider(w, quality=0.1).settle()
@@ -311,14 +312,15 @@ for name in points.layers:
 # @task 02.curve
 #
 # **Draw the curve:** what is the accuracy on val when *every* layer keeps 1/2, 1/5, 1/10, 1/20 and
-# 1/50 of its weights? Move the five sliders, in percent.
+# 1/50 of its weights? Move the five sliders (in percent), and note your guess.
 
 # %% tags=["exercise", "guess"]
-guess = lab.widgets.DrawCurve("02.curve", [0.5, 0.2, 0.1, 0.05, 0.02])
-# BEGIN SOLUTION
-guess.values = [98, 95, 85, 60, 20]
-# END SOLUTION
+guess = lab.widgets.DrawCurve("02.curve", ["1/2", "1/5", "1/10", "1/20", "1/50"])
 guess
+
+# %% tags=["ci"]
+guess.value = [98, 95, 85, 60, 20]
+guess.note()
 
 # %% [markdown]
 # The measurement prunes all layers to one density after another:
@@ -330,7 +332,7 @@ for density in (0.5, 0.2, 0.1, 0.05, 0.02):
         curve[density] = lab.evaluate(model, splits.val)
 
 # %% tags=["reveal"]
-measured = {density: 100 * after.value for density, after in curve.items()}
+measured = [100 * after.value for after in curve.values()]
 lab.exercises.reveal("02.curve", measured)
 
 # %% [markdown]
@@ -398,7 +400,7 @@ plan = None  # layer -> quality, such as {"fc1": 1.2, "fc2": 1.2, "fc3": 1.2}
 # BEGIN SOLUTION
 plan = {"fc1": 1.4, "fc2": 1.0, "fc3": 0.5}
 # END SOLUTION
-lab.exercises.check("02.budget", plan)
+lab.exercises.check("02.budget", plan, model=model, images=splits.val)
 
 # %% [markdown]
 # Next, [03_retrain](03_retrain.ipynb): the other half.
