@@ -116,9 +116,9 @@ def layers_beside(
 def _shown(value: object) -> str:
     if isinstance(value, Accuracy):
         return "{} ({})".format(*_error(value))
-    if isinstance(value, float) and value < 1:
-        return f"{value:.2%}"
-    return "" if value is None else f"{value:,.0f}" if isinstance(value, int | float) else str(value)
+    if isinstance(value, int | float):
+        return f"{value:.2%}" if isinstance(value, float) and value <= 1 else f"{value:,.0f}"
+    return "" if value is None else str(value)
 
 
 def text(record: dict) -> str:

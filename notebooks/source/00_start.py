@@ -61,8 +61,9 @@ lab.exercises.student("")  # for example "ada"
 # - ✗ wrong, with the mistake in words or the smallest example that fails
 # - ○ not yet: there is nothing to check
 #
-# A wrong guess costs nothing. A guess that you have noted is worth more than a good one: it shows
-# you afterwards what you did not expect.
+# A wrong guess costs nothing, so note one every time: afterwards it shows you what you did not
+# expect. If you are stuck, `lab.exercises.hint("00.watts")` in a new cell gives the first hint for
+# the task of that name; run it again for the next one.
 #
 # ## What a weight costs
 #
@@ -94,11 +95,12 @@ print(f"a weight from SRAM: {sram / multiply:5.1f} multiplications")
 # Guess first, then work it out on paper with the numbers above.
 
 # %% tags=["exercise", "guess"]
-watts = None  # your guess, in watts
-# BEGIN SOLUTION
-watts = 5
-# END SOLUTION
-lab.exercises.guess("00.watts", watts)
+guess = lab.widgets.GuessSlider("00.watts", 0.001, 10_000, "W", log=True)
+guess
+
+# %% tags=["ci"]
+guess.value = 3
+guess.note()
 
 # %% [markdown]
 # For comparison, the arithmetic of the same network: each connection is one multiplication and
@@ -129,6 +131,7 @@ print(f"memory: {memory:.1f} W, {memory / arithmetic:.0f} times the arithmetic")
 
 # %%
 from ipywidgets import interact
+
 
 # %%
 def power(sram_fraction):

@@ -79,6 +79,7 @@ print("ReLU:   ", (w @ x).relu().numpy().round(2))
 #
 # If you are stuck: `lab.exercises.hint("01.flops")`.
 
+
 # %% tags=["exercise"]
 def flops(out, in_, positions=1):
     """FLOPs per image of a layer with out x in_ weights, each used at `positions` positions."""
@@ -192,6 +193,7 @@ print("beyond doubt better than before:", trained.low > untrained.high)
 # Images come in batches, and the last batch is often shorter. `batches` is a list of bool tensors,
 # one per batch: `True` where the network was right. **What is the accuracy?**
 
+
 # %% tags=["exercise"]
 def accuracy(batches):
     """The fraction of all images that are right, from a bool tensor per batch."""
@@ -294,6 +296,7 @@ print("the best is lucky:", bool(test[best] > 0.92 and val[best] < 0.92))
 #
 # The function below picks one of several trained networks for a report. A run has `.name`, `.val`
 # and `.test`. **Find the mistake and repair it.**
+
 
 # %% tags=["exercise"]
 def best(runs):

@@ -33,13 +33,15 @@ print("on val:", dense)
 #
 # | here | elsewhere | in torch |
 # | --- | --- | --- |
-# | density, the fraction kept | 1 − sparsity; "pruning rate" is mostly the fraction *removed* | `torch.nn.utils.prune` takes `amount`, the fraction *removed* |
-# | mask, `True` = kept | binary mask | the buffer `weight_mask`, 1 = kept |
-# | to prune by magnitude | unstructured pruning, magnitude pruning | `prune.l1_unstructured` |
-# | quality, threshold / σ | sensitivity (in Distiller) | `weight.std(correction=0)` is σ |
-# | saliency, what weights are ranked by | importance, score | `importance_scores=` |
-# | prune once | one-shot pruning | |
-# | retrain | fine-tune | |
+# | density: the fraction kept | 1 − sparsity, 1 − pruning rate | 1 − `amount` |
+# | mask: `True` = kept | binary mask | `weight_mask`: 1 = kept |
+# | prune by magnitude | unstructured pruning | `prune.l1_unstructured` |
+# | σ of a layer | standard deviation | `weight.std(correction=0)` |
+# | quality: threshold / σ | sensitivity (Distiller) | |
+# | saliency: what weights are ranked by | importance, score | `importance_scores` |
+# | prune once; retrain | one-shot pruning; fine-tune | |
+#
+# (`prune` in the last column is `torch.nn.utils.prune`.)
 
 # %% [markdown]
 # ## Six numbers by hand
@@ -52,19 +54,20 @@ w = torch.tensor([0.9, -0.1, 0.4, -0.7, 0.05, 0.3])
 # %% [markdown]
 # @task 02.three
 #
-# **Which three would you remove?**
+# **Which three would you remove?** Press the buttons below the bars, and note your guess.
 
 # %% tags=["exercise", "guess"]
-three = None  # the three weights that you would remove, such as [0.9, 0.4, 0.3]
-# BEGIN SOLUTION
-three = [-0.1, 0.05, 0.3]
-# END SOLUTION
-lab.exercises.guess("02.three", three)
+guess = lab.widgets.Pick("02.three", w, 3)
+guess
+
+# %% tags=["ci"]
+guess.value = [-0.1, 0.05, 0.3]
+guess.note()
 
 # %% [markdown]
-# Here they are as bars, with a slider for the quality. What is below the threshold, on either
-# side of zero, turns grey: it is pruned. Move the slider, with the mouse or the arrow keys, until
-# three weights are left.
+# Now with a slider for the quality, which sets the threshold in units of σ. What is below the
+# threshold, on either side of zero, turns grey: it is pruned. Move the slider, with the mouse or the
+# arrow keys, until three weights are left.
 
 # %%
 numbers = lab.widgets.NumbersSlider(w, quality=0.1).settle()
@@ -113,6 +116,7 @@ print(f"by hand {sigma:.4f}, library {lab.criteria.sigma(w):.4f}")
 # Write the paper's rule: **keep a weight when |w| is at least *quality × σ*.** Take all weights of
 # the layer for σ, as above (divided by n, not by n − 1).
 
+
 # %% tags=["exercise"]
 def keep(weight, quality):
     """bool, shaped like the weight: True where it stays."""
@@ -134,6 +138,7 @@ lab.exercises.check("02.keep", keep)
 #
 # **Keep the `round(density * n)` weights with the largest magnitudes, and never one more.** If
 # several have the same magnitude at the border, those that come first in the layer stay.
+
 
 # %% tags=["exercise"]
 def keep_share(weight, density):
@@ -197,6 +202,7 @@ for row in eighth.receipt:
 #
 # The function below lists the layers whose weights may be pruned: convolutions and fully connected
 # layers, each of them once. On LeNet it works. **On other networks it does not: why? Repair it.**
+
 
 # %% tags=["exercise"]
 def prunable(model):
@@ -306,14 +312,15 @@ for name in points.layers:
 # @task 02.curve
 #
 # **Draw the curve:** what is the accuracy on val when *every* layer keeps 1/2, 1/5, 1/10, 1/20 and
-# 1/50 of its weights? Move the five sliders, in percent.
+# 1/50 of its weights? Move the five sliders (in percent), and note your guess.
 
 # %% tags=["exercise", "guess"]
-guess = lab.widgets.DrawCurve("02.curve", [0.5, 0.2, 0.1, 0.05, 0.02])
-# BEGIN SOLUTION
-guess.values = [98, 95, 85, 60, 20]
-# END SOLUTION
+guess = lab.widgets.DrawCurve("02.curve", ["1/2", "1/5", "1/10", "1/20", "1/50"])
 guess
+
+# %% tags=["ci"]
+guess.value = [98, 95, 85, 60, 20]
+guess.note()
 
 # %% [markdown]
 # The measurement prunes all layers to one density after another:
@@ -325,7 +332,7 @@ for density in (0.5, 0.2, 0.1, 0.05, 0.02):
         curve[density] = lab.evaluate(model, splits.val)
 
 # %% tags=["reveal"]
-measured = {density: 100 * after.value for density, after in curve.items()}
+measured = [100 * after.value for after in curve.values()]
 lab.exercises.reveal("02.curve", measured)
 
 # %% [markdown]
@@ -343,9 +350,9 @@ print("a fifth, more than a point lost:    ", curve[0.2].value < dense.value - 0
 print("and the model is as it was:         ", lab.evaluate(model, splits.val) == dense)
 
 # %% [markdown]
-# At first almost nothing is lost; then accuracy falls steeply. Compare it with the scan above: at the
-# same density, all layers together lose much more than each of them alone. A layer whose inputs are
-# already wrong has less to work with.
+# At first almost nothing is lost; then accuracy falls steeply. Compare it with the scan above: at
+# the same density, all layers together lose much more than each of them alone. A layer whose inputs
+# are already wrong has less to work with.
 #
 # ## Our numbers beside the paper's
 #
@@ -393,7 +400,7 @@ plan = None  # layer -> quality, such as {"fc1": 1.2, "fc2": 1.2, "fc3": 1.2}
 # BEGIN SOLUTION
 plan = {"fc1": 1.4, "fc2": 1.0, "fc3": 0.5}
 # END SOLUTION
-lab.exercises.check("02.budget", plan)
+lab.exercises.check("02.budget", plan, model=model, images=splits.val)
 
 # %% [markdown]
 # Next, [03_retrain](03_retrain.ipynb): the other half.

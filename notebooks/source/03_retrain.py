@@ -13,7 +13,6 @@
 
 # %%
 import torch
-
 import pruning_lab as lab
 
 torch.set_num_threads(1)  # so small a network gains nothing from more threads
@@ -122,6 +121,7 @@ print("held:", (w.detach() + 0).numpy().round(3))
 # First fifty steps on the dense network, so that there is momentum. Then the cut, to the densities
 # of Table 2. Then fifty steps more.
 
+
 # %%
 def learn(network, optimizer, steps=50):
     """A plain training loop, on batches of 25 images."""
@@ -160,6 +160,7 @@ lab.exercises.reveal("03.back", 100 * returned / pruned)
 # Write one training step that keeps the pruned weights at zero: compute the cross-entropy loss, the
 # gradients and the optimizer's step; hold the mask; return the loss as a number. `mask` gives a
 # bool tensor for each layer's name, and `model.get_submodule(name).weight` is the weight.
+
 
 # %% tags=["exercise"]
 def step(model, mask, optimizer, x, y):
@@ -300,6 +301,7 @@ print("so the pruned network is:", change.conclusion)
 # The settings above have names: `training.epochs`, `training.lr`, `retraining.epochs`,
 # `retraining.lr`.
 
+
 # %% tags=["exercise"]
 def control():
     """The control: a dict with start, epochs, lr and mask."""
@@ -334,6 +336,7 @@ if verdict.sign == "✓":
 
 # %% [markdown]
 # Here are the two changes, one above the other:
+
 
 # %%
 def against(networks, pruned, images):

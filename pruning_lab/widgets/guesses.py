@@ -82,7 +82,7 @@ class GuessSlider(Guess):
         else:
             step = 10.0 ** math.floor(math.log10((high - low) / 100))
             self.slider = FloatSlider((low + high) / 2, min=low, max=high, step=step, layout=wide)
-        self.slider.readout_format = ".4~g"
+        self.slider.readout_format = ".4g"
         super().__init__(id_, HTML("my guess"), self.slider, HTML(escape(unit)))
 
     @property
