@@ -37,7 +37,7 @@ retraining = lab.TrainConfig(epochs=MORE, lr=0.1, shift=1)
 # | --- | --- | --- |
 # | retrain | fine-tune | a training loop with a mask |
 # | cut once, in steps | one-shot, iterative pruning | |
-# | hold the mask | masked training, sparse fine-tuning | `torch.nn.utils.prune` computes `weight_orig * weight_mask` in each forward pass |
+# | hold the mask | masked training | `torch.nn.utils.prune`: `weight_orig * weight_mask` |
 # | control | baseline with the same training budget | |
 # | change, in points | difference of two accuracies in percent; a loss is negative | |
 
@@ -200,8 +200,8 @@ print(f"{revived(faithful, mask)} of {mask.weights - mask.kept:,} pruned weights
 #
 # "Weight decay, and every optimizer that remembers something, moves a weight without a gradient."
 # One often reads this. **Is it true?** Take the six numbers: two steps, the cut, one more step with
-# the gradients masked. Which of these optimizers bring a pruned weight back? (Decay is `weight_decay`
-# of SGD; RMSprop is without momentum, as by default.)
+# the gradients masked. Which of these optimizers bring a pruned weight back? (Decay is SGD's
+# `weight_decay`; RMSprop is without momentum, as by default.)
 
 # %% tags=["exercise"]
 comes_back = {  # True or False for each
@@ -485,8 +485,8 @@ print("two humps with a gap between them:", bool(bins[20] < min(heights[0], heig
 
 # %% [markdown]
 # The peak at zero is gone and two humps are left, as in the paper: the small weights were pruned,
-# and retraining has moved the others. A few have come nearer to zero than the threshold was, or have
-# crossed it. That is allowed: the mask holds only those that were pruned.
+# and retraining has moved the others. A few have come nearer to zero than the threshold was, or
+# have crossed it. That is allowed: the mask holds only those that were pruned.
 #
 # Figure 4 draws the mask of `fc1`: a row for each neuron, a column for each of the 784 pixels, so
 # that each of the 28 bands is one row of the image. **Make a guess:** where will there be few
@@ -509,8 +509,8 @@ middle, edges = per_pixel[:, 7:21].mean(), per_pixel[:, [0, 1, 26, 27]].mean()
 print("the middle columns keep more than the outermost two on either side:", bool(middle > edges))
 
 # %% [markdown]
-# Nobody told the network where the digits are. Training moved the weights of informative pixels away
-# from zero, and the cut kept those.
+# Nobody told the network where the digits are. Training moved the weights of informative pixels
+# away from zero, and the cut kept those.
 #
 # ## Our numbers beside the paper's
 #
@@ -547,8 +547,8 @@ lab.plots.show(drawn, ours)
 
 # %% [markdown]
 # **What we make of the difference.** The paper's Table 1 compares a pruned network with the dense
-# one that it came from, and says for how long AlexNet was retrained, but not the LeNets. It shows no
-# control. So its numbers say that a network with a twelfth of the parameters *can be* as good as
+# one that it came from. It says for how long AlexNet was retrained, but not the LeNets, and shows
+# no control. So its numbers say that a network with a twelfth of the parameters *can be* as good as
 # the dense one was. They do not say what the pruning alone changed. Our own claim is the last line
 # of the comparison on test:
 
@@ -559,9 +559,9 @@ if "control" in networks:
     print(f"trained as long, the accuracy changes by {change}: {change.conclusion}.")
 
 # %% [markdown]
-# Does this hold with longer training? Set `EPOCHS` and `MORE` ten times as high and see what becomes
-# of the second line. That going in steps beats cutting once, as the paper finds for AlexNet, need
-# not show at such a density; the interval above decides. The paper's quality parameters and its
+# Does this hold with longer training? Set `EPOCHS` and `MORE` ten times as high and see what
+# becomes of the second line. That going in steps beats cutting once, as the paper finds for AlexNet,
+# need not show at such a density; the interval above decides. The paper's quality parameters and its
 # number of rounds are not in the paper, so nobody can repeat it to the digit.
 #
 # So far the densities were the paper's. Next, [04_sensitivity](04_sensitivity.ipynb): how to
