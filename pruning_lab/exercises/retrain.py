@@ -60,8 +60,8 @@ def _step_cases(random: Random) -> Iterator[tuple]:
 def _in_training(name: str, seed: int) -> tuple:
     """A network that was pruned during its training, and the batches of the steps to come.
 
-    The optimizer has momentum for every weight; one neuron has lost all its inputs, and one weight
-    that is kept is exactly zero.
+    The optimizer has momentum for every weight; one neuron has lost all its inputs. Of the
+    kept weights one is exactly zero, and one nearly.
     """
     drawn = partial(torch.randn, generator=torch.Generator().manual_seed(seed))
     model = nn.Sequential()
@@ -77,9 +77,9 @@ def _in_training(name: str, seed: int) -> tuple:
     optimizer.zero_grad()
     kept = {part: weight.abs() > weight.abs().median() for part, weight in _weights(model).items()}
     kept["fc1"][0] = False
-    kept["fc1"][1, 0] = True
+    kept["fc1"][1, :2] = True
     _cut(model, kept)
-    _weights(model)["fc1"][1, 0] = 0
+    _weights(model)["fc1"][1, :2] = torch.tensor([0, 0.01])
     return model, Mask(kept), optimizer, batches[2:]
 
 

@@ -100,9 +100,8 @@ def _scanned(scan: Callable, toy: Toy, densities: list[float]) -> dict | None:
         rows = []
     if rows is None:
         return None
-    same = all(map(torch.equal, dense, model.parameters()))
-    weights = {"the weights afterwards": "as before" if same else "changed"}
-    return weights if toy.stops else {"rows": rows, **weights}
+    after = "as before" if all(map(torch.equal, dense, model.parameters())) else "changed"
+    return {"rows": [] if toy.stops else rows, "the weights afterwards": after}
 
 
 def _largest(weight: Tensor, density: float) -> Tensor:
@@ -211,8 +210,8 @@ SCAN = Exercise(
 
 def _paired_cases(random: Random) -> Iterator[tuple]:
     yield torch.tensor([1, 1, 1, 1, 0, 1, 0]).bool(), torch.tensor([1, 1, 0, 0, 1, 1, 0]).bool()
-    for n in 20, 200:
-        lost, won, neither = 4 + random.randrange(3), 1 + random.randrange(3), random.randrange(6)
+    for n, lost, won in (20, 4, 2), (200, 5, 9):
+        neither, lost = 1 + random.randrange(6), lost + random.randrange(3)
         yield _hits(n - lost - won - neither, lost, won, neither, random.randrange(10_000))
 
 
@@ -244,27 +243,26 @@ PAIRED = Exercise(
     twins={
         "this is the difference of the two sums, in which lost and won images cancel out; compare "
         "image by image: before & ~after.": (
-            lambda before, after: (max(_less(before, after), 0), max(_less(after, before), 0)),
-            lambda before, after: (_less(before, after), _less(after, before)),
-            lambda before, after: (abs(_less(before, after)),) * 2,
+            lambda b, a: (max(_less(b, a), 0), max(_less(a, b), 0)),
+            lambda b, a: (_less(b, a), _less(a, b)),
+            lambda b, a: (abs(_less(b, a)),) * 2,
+            lambda b, a: (_less(b, a), 0),
         ),
-        "lost and won are swapped: a lost image was right before and is wrong after.": (
-            lambda before, after: _changes(after, before)
-        ),
+        "lost and won are swapped; a lost image was right before.": lambda b, a: _changes(a, b),
         "images that both networks get wrong are counted, and nothing has changed there.": (
-            lambda before, after: (int((~after).sum()), int((~before).sum())),
-            lambda before, after: (int((~after).sum()), _changes(before, after)[1]),
-            lambda before, after: (_changes(before, after)[0], int((~before).sum())),
+            lambda b, a: (int((~a).sum()), int((~b).sum())),
+            lambda b, a: (int((~a).sum()), _changes(b, a)[1]),
+            lambda b, a: (_changes(b, a)[0], int((~b).sum())),
         ),
         "images that both networks get right are counted, and nothing has changed there.": (
-            lambda before, after: (int(before.sum()), int(after.sum())),
-            lambda before, after: (_changes(before, after)[0], int(after.sum())),
+            lambda b, a: (int(b.sum()), int(a.sum())),
+            lambda b, a: (_changes(b, a)[0], int(a.sum())),
         ),
         "these are fractions of the images; return how many there are.": (
-            lambda before, after: tuple(count / len(before) for count in _changes(before, after))
+            lambda b, a: tuple(count / len(b) for count in _changes(b, a))
         ),
         "this is how many changed in all; return how many in each direction.": (
-            lambda before, after: (int((before != after).sum()),) * 2
+            lambda b, a: (int((b != a).sum()),) * 2
         ),
     },
     hints=(
@@ -288,16 +286,16 @@ class Hits(NamedTuple):
 
 
 def _overlap_cases(random: Random) -> Iterator[tuple]:
-    for counts in (
+    for both, *changed, neither in (
         (82, 8, 0, 10),  # the intervals overlap, and yet the first network is better
-        (82, 0, 9, 9),
-        (80, 8, 5, 7),  # no difference that so few images can show
-        (100, 80, 5, 15),  # the intervals do not overlap
+        (900, 1, 14, 85),  # the second is, by a little over one point
+        (16, 12, 6, 6),  # fifteen points, but so few images cannot show it
+        (8, 20, 1, 11),  # the intervals do not overlap
+        (830, 120, 20, 30),  # nor here
         (337, 33, 12, 18),  # they overlap, and that of an unpaired difference is above zero
         (80, 7, 7, 6),
     ):
         more = random.randrange(3)
-        both, *changed, neither = counts
         yield (Hits(both + more, *changed, neither - more, random.randrange(10_000)),)
 
 
@@ -329,11 +327,6 @@ def _unpaired(first: Tensor, second: Tensor, *, overlap: bool) -> str:
     return _by_sign(p - q - half, p - q + half)
 
 
-def _more_right(first: Tensor, second: Tensor) -> str:
-    more = int(first.sum()) - int(second.sum())
-    return _by_sign(more, more)
-
-
 OVERLAP = Exercise(
     id="04.overlap",
     kind="debug",
@@ -354,7 +347,9 @@ OVERLAP = Exercise(
         "this is the interval of the difference of two unrelated samples. Both networks saw the "
         "same images; count only those that changed (paired).": partial(_unpaired, overlap=False),
         "more right answers are no proof: by chance one network is always a little ahead. Does "
-        "the paired interval exclude zero?": _more_right,
+        "the paired interval exclude zero?": (
+            lambda first, second: _by_sign(*[_less(first, second)] * 2)
+        ),
         "first and second are swapped: images that only the first gets right speak for it.": (
             lambda first, second: _better(second, first)
         ),
@@ -379,19 +374,19 @@ TOGETHER = Exercise(
     importance=3,
     points=2,
     guess=Guess(
-        example=0.5,
-        nearness=points(half=0.3),
+        example=1.5,
+        nearness=points(half=1.0),
         unit="points lost",
         low=0,
         high=100,
         slips={
             "That is the sum of the four, and single losses do not add: each layer now gets inputs "
-            "that are wrong already.": lambda _: 0.8,
-            "That is the loss of one layer alone; here all four are cut.": lambda _: 0.2,
+            "that are wrong already.": lambda _: 2.0,
+            "That is the loss of one layer alone; here all four are cut.": lambda _: 0.5,
         },
     ),
     hints=(
-        "Four layers alone lose 0.2 points each. Would you add them?",
+        "Four layers alone lose half a point each. Would you add them?",
         "In the scan each cut layer got clean inputs, and dense layers came after it.",
         "Two layers may harm the same images, or the second what the first has weakened.",
     ),
@@ -403,7 +398,7 @@ TOGETHER = Exercise(
 def _plan_cases(random: Random) -> Iterator[tuple]:
     """As many weights as the paper kept for the demo; some hundreds more or fewer for others."""
     steps, demo = (each.randrange(120) for each in (random, Random(":04.plan")))
-    layers = [row for row in LAYER_TABLES["lenet-5"] if row.layer != "total"]
+    *layers, _total = LAYER_TABLES["lenet-5"]
     yield (sum(round(row.density * row.weights) for row in layers) + 10 * (steps - demo),)
 
 
