@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 3 · Retrain
 #
-# **Can the weights that are left learn to do without the others? And how do we know that it was
-# the pruning?**
+# **Can the weights that are left learn to do without the others? And how do we know that it was the
+# pruning?**
 #
 # We cut LeNet-300-100 to the densities of the paper's **Table 2**, retrain it while the pruned
 # weights are held at zero, and put our rows beside **Tables 1 and 2**. On the way come two of its
@@ -76,9 +76,9 @@ back
 # %% [markdown]
 # ### Six numbers by hand
 #
-# Six weights, and a target for each of them. We take two steps, prune the three smallest, and
-# take one more. So that the pruned ones stay, we set their gradients to zero, as much code does.
-# **Make a guess:** are they still zero after that step?
+# Six weights, and a target for each of them. We take two steps, prune the three smallest, and take
+# one more. So that the pruned ones stay, we set their gradients to zero, as much code does. **Make
+# a guess:** are they still zero after that step?
 
 # %%
 w = torch.tensor([0.9, -0.1, 0.4, -0.7, 0.05, 0.3], requires_grad=True)
@@ -106,8 +106,8 @@ print("one step later:", (w.detach() + 0).numpy().round(3))
 
 # %% [markdown]
 # They are back. *Momentum* is a running mean of past gradients: it keeps moving a weight when there
-# is no gradient any more. So it is not enough to mask the gradients. The weights themselves must
-# be set back to zero after every step:
+# is no gradient any more. So it is not enough to mask the gradients. The weights themselves must be
+# set back to zero after every step:
 
 # %% tags=["nbval-check-output"]
 move(kept)
@@ -132,6 +132,7 @@ def learn(network, optimizer, steps=50):
         optimizer.step()
 
 
+# %%
 def revived(network, mask):
     """How many pruned weights are not zero."""
     weights = {name: network.get_submodule(name).weight for name in mask}
@@ -273,20 +274,19 @@ print("retraining gives most of it back:    ", left.high < lost.low / 2)
 print("pruned weights that are not zero:    ", revived(once, mask))
 
 # %% [markdown]
-# How is that against the dense network? Both were measured on the same images, so the change and
-# its interval are paired. Beside it stands what such an interval allows us to say.
+# How does that compare with the dense network? Both were measured on the same images, so the change
+# and its interval are paired. After the colon stands what such an interval allows us to say.
 
 # %%
 change = lab.evaluation.drop(dense, after_retraining)
-print("pruned and retrained, against the dense network:", change)
-print("so the pruned network is:", change.conclusion)
+print(f"pruned and retrained, against the dense network: {change}: {change.conclusion}")
 
 # %% [markdown]
 # ## Was it the pruning?
 #
-# A network with a twelfth of the weights, about as good as the dense one, or even better. It is
-# tempting to write: *pruning costs nothing*, or *pruning improves the network*. Before you do, ask
-# what else is different between the two networks.
+# A network with a twelfth of the weights that is hardly worse than the dense one, or even better:
+# it is tempting to write *pruning costs nothing*, or *pruning improves the network*. Before you do,
+# ask what else is different between the two networks.
 #
 # @task 03.control
 #
@@ -389,8 +389,8 @@ lab.exercises.explain("03.print", sentence)
 # ## Step by step
 #
 # The paper prunes and retrains several times, each time a little more. Here are three rounds that
-# end at the same densities, with as many epochs in all. Each round keeps the same fraction of
-# what the round before has left. `lab.retraining.iterative` stops after each cut and after each
+# end at the same densities, with as many epochs in all. Each round keeps the same fraction of what
+# the round before has left. `lab.retraining.iterative` stops after each cut and after each
 # retraining, so that we can measure there.
 
 # %%
@@ -416,10 +416,10 @@ for stage, accuracy, answers in cuts:
     lab.plots.show(drawn, title)
 
 # %% [markdown]
-# An image that is lost by a mild cut was close to another answer before: look at the first row, and
-# at what the network answers. The threshold grows from round to round, and so does σ, the standard
-# deviation of the weights that are left: the small ones are gone, and retraining makes those that
-# stay larger.
+# Do the images in the first row look harder to you than those in the last?
+#
+# The threshold grows from round to round, and so does σ, the standard deviation of the weights that
+# are left: the small ones are gone, and retraining makes those that stay larger.
 
 # %%
 for stage, *_ in cuts:
@@ -473,6 +473,14 @@ print(f"after retraining: {survivors.abs().min():.4f} to {survivors.abs().max():
 # %%
 pictures = {"fc1, dense": model.fc1.weight, "fc1, pruned and retrained": survivors}
 lab.plots.show(lab.plots.weights_beside(pictures), survivors)
+
+# %% [markdown]
+# With your guess as a dashed line:
+
+# %%
+places, guess = [-1.5 * cut.threshold, 0, 1.5 * cut.threshold], lab.exercises.guessed("03.humps")
+ghost = dict(zip(places, guess, strict=True)) if guess else None
+lab.plots.show(lab.plots.weights(survivors, guess=ghost, title="fc1, what is left"), survivors)
 
 # %% tags=["reveal"]
 reach = 2 * cut.threshold
@@ -543,6 +551,7 @@ lab.reports.layers_beside(lab.paper.LENET_300_100, ours, columns)
 
 # %%
 drawn = lab.plots.layer_table(ours, lab.paper.LENET_300_100, title="Table 2, the paper's and ours")
+drawn.set_ylim(0, 0.35)
 lab.plots.show(drawn, ours)
 
 # %% [markdown]
@@ -560,12 +569,12 @@ if "control" in networks:
 
 # %% [markdown]
 # Does this hold with longer training? Set `EPOCHS` and `MORE` ten times as high and see what
-# becomes of the second line. That going in steps beats cutting once, as the paper finds for AlexNet,
-# need not show at such a density; the interval above decides. The paper's quality parameters and its
-# number of rounds are not in the paper, so nobody can repeat it to the digit.
+# becomes of the second line. That going in steps beats cutting once, as the paper finds for
+# AlexNet, need not show at such a density; the interval above decides. The paper's quality
+# parameters and its number of rounds are not in the paper, so nobody can repeat it to the digit.
 #
-# So far the densities were the paper's. Next, [04_sensitivity](04_sensitivity.ipynb): how to
-# choose them.
+# So far the densities were the paper's. Next, [04_sensitivity](04_sensitivity.ipynb): how to choose
+# them.
 
 # %%
 lab.exercises.progress("03")
