@@ -186,7 +186,7 @@ UNLISTED = {
     ),
     "02.which": (
         lambda model: [n for n, m in model.named_modules() if isinstance(m, nn.Linear)],
-        lambda model: [n for n, m in model.named_modules() if hasattr(m, "bias")],
+        lambda model: [n for n, m in model.named_modules() if n and not list(m.children())],
         lambda model: [n for n, _ in model.named_children()],
         lambda model: [n for n, _ in model.named_modules()],
         lambda model: [n for n, p in model.named_parameters() if p.dim() == 2],
@@ -358,6 +358,12 @@ def test_stubs_of_all_kinds_are_not_yet():
         assert lab.exercises.check("02.keep", stub).sign == "○"
     assert "'fc2'" in lab.exercises.check("02.budget", {"fc1": 1.0, "fc2": None}).text
     assert lab.exercises.check("02.budget", {"fc1": ...}).sign == "○"
+
+
+def test_an_error_of_torchs_that_is_called_not_implemented_is_wrong():
+    verdict = lab.exercises.check("02.keep", lambda w, q: (w > q) - (w < -q))
+    assert verdict.sign == "✗"
+    assert "it raises NotImplementedError: Subtraction" in verdict.text
 
 
 @pytest.mark.parametrize("id_", ["01.leak", "02.which"])
@@ -755,6 +761,8 @@ def test_a_guess_is_kept_until_it_is_revealed(folder):
             [94.5, 98.7],
             "one image in 50 to be wrong; it may be one imag",
         ),
+        ("01.interval", [97, 98.7], [94.5, 98.7], "2 sqrt(p (1 - p) / n)"),
+        ("01.interval", [98.6, 98.6], [94.5, 98.7], "the same for both"),
         ("02.three", [-0.7, 0.05, -0.1], [-0.1, 0.05, 0.3], "the size |w|"),
         ("02.three", (0.3, 0.05, -0.1), [-0.1, 0.05, 0.3], "3 of 3 are right"),
         ("02.curve", [99, 98, 90, 80, 70], [98, 97, 85, 50, 20], "at 2 % kept: 50.0 too high"),
@@ -824,6 +832,7 @@ def test_progress_has_a_row_for_each_task():
     most = sum(exercise.points for exercise in EXERCISES.values())
     assert printed.endswith(f"13 of {most} points")
     assert "10 of 10" in printed
+    assert [row.task for row in lab.exercises.progress("00")] == ["00.watts"]
 
 
 def test_a_sentence_is_kept_and_answered_by_what_a_good_one_says(folder, monkeypatch):
