@@ -84,7 +84,8 @@ class _Judgement:
         lines = [("case", f"{self._name}({', '.join(map(brief, case))})")] if case else []
         lines += [("expected", brief(expected)), ("got", brief(got))]
         if isinstance(got, Raised):
-            unknown = f"it raises {got}"
+            unknown = f"it raises {brief(got)}"
+            lines += [("in your line", got.line)] * bool(got.line)
         else:
             lines.append(("difference", place))
         return Verdict("✗", f"wrong: {next(iter(self.twins), unknown)}", tuple(lines))
