@@ -57,6 +57,8 @@ class _Judgement:
             if self.exercise.answer is None:
                 return Verdict("✗", f"wrong: {got.message if isinstance(got, Raised) else got}")
             expected = self._value(self.exercise.answer, case)
+            if isinstance(expected, Raised):  # a keyword is missing
+                return Verdict("✗", f"{self.exercise.id} cannot be checked so: {expected}")
             values.append((expected, got))
             for alive in (self.notes, self.twins):
                 for message, variants in list(alive.items()):

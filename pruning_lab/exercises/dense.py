@@ -189,8 +189,8 @@ def _leak_given(runs):
 def _leak_cases(random: Random) -> Iterator[tuple]:
     yield ([Run("a", 0.91, 0.97), Run("b", 0.97, 0.9), Run("c", 0.95, 0.95), Run("d", 0.9, 0.9)],)
     for count in 5, 8, 8, 8, 8:
-        accuracies = [(0.97, 0.9), (0.91, 0.97), (0.95, 0.95)]
-        accuracies += [(0.9, 0.91)] * (count - 4)
+        accuracies = [(0.97, 0.9), (0.91, 0.97), (0.95, 0.95), (0.93, 0.8)]
+        accuracies += [(0.9, 0.91)] * (count - 5)
         random.shuffle(accuracies)
         accuracies.append((0.9, 0.9))  # the last run is best by nothing
         shifts = [round(random.uniform(0, 0.004), 4) for _ in range(2 * count)]
