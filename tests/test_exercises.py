@@ -188,7 +188,7 @@ UNLISTED = {
     ),
     "02.which": (
         lambda model: [n for n, m in model.named_modules() if isinstance(m, nn.Linear)],
-        lambda model: [n for n, m in model.named_modules() if hasattr(m, "bias")],
+        lambda model: [n for n, m in model.named_modules() if n and not list(m.children())],
         lambda model: [n for n, _ in model.named_children()],
         lambda model: [n for n, _ in model.named_modules()],
         lambda model: [n for n, p in model.named_parameters() if p.dim() == 2],
@@ -362,6 +362,12 @@ def test_stubs_of_all_kinds_are_not_yet():
     assert lab.exercises.check("02.budget", {"fc1": ...}).sign == "○"
 
 
+def test_an_error_of_torchs_that_is_called_not_implemented_is_wrong():
+    verdict = lab.exercises.check("02.keep", lambda w, q: (w > q) - (w < -q))
+    assert verdict.sign == "✗"
+    assert "it raises NotImplementedError: Subtraction" in verdict.text
+
+
 @pytest.mark.parametrize("id_", ["01.leak", "02.which"])
 def test_given_code_is_not_yet_unless_it_was_written_again_in_other_words(id_):
     given = EXERCISES[id_].given
@@ -383,12 +389,16 @@ def test_an_exception_is_told_with_the_students_own_line():
     verdict = lab.exercises.check("02.keep", keep)
     assert verdict.sign == "✗"
     assert "it raises AttributeError: 'Tensor' object has no attribute 'deviation'" in verdict.text
-    assert "sigma = weight.deviation()" in verdict.text
+    line = keep.__code__.co_firstlineno + 1
+    assert verdict.lines[-1] == (
+        "in your line",
+        f"{line}: sigma = weight.deviation()  # no such method",
+    )
 
     def inside_of_torch(weight, quality):
         return torch.cat([weight, quality])
 
-    assert "torch.cat([weight, quality])" in lab.exercises.check("02.keep", inside_of_torch).text
+    assert "torch.cat([weight, quality])" in str(lab.exercises.check("02.keep", inside_of_torch))
     assert "takes 1 positional argument" in lab.exercises.check("02.keep", lambda w: w).text
 
 
@@ -756,6 +766,8 @@ def test_a_guess_is_kept_until_it_is_revealed(folder):
             [94.5, 98.7],
             "one image in 50 to be wrong; it may be one imag",
         ),
+        ("01.interval", [97, 98.7], [94.5, 98.7], "2 sqrt(p (1 - p) / n)"),
+        ("01.interval", [98.6, 98.6], [94.5, 98.7], "the same for both"),
         ("02.three", [-0.7, 0.05, -0.1], [-0.1, 0.05, 0.3], "the size |w|"),
         ("02.three", (0.3, 0.05, -0.1), [-0.1, 0.05, 0.3], "3 of 3 are right"),
         ("02.curve", [99, 98, 90, 80, 70], [98, 97, 85, 50, 20], "at 2 % kept: 50.0 too high"),
@@ -825,6 +837,7 @@ def test_progress_has_a_row_for_each_task():
     most = sum(exercise.points for exercise in EXERCISES.values())
     assert printed.endswith(f"13 of {most} points")
     assert "10 of 10" in printed
+    assert [row.task for row in lab.exercises.progress("00")] == ["00.watts"]
 
 
 def test_a_sentence_is_kept_and_answered_by_what_a_good_one_says(folder, monkeypatch):

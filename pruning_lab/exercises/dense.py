@@ -171,6 +171,13 @@ INTERVAL = Exercise(
         unit="%",
         low=0,
         high=99.999,
+        slips={
+            "Did you take 2 sqrt(p (1 - p) / n) from both? So near to 100 % the interval is not "
+            "symmetric, and with 100 images it reaches further down.": lambda _: [97.0, 98.72],
+            "Did you take the same for both? The number of images makes the difference.": (
+                lambda truth: [truth[1], truth[1]]
+            ),
+        },
     ),
     hints=(
         "One error in 100 images: with other images it might have been none, or three.",
