@@ -97,8 +97,8 @@ def _trace(step: Callable, name: str, seed: int) -> dict | None:
     if losses == ["None"] * STEPS and all(map(torch.equal, before, model.parameters())):
         return None
     return {
-        "pruned weights that are not zero, after each step": revived,
-        "a kept weight that was zero, after each step": zero,
+        "pruned weights that are not zero": revived,
+        "a kept weight that was zero": zero,
         "loss of each step": losses,
         "kept weights": torch.cat([w[kept[n]] for n, w in _weights(model).items()]),
         "biases": torch.cat([model.fc1.bias, model.fc2.bias]).detach().clone(),
@@ -290,7 +290,7 @@ def _all_run(comes_back: object) -> Verdict:
     wrong = [f"{n}: {SIX[n][1]}" for n in SIX if bool(comes_back[n]) != (moved[n] > 0)]
     if wrong:
         return Verdict("✗", f"wrong: {'; '.join(wrong)}.")
-    return Verdict("✓", "right. So far a pruned weight is from zero after one more step:", lines)
+    return Verdict("✓", "right. The largest pruned weight after one more step:", lines)
 
 
 RETURNING = Exercise(

@@ -98,10 +98,9 @@ def _scanned(scan: Callable, toy: Toy, densities: list[float]) -> dict | None:
         rows = scan(model, evaluate, list(densities))
     except InterruptedError:
         rows = []
-    if rows is None:
-        return None
     after = "as before" if all(map(torch.equal, dense, model.parameters())) else "changed"
-    return {"rows": [] if toy.stops else rows, "the weights afterwards": after}
+    rows = [] if toy.stops and rows is not None else rows
+    return rows if rows is None else {"rows": rows, "the weights afterwards": after}
 
 
 def _largest(weight: Tensor, density: float) -> Tensor:
@@ -258,7 +257,7 @@ PAIRED = Exercise(
             lambda b, a: (int(b.sum()), int(a.sum())),
             lambda b, a: (_changes(b, a)[0], int(a.sum())),
         ),
-        "these are fractions of the images; return how many there are.": (
+        "these are fractions; return how many images there are.": (
             lambda b, a: tuple(count / len(b) for count in _changes(b, a))
         ),
         "this is how many changed in all; return how many in each direction.": (
@@ -291,7 +290,7 @@ def _overlap_cases(random: Random) -> Iterator[tuple]:
         (900, 1, 14, 85),  # the second is, by a little over one point
         (16, 12, 6, 6),  # fifteen points, but so few images cannot show it
         (8, 20, 1, 11),  # the intervals do not overlap
-        (830, 120, 20, 30),  # nor here
+        (830, 120, 20, 30),
         (337, 33, 12, 18),  # they overlap, and that of an unpaired difference is above zero
         (80, 7, 7, 6),
     ):
