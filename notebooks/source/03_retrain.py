@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 import torch.nn.functional as F
+
 import pruning_lab as lab
 
 torch.set_num_threads(1)

@@ -16,6 +16,7 @@ import math
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+
 import pruning_lab as lab
 
 splits = lab.data.load()

@@ -17,6 +17,7 @@ from dataclasses import replace
 import pandas as pd
 import torch
 from torch import nn
+
 import pruning_lab as lab
 
 splits = lab.data.load()
