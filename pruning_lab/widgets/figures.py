@@ -133,7 +133,7 @@ class TrailFilm(Film):
             return self._frame((limits, names))
 
     def _draw(self, figure: Figure) -> list:
-        ax = figure.add_axes((0.10, 0.17, 0.86, 0.72))
+        ax = figure.add_axes((0.13, 0.17, 0.84, 0.72))
         ax.set_xscale("log")
         ax.set(xlim=(1.2, self._least), ylim=(self._low, self._top))
         ax.xaxis.set_major_locator(FixedLocator(_STEPS if self._least >= 0.005 else _STEPS[::3]))
@@ -143,6 +143,7 @@ class TrailFilm(Film):
         if (dense := self.studio.dense) is not None:
             ax.axhspan(dense.low, dense.high, color=plots.GONE, alpha=0.5, linewidth=0)
         ax.set_xlabel("weights kept in the network", fontsize=_FONT)
+        ax.set_ylabel("accuracy", fontsize=_FONT)
         title = "attempts: the current one ◆, and those that no other beats ●"
         ax.set_title(title, fontsize=_FONT, loc="left", color=plots.INK)
         ax.tick_params(labelsize=_FONT - 1)
