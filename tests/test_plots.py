@@ -1,5 +1,6 @@
 """Plots draw on the axes they are given, give them back, and show the numbers they got."""
 
+import inspect
 from itertools import combinations, pairwise
 
 import matplotlib.pyplot as plt
@@ -50,15 +51,19 @@ def every_plot(toy, batches):
         ),
         "bands": lambda **o: plots.bands(torch.rand(5, 784) < 0.1, **o),
         "kept_pixels": lambda **o: plots.kept_pixels(torch.rand(5, 784) < 0.1, **o),
+        "images": lambda **o: plots.images(torch.rand(3, 1, 6, 5), ["a", "b", "$c$"], **o),
+        "energy": lambda **o: plots.energy(paper.ENERGY_PJ, **o),
     }
 
 
 PLOTS = ["weights", "trade_off", "sensitivity", "prior", "layer_table", "bands", "kept_pixels"]
+PLOTS += ["images", "energy"]
 
 
 def test_every_public_plot_is_tested_here():
-    public = {n for n, f in vars(plots).items() if callable(f) and f.__module__ == plots.__name__}
-    assert {name for name in public if not name.startswith("_")} - {"style"} == set(PLOTS)
+    functions = {name: f for name, f in vars(plots).items() if inspect.isfunction(f)}
+    draw_on_axes = {n for n, f in functions.items() if "ax" in inspect.signature(f).parameters}
+    assert draw_on_axes == set(PLOTS)
 
 
 @pytest.mark.parametrize("name", PLOTS)
@@ -576,3 +581,25 @@ def test_kept_pixels_count_the_connections_of_each_pixel(ax):
 def test_a_layer_that_does_not_take_in_pixels_is_refused(draw, shape, ax):
     with pytest.raises(ValueError, match=r"a mask of shape \(neurons, 784\), got"):
         draw(torch.ones(shape, dtype=torch.bool), ax=ax)
+
+
+def test_images_stand_in_rows_each_below_its_own_title(ax):
+    pictures = torch.arange(1, 6)[:, None, None, None].expand(5, 1, 4, 3)  # each of one colour
+    plots.images(pictures, [10, 20, 30, 40, 50], columns=2, ax=ax)
+    sheet = ax.images[0].get_array()
+    for text in ax.texts:
+        column, below = text.get_position()
+        found = sheet[int(below) + 2 : int(below) + 6, int(column)]
+        assert set(found.tolist()) == {int(text.get_text()) / 10}
+    assert (sheet > 0).sum() == 5 * 4 * 3  # what lies between is masked: not a number
+    assert len({y for _, y in (text.get_position() for text in ax.texts)}) == 3
+    with pytest.raises(ValueError, match="no images"):
+        plots.images([], ax=ax)
+
+
+def test_energy_bars_are_as_long_as_the_papers_figure_says(ax):
+    plots.energy(paper.ENERGY_PJ, ax=ax)
+    widths = [bar.get_width() for bar in ax.patches]
+    assert widths == [*paper.ENERGY_PJ.values()]
+    assert widths[-1] / widths[1] == pytest.approx(640 / 0.9)
+    assert ax.get_xscale() == "log"

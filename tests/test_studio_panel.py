@@ -26,7 +26,7 @@ from pruning_lab.cli import main as pruning_lab
 from pruning_lab.evaluation import Accuracy
 from pruning_lab.masks import Mask, prunable
 from pruning_lab.studio import ALL, Attempt, Comparison, Moved, Setting, Studio
-from pruning_lab.widgets import StudioPanel, figures, tables
+from pruning_lab.widgets import StudioPanel, figures
 
 
 @pytest.fixture
@@ -668,7 +668,7 @@ def test_names_too_long_are_cut_in_the_middle_and_never_to_a_twins(panel_of, res
         assert (label == name) or (mark and name.startswith(start) and name.endswith(end))
         assert name in panel.rows[name].name.tooltip
     twins = [f"features.{'x' * 30}.{n}.{'y' * 30}.conv" for n in (1, 2)]
-    assert len({*tables.short_names(twins).values()}) == 2
+    assert len({*plots.short_names(twins).values()}) == 2
 
 
 def test_a_bad_attempt_stretches_the_axes_only_while_it_is_the_current_one():

@@ -169,9 +169,11 @@ def run(notebook: nbformat.NotebookNode, data: Path | None) -> None:
     notebook.metadata = METADATA.copy()  # the kernel has added its version
     notebook.metadata.drawn_by = drawn_by()
     for cell in notebook.cells:
-        for output in cell.get("outputs", ()):
+        for output in [*cell.get("outputs", ())]:
             # A widget lives in its kernel; the picture beside it is what a reader can see.
-            output.get("data", {}).pop(WIDGET, None)
+            is_widget = output.get("data", {}).pop(WIDGET, None)
+            if is_widget and set(output.data) == {"text/plain"}:  # it has no picture
+                cell.outputs.remove(output)
 
 
 def drawn_by() -> str:

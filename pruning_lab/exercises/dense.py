@@ -188,7 +188,7 @@ def _leak_given(runs):
 
 def _leak_cases(random: Random) -> Iterator[tuple]:
     yield ([Run("a", 0.91, 0.97), Run("b", 0.97, 0.9), Run("c", 0.95, 0.95), Run("d", 0.9, 0.9)],)
-    for count in 5, 8:
+    for count in 5, 8, 8, 8, 8:
         accuracies = [(0.97, 0.9), (0.91, 0.97), (0.95, 0.95)]
         accuracies += [(0.9, 0.91)] * (count - 4)
         random.shuffle(accuracies)

@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 from pruning_lab import plots
 from pruning_lab.studio import Attempt, Studio
 from pruning_lab.widgets.drawing import Film
-from pruning_lab.widgets.tables import percent, short_names
+from pruning_lab.widgets.tables import percent
 
 _FONT = 10.5  # readable on a projector
 
@@ -26,7 +26,7 @@ class WeightsFilm(Film):
     def __init__(self, studio: Studio, pixels: tuple[int, int] = (620, 290), *, curve: bool = True):
         super().__init__()
         self.studio, self.pixels, self._with_curve = studio, pixels, curve
-        self._labels = short_names(studio.layers, 24)
+        self._labels = plots.short_names(studio.layers, 24)
 
     def picture(self, layer: str) -> bytes:
         with self._lock:
