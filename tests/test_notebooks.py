@@ -38,7 +38,11 @@ SOURCES = builder.sources()
 STUDENT, READ = zip(*map(builder.targets, SOURCES), strict=True)
 # What has a threshold to be moved.
 PANELS = re.compile(r"widgets\.(NumbersSlider|ThresholdSlider|DropSlider|StudioPanel)\(")
-WITH_PANELS = [path for path in READ if PANELS.search(path.read_text(encoding="utf-8"))]
+WITH_PANELS = [
+    read
+    for source, read in zip(SOURCES, READ, strict=True)
+    if PANELS.search(source.read_text(encoding="utf-8"))
+]
 GUESS = re.compile(r"(?:exercises\.guess|GuessSlider|Rank|DrawCurve)\(\s*\"([^\"]+)")
 REVEAL = re.compile(r"exercises\.reveal\(\s*\"([^\"]+)")
 CHECK = re.compile(r"exercises\.(?:check|explain)\(\s*\"([^\"]+)")
