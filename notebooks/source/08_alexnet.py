@@ -155,10 +155,11 @@ print("convolutions are more sensitive than fully connected layers:", harm["conv
 
 # %% [markdown]
 # That is what the paper's Figure 6 shows, too: the convolutions on its left fall early, the fully
-# connected layers on its right late, and conv1 is the most sensitive. So conv1 got the smallest
-# *threshold*, says the paper. A threshold is quality × σ, and σ is not the same in each layer. The
-# paper prints neither thresholds nor qualities; here is what the densities of its Table 4 come to
-# in our network. **Make a guess:** has conv1 the smallest quality? And the smallest threshold?
+# connected layers on its right late. There conv1 is the most sensitive layer, and so it got the
+# smallest *threshold*, says the paper. A threshold is quality × σ, and σ is not the same in each
+# layer. The paper prints neither thresholds nor qualities; here is what the densities of its
+# Table 4 come to in our network. **Make a guess:** has conv1 the smallest quality? And the smallest
+# threshold?
 
 # %%
 reported = {row.layer: row.density for row in lab.paper.ALEXNET if row.layer != "total"}
@@ -353,7 +354,7 @@ lab.plots.show(figure, f"A line for each run, from conv1 to fc3; {', '.join(kept
 # `fc1`? And how many weights does each save?
 
 # %%
-studio = lab.Studio(model, splits, scan=scan, about=recipe.about)
+studio = lab.Studio(model, splits, scan=scan, about=recipe.about).settle()
 half = studio.set(density={"conv1": 0.5}).rename("half of conv1").settle().attempt
 tenth = studio.go(1).set(density={"fc1": 0.1}).rename("a tenth of fc1").settle().attempt
 print(studio.compare())
