@@ -750,7 +750,7 @@ def test_pages_without_widgets_get_pictures_and_numbers(panel):
     assert base64.b64decode(bundle["image/png"]) == panel.picture.value
     page = bundle["text/html"]
     shots = re.findall(r'<img alt="([^"]+)" [^>]*src="data:image/png;base64,([^"]+)"', page)
-    shown = {words: base64.b64decode(shot) for words, shot in shots}
+    shown = {html.unescape(words): base64.b64decode(shot) for words, shot in shots}
     assert {words: shown[words] for words in panel.pictures} == {
         words: picture.value for words, picture in panel.pictures.items()
     }

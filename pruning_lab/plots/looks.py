@@ -85,19 +85,17 @@ def legend(ax: Axes, **options) -> Axes:
 
 def few_ticks(ax: Axes) -> None:
     """So few that their labels never meet; thousands with a comma."""
-    room = int(
-        1.3 * ax.bbox.width / ax.figure.dpi
-    )  # by inches, of which labels beside the axes take some
-    ax.xaxis.set_major_locator(MaxNLocator(max(2, min(room, 6))))
+    inches = ax.bbox.width / ax.figure.dpi
+    ax.xaxis.set_major_locator(MaxNLocator(max(2, min(int(1.3 * inches), 6))))
     ax.yaxis.set_major_locator(MaxNLocator(5))
     ax.yaxis.set_major_formatter("{x:,.0f}")
 
 
-def ghost(ax: Axes, curve: Iterable[tuple[float, float]], *, label: str = "your guess") -> bool:
+def ghost(ax: Axes, curve: Iterable[tuple[float, float]]) -> bool:
     """The guessed (x, y) as a dashed line; False where there are none."""
     if curve := sorted(curve):
         look = {"color": INK, "linestyle": (0, (5, 2)), "linewidth": 1.5, "zorder": 4}
-        ax.plot(*zip(*curve, strict=True), marker="o", markersize=3, label=label, **look)
+        ax.plot(*zip(*curve, strict=True), marker="o", markersize=3, label="your guess", **look)
     return bool(curve)
 
 
