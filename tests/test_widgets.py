@@ -22,7 +22,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pruning_lab import criteria, masks, plots, sensitivity
 from pruning_lab.studio import Moved
-from pruning_lab.widgets import DropSlider, GrowingScan, ThresholdSlider, scan_figure
+from pruning_lab.widgets import (
+    DropSlider,
+    FunctionSlider,
+    GrowingScan,
+    ThresholdSlider,
+    scan_figure,
+)
 
 
 def cut_by_hand(model: nn.Module, layer: str, quality: float) -> nn.Module:
@@ -570,12 +576,12 @@ def shown(monkeypatch):
 
     class Handle:
         def __init__(self, place):
-            self.update = lambda picture: pictures.append((place, picture.data))
+            self.update = lambda picture: pictures.append((place, picture.png))
 
     def show(picture, display_id):
         assert display_id is True
         place = len(pictures)
-        pictures.append((place, picture.data))
+        pictures.append((place, picture.png))
         return Handle(place)
 
     monkeypatch.setattr(scan_figure.display, "display", show)
@@ -694,3 +700,17 @@ def test_its_mask_trains(panels, toy, split):
         nn.functional.cross_entropy(toy(x), y).backward()
         optimizer.step()
     assert masks.Mask.of(toy)["fc1"].sum() == panel.row.kept
+
+
+def test_a_function_slider_shows_what_its_function_says_and_leaves_it_on_pages_without_widgets():
+    slider = FunctionSlider(lambda x: f"<{2 * x:g}>", 0, 10, label="x")
+    assert slider.value == 0
+    assert "&lt;0&gt;" in slider.result.value
+    slider.slider.value = 4.5  # as a user moves it
+    assert "&lt;9&gt;" in slider.result.value
+    slider.value = 5
+    assert "&lt;10&gt;" in slider.result.value
+    bundle = slider._repr_mimebundle_()
+    assert bundle["text/plain"] == "x 5: <10>"
+    assert "&lt;10&gt;" in bundle["text/html"]
+    slider.close()

@@ -129,18 +129,15 @@ print(f"memory: {memory:.1f} W, {memory / arithmetic:.0f} times the arithmetic")
 # **Make a guess:** nine of ten weights are in SRAM, one is in DRAM. What is left of the power?
 # Then move the slider, with the mouse or the arrow keys.
 
-# %%
-from ipywidgets import interact
-
 
 # %%
-def power(sram_fraction):
-    """Watts of the memory, with that fraction of the weights in SRAM and the others in DRAM."""
-    average = sram_fraction * sram + (1 - sram_fraction) * dram  # pJ per weight
+def power(fraction):
+    """The watts, with that fraction of the weights in SRAM and the others in DRAM."""
+    average = fraction * sram + (1 - fraction) * dram  # pJ per weight
     return f"memory {20 * 1e9 * average * 1e-12:.2f} W, arithmetic {arithmetic:.2f} W"
 
 
-interact(power, sram_fraction=(0.0, 1.0, 0.05))
+lab.widgets.FunctionSlider(power, 0, 1, label="fraction of the weights in SRAM")
 
 # %% tags=["nbval-check-output"]
 for fraction in (0.0, 0.5, 0.9, 0.95, 1.0):

@@ -140,7 +140,7 @@ print(f"\nfc1 holds {part:.1%} of the weights")
 # %% [markdown]
 # The paper's Table 2 has the same columns, rounded to thousands:
 
-# %% tags=["nbval-check-output"]
+# %%
 lab.reports.layers_beside(lab.paper.LENET_300_100, dense_counts, ["weights", "flops"])
 
 # %% [markdown]

@@ -66,8 +66,8 @@ guess.note()
 
 # %% [markdown]
 # Now with a slider for the quality, which sets the threshold in units of σ. What is below the
-# threshold, on either side of zero, turns grey: it is pruned. Move the slider, with the mouse or the
-# arrow keys, until three weights are left.
+# threshold, on either side of zero, turns grey: it is pruned. Move the slider, with the mouse or
+# the arrow keys, until three weights are left.
 
 # %%
 numbers = lab.widgets.NumbersSlider(w, quality=0.1).settle()
@@ -292,7 +292,7 @@ print("it was less sure:", bool(right[first].median() < 0.9 < right[dense.hits].
 # its thresholds by one.
 
 # %%
-points = lab.scan(model, splits.val, [0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01])
+points = lab.scan(model, splits.val, [0.5, 0.3, 0.2, 0.15, 0.1, 0.05, 0.02, 0.01])
 drawn = lab.plots.sensitivity(points, title="One layer pruned, no retraining")
 lab.plots.show(drawn, points)
 
@@ -389,7 +389,8 @@ print("the cut alone costs more than a point:", lab.evaluation.drop(dense, prune
 # little accuracy as possible is lost on val.** The budget depends on your name:
 
 # %%
-lab.exercises.case("02.budget")
+(budget,) = lab.exercises.case("02.budget")
+print(f"at most {budget:.0%} of the weights may stay")
 
 # %% [markdown]
 # The scan says which layer can give most. Count weights, too: where are they? Try as often as you

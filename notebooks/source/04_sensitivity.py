@@ -13,6 +13,7 @@
 
 # %%
 import torch
+
 import pruning_lab as lab
 
 # %%
