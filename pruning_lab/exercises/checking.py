@@ -1,11 +1,14 @@
 """A verdict on an answer: the values of all cases beside those of the answer and its twins."""
 
 import dis
+from collections.abc import Callable
 from copy import deepcopy
 from types import CodeType
 
+from torch import Tensor
+
 from pruning_lab.exercises.comparison import Raised, brief, difference
-from pruning_lab.exercises.exercise import Exercise, Verdict
+from pruning_lab.exercises.exercise import Exercise, Verdict, call
 from pruning_lab.exercises.isolation import Blocked, Guarded, TimeUp, raised, seed, untouched
 from pruning_lab.rows import counted
 
@@ -14,6 +17,9 @@ def judge(exercise: Exercise, answer: object, student: str = "", **context) -> V
     """The verdict on an answer for this student's cases; it raises nothing and records nothing."""
     if why := _unwritten(exercise, answer):
         return Verdict("○", f"not yet: {why}")
+    if exercise.answer is None and exercise.observe is call:
+        asked = "exercises.explain(...)" if exercise.rubric else "exercises.guess(...)"
+        return Verdict("✗", f"{exercise.id} is not checked; answer it by {asked}")
     if callable(exercise.answer) and not callable(answer):
         return Verdict("✗", f"wrong: a function is checked here, got {brief(answer)}")
     with untouched():
@@ -25,6 +31,8 @@ def judge(exercise: Exercise, answer: object, student: str = "", **context) -> V
         except TimeUp:
             limit = f"your function still ran after {exercise.seconds:g} seconds"
             return Verdict("✗", f"stopped: {limit}; look for a loop that does not end")
+        except Exception as error:  # a value of a strange type, a list that contains itself
+            return Verdict("✗", f"wrong: the answer cannot be compared: {error}")
 
 
 class _Judgement:
@@ -39,67 +47,74 @@ class _Judgement:
         self.notes, self.twins = _variants(exercise.notes), _variants(exercise.twins)
 
     def of(self, cases: list[tuple]) -> Verdict:
-        wrong, first, values = 0, (), []
+        differing, values = [], []
         for case in cases:
             got = self._value(self.function, case)
             if isinstance(got, Verdict):
                 return got
-            if isinstance(got, Raised) and got.kind == "NotImplementedError":
+            if isinstance(got, Raised) and got.kind in _names(self.answer) & {
+                "NotImplementedError"
+            }:
                 return Verdict("○", f"not yet: {self._name} raises NotImplementedError")
             if self.exercise.answer is None:
-                return Verdict("✗", f"wrong: {got.message}" if isinstance(got, Raised) else "wrong")
+                return Verdict("✗", f"wrong: {got.message if isinstance(got, Raised) else got}")
             expected = self._value(self.exercise.answer, case)
+            if isinstance(expected, Raised):  # a keyword is missing
+                return Verdict("✗", f"{self.exercise.id} cannot be checked so: {expected}")
             values.append((expected, got))
             for alive in (self.notes, self.twins):
                 for message, variants in list(alive.items()):
-                    alive[message] = [v for v in variants if self._equal(v, case, got)]
-                    if not alive[message]:
+                    same = [v for v in variants if difference(self._value(v, case), got) is None]
+                    alive[message] = same
+                    if not same:
                         del alive[message]
             if (place := difference(expected, got)) is not None:
-                wrong += 1
-                first = first or self._shown(case, expected, got, place)
+                differing.append((case, expected, got, place))
         if all(_empty(got) and not _empty(expected) for expected, got in values):
             return Verdict("○", f"not yet: {self._name} returns {brief(values[0][1])}")
-        return self._verdict(cases, wrong, first)
-
-    def _verdict(self, cases: list[tuple], wrong: int, first: tuple) -> Verdict:
-        count = counted(len(cases), "case")
-        note = next(iter(self.notes), None)
-        if wrong and note is None:
-            twin = next(iter(self.twins), None)
-            if twin is None:
-                twin = f"in {wrong} of {count}; the smallest is below"
-            return Verdict("✗", f"wrong: {twin}", first)
-        said = f"right: {count}" + (f"; {note}" if wrong else "")
+        count, note = counted(len(cases), "case"), next(iter(self.notes), "")
+        if differing and not note:
+            return self._wrong(*differing[0], f"in {len(differing)} of {count}, such as this:")
+        said = f"right: {count}" + (f"; {note}" if differing else "")
         if self.exercise.shows:
-            said += f". {self.exercise.shows(self.answer, *deepcopy(cases[0]), **self.context)}"
+            said += f". {self._value(self.function, cases[0], self.exercise.shows)}"
         return Verdict("✓", said)
 
-    def _value(self, answer: object, case: tuple) -> object:
+    def _wrong(self, case: tuple, expected: object, got: object, place: str, unknown: str):
+        lines = [("case", f"{self._name}({', '.join(map(brief, case))})")] if case else []
+        lines += [("expected", brief(expected)), ("got", brief(got))]
+        if isinstance(got, Raised):
+            unknown = f"it raises {brief(got)}"
+            lines += [("in your line", got.line)] * bool(got.line)
+        else:
+            lines.append(("difference", place))
+        return Verdict("✗", f"wrong: {next(iter(self.twins), unknown)}", tuple(lines))
+
+    def _value(self, answer: object, case: tuple, observe: Callable | None = None) -> object:
         """What is observed of an answer; an exception is a value too."""
         seed()
         try:
-            return self.exercise.observe(answer, *deepcopy(case), **self.context)
+            return (observe or self.exercise.observe)(answer, *_copied(case), **self.context)
         except (Blocked, TimeUp, KeyboardInterrupt):
             raise
         except BaseException as error:  # SystemExit too
             return raised(error, self.answer)
 
-    def _equal(self, twin: object, case: tuple, got: object) -> bool:
-        return difference(self._value(twin, case), got) is None
-
-    def _shown(self, case: tuple, expected: object, got: object, place: str) -> tuple:
-        lines = [("expected", brief(expected)), ("got", brief(got))]
-        if case:
-            arguments = ", ".join(map(brief, case))
-            lines.insert(0, ("case", f"{self._name}({arguments})"))
-        if not isinstance(got, Raised):
-            lines.append(("difference", place))
-        return tuple(lines)
-
     @property
     def _name(self) -> str:
         return getattr(self.answer, "__name__", "the answer")
+
+
+def _names(answer: object) -> set[str]:
+    """The global names in a function: torch raises NotImplementedError too."""
+    return set(getattr(getattr(answer, "__code__", None), "co_names", ()))
+
+
+def _copied(case: tuple) -> tuple:
+    """A copy whose parts may share parts; of tensors and numbers alone, ten times as fast."""
+    if all(type(part) in (Tensor, float, int) for part in case):
+        return tuple(part.clone() if isinstance(part, Tensor) else part for part in case)
+    return deepcopy(case)
 
 
 def _variants(known) -> dict[str, list]:

@@ -243,15 +243,18 @@ class Progress(Rows[Row]):
     __repr__ = __str__
 
 
-def progress() -> Progress:
+def progress(begins: str = "") -> Progress:
     """A row for each task of the course: what was checked, hints, guesses and how near they were.
 
+    `progress("02")` has those of notebook 02 alone, whose ids begin so.
     A task earns its points when it is right; one that asks for a guess, or a sentence, when one
     was noted, however near it is.
     """
     done = _load().students.get(_load().student, {})
     rows = []
     for id_, exercise in EXERCISES.items():
+        if not id_.startswith(begins):
+            continue
         entry = done.get(id_, Entry())
         noted = {"predict": entry.guess is not None, "explain": bool(entry.sentence)}
         earned = noted.get(exercise.kind, entry.sign == "✓")
