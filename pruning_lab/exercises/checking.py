@@ -52,11 +52,15 @@ class _Judgement:
             got = self._value(self.function, case)
             if isinstance(got, Verdict):
                 return got
-            if isinstance(got, Raised) and got.kind == "NotImplementedError":
+            if isinstance(got, Raised) and got.kind in _names(self.answer) & {
+                "NotImplementedError"
+            }:
                 return Verdict("○", f"not yet: {self._name} raises NotImplementedError")
             if self.exercise.answer is None:
                 return Verdict("✗", f"wrong: {got.message if isinstance(got, Raised) else got}")
             expected = self._value(self.exercise.answer, case)
+            if isinstance(expected, Raised):  # a keyword is missing
+                return Verdict("✗", f"{self.exercise.id} cannot be checked so: {expected}")
             values.append((expected, got))
             for alive in (self.notes, self.twins):
                 for message, variants in list(alive.items()):
@@ -80,7 +84,8 @@ class _Judgement:
         lines = [("case", f"{self._name}({', '.join(map(brief, case))})")] if case else []
         lines += [("expected", brief(expected)), ("got", brief(got))]
         if isinstance(got, Raised):
-            unknown = f"it raises {got}"
+            unknown = f"it raises {brief(got)}"
+            lines += [("in your line", got.line)] * bool(got.line)
         else:
             lines.append(("difference", place))
         return Verdict("✗", f"wrong: {next(iter(self.twins), unknown)}", tuple(lines))
@@ -98,6 +103,11 @@ class _Judgement:
     @property
     def _name(self) -> str:
         return getattr(self.answer, "__name__", "the answer")
+
+
+def _names(answer: object) -> set[str]:
+    """The global names in a function: torch raises NotImplementedError too."""
+    return set(getattr(getattr(answer, "__code__", None), "co_names", ()))
 
 
 def _copied(case: tuple) -> tuple:

@@ -171,6 +171,13 @@ INTERVAL = Exercise(
         unit="%",
         low=0,
         high=99.999,
+        slips={
+            "Did you take 2 sqrt(p (1 - p) / n) from both? So near to 100 % the interval is not "
+            "symmetric, and with 100 images it reaches further down.": lambda _: [97.0, 98.72],
+            "Did you take the same for both? The number of images makes the difference.": (
+                lambda truth: [truth[1], truth[1]]
+            ),
+        },
     ),
     hints=(
         "One error in 100 images: with other images it might have been none, or three.",
@@ -189,8 +196,8 @@ def _leak_given(runs):
 def _leak_cases(random: Random) -> Iterator[tuple]:
     yield ([Run("a", 0.91, 0.97), Run("b", 0.97, 0.9), Run("c", 0.95, 0.95), Run("d", 0.9, 0.9)],)
     for count in 5, 8, 8, 8, 8:
-        accuracies = [(0.97, 0.9), (0.91, 0.97), (0.95, 0.95)]
-        accuracies += [(0.9, 0.91)] * (count - 4)
+        accuracies = [(0.97, 0.9), (0.91, 0.97), (0.95, 0.95), (0.93, 0.8)]
+        accuracies += [(0.9, 0.91)] * (count - 5)
         random.shuffle(accuracies)
         accuracies.append((0.9, 0.9))  # the last run is best by nothing
         shifts = [round(random.uniform(0, 0.004), 4) for _ in range(2 * count)]
