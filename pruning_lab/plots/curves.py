@@ -6,6 +6,7 @@ from itertools import groupby
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from pruning_lab import criteria
@@ -44,7 +45,9 @@ def trade_off(
             ax.yaxis.set_minor_locator(NullLocator())
         looks.dense_line(ax, dense and dense.value)
         if max_drop is not None:
-            _allowed(ax, max_drop, drops)
+            line = _allowed(ax, max_drop, drops)
+            looks.name_line(ax, -max_drop, line.get_label(), looks.LIMIT)
+            line.set_label("")
     looks.density_axis(ax, "x", densities)
     change, low, high = np.array([looks.points_of(drop) for drop in drops]).T
     look = {"marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.5, "label": label}
@@ -52,7 +55,7 @@ def trade_off(
     ax.errorbar(densities, change, yerr=np.array([change - low, high - change]).clip(0), **look)
     shown = dense is not None and _ghost(ax, guess, dense.value, densities)
     place = "lower left" if max_drop is None else "lower right"  # where no curve is
-    return looks.legend(ax, loc=place) if label or shown or max_drop is not None else ax
+    return looks.legend(ax, loc=place) if label or shown else ax
 
 
 def sensitivity(
@@ -124,8 +127,11 @@ def sensitivity_grid(
             _allowed(ax, max_drop, [point.drop for point in points])
     for ax in grid[len(styles) :]:
         ax.remove()
-    for ax in grid[len(styles) - columns : len(styles)]:
+    for ax in grid[max(0, len(styles) - columns) : len(styles)]:
         ax.xaxis.set_tick_params(labelbottom=True)
+        ends = ax.get_xticklabels()
+        ends[0].set_horizontalalignment("right")  # else they would touch those of the next
+        ends[-1].set_horizontalalignment("left")
     figure.suptitle(title, parse_math=False)
     bound = "" if max_drop is None else f"; red line: {-max_drop:+g} points"
     words = f"{looks.DENSITY} of one layer, the others dense{bound}"
@@ -182,13 +188,13 @@ def _ghost(ax: Axes, guess: object, dense: float, densities: Sequence[float] = (
     return looks.ghost(ax, ((density, accuracy - 100 * dense) for density, accuracy in curve))
 
 
-def _allowed(ax: Axes, max_drop: float, drops: Iterable[Drop]) -> None:
+def _allowed(ax: Axes, max_drop: float, drops: Iterable[Drop]) -> Line2D:
     """A line at the drop that is allowed, and limits close to it."""
-    amount = f"-{max_drop:g} point{'' if max_drop == 1 else 's'}"
-    ax.axhline(-max_drop, color=looks.LIMIT, linewidth=2, label=f"allowed: {amount}")
     noise = [50 * (drop.high - drop.low) for drop in drops if drop.low <= 0 <= drop.high]
     reach = max(max_drop, *noise, 0.1)
     ax.set_ylim(max(-100, -8 * reach), 2 * reach)
+    name = f"allowed: -{max_drop:g} point{'' if max_drop == 1 else 's'}"
+    return ax.axhline(-max_drop, color=looks.LIMIT, linewidth=2, label=name)
 
 
 def _curve(ax: Axes, rows: list[ScanPoint], look: dict) -> None:

@@ -85,17 +85,17 @@ def legend(ax: Axes, **options) -> Axes:
 
 def few_ticks(ax: Axes) -> None:
     """So few that their labels never meet; thousands with a comma."""
-    room = int(ax.bbox.width / ax.figure.dpi)  # inches, of which labels beside the axes take some
-    ax.xaxis.set_major_locator(MaxNLocator(max(2, min(room, 6))))
+    inches = ax.bbox.width / ax.figure.dpi
+    ax.xaxis.set_major_locator(MaxNLocator(max(2, min(int(1.3 * inches), 6))))
     ax.yaxis.set_major_locator(MaxNLocator(5))
     ax.yaxis.set_major_formatter("{x:,.0f}")
 
 
-def ghost(ax: Axes, curve: Iterable[tuple[float, float]], *, label: str = "your guess") -> bool:
+def ghost(ax: Axes, curve: Iterable[tuple[float, float]]) -> bool:
     """The guessed (x, y) as a dashed line; False where there are none."""
     if curve := sorted(curve):
         look = {"color": INK, "linestyle": (0, (5, 2)), "linewidth": 1.5, "zorder": 4}
-        ax.plot(*zip(*curve, strict=True), marker="o", markersize=3, label=label, **look)
+        ax.plot(*zip(*curve, strict=True), marker="o", markersize=3, label="your guess", **look)
     return bool(curve)
 
 
@@ -119,10 +119,14 @@ def points_of(drop: Drop) -> tuple[float, float, float]:
 def dense_line(ax: Axes, accuracy: float | None, name: str = "dense") -> None:
     """The change 0, named at its end, where few curves are left; and changes with their sign."""
     ax.axhline(0, color=INK, linewidth=1)
-    above = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "ha": "right"}
-    name = name if accuracy is None else f"{name} {accuracy:.2%}"
-    ax.annotate(name, (1, 0), (-2, 5), color=INK, **above)
+    name_line(ax, 0, name if accuracy is None else f"{name} {accuracy:.2%}", INK)
     ax.yaxis.set_major_formatter(lambda x, _: f"{round(x, 6):+g}" if x else "0")
+
+
+def name_line(ax: Axes, y: float, name: str, colour: str) -> None:
+    """Above a horizontal line, at its right end."""
+    above = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "ha": "right"}
+    ax.annotate(name, (1, y), (-2, 5), color=colour, **above)
 
 
 def density_axis(

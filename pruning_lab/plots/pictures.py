@@ -106,7 +106,7 @@ def _histogram(
     if threshold:
         ax.stairs(np.where(gone, counts, 0), edges, fill=True, color=looks.GONE, label="pruned")
         for side in (-threshold, threshold):
-            ax.axvline(side, color=looks.INK, linewidth=1, linestyle="--")
+            ax.axvline(side, 0, 0.87, color=looks.INK, linewidth=1, linestyle="--")
     ax.set_ylim(0, 1.15 * counts.max())  # room for the legend
     return int(counts.max())
 

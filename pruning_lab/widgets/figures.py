@@ -41,7 +41,7 @@ class WeightsFilm(Film):
 
     def _draw(self, figure: Figure) -> list:
         layer = self.studio.layer(self._layer)
-        width = 0.46 if self._with_curve else 0.88
+        width = 0.44 if self._with_curve else 0.88
         left = figure.add_axes((0.10, 0.17, width, 0.70))  # given: laying out costs a drawing
         counts, edges = layer.histogram
         reach = 1.05 * _reach(counts, edges)
@@ -59,7 +59,7 @@ class WeightsFilm(Film):
         left.locator_params("x", nbins=6)
         moving = [self._pruned, *self._sides, self._title]
         if self._with_curve:
-            right = figure.add_axes((0.69, 0.17, 0.30, 0.70))
+            right = figure.add_axes((0.70, 0.17, 0.29, 0.70))
             self._curve(right)
             self._line = right.axvline(0, color=plots.LIMIT, linewidth=1.4, animated=True)
             (self._dot,) = right.plot([], [], "o", color=plots.LIMIT, markersize=7, animated=True)
@@ -77,6 +77,7 @@ class WeightsFilm(Film):
         ax.set_xticks(ticks, [f"{tick:.0%}" for tick in ticks])
         ax.minorticks_off()
         ax.set_xlabel("this layer keeps", fontsize=_FONT)
+        ax.set_ylabel("accuracy", fontsize=_FONT)
         ax.set_title("this layer alone", fontsize=_FONT, loc="left", color=plots.INK)
         if not self._points:
             note = "no curve yet:\npress “suggest”"
@@ -133,7 +134,7 @@ class TrailFilm(Film):
             return self._frame((limits, names))
 
     def _draw(self, figure: Figure) -> list:
-        ax = figure.add_axes((0.13, 0.17, 0.84, 0.72))
+        ax = figure.add_axes((0.12, 0.17, 0.84, 0.72))
         ax.set_xscale("log")
         ax.set(xlim=(1.2, self._least), ylim=(self._low, self._top))
         ax.xaxis.set_major_locator(FixedLocator(_STEPS if self._least >= 0.005 else _STEPS[::3]))

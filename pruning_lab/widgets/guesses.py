@@ -80,9 +80,7 @@ class GuessSlider(Guess):
             ends = {"min": math.log10(low), "max": math.log10(high), "step": 0.01}
             self.slider = FloatLogSlider(math.sqrt(low * high), **ends, layout=wide)
         else:
-            step = 10.0 ** math.floor(math.log10((high - low) / 100))
-            self.slider = FloatSlider((low + high) / 2, min=low, max=high, step=step, layout=wide)
-        self.slider.readout_format = ".4g"
+            self.slider = FloatSlider((low + high) / 2, layout=wide, **_scale(low, high))
         super().__init__(id_, HTML("my guess"), self.slider, HTML(escape(unit)))
 
     @property
@@ -136,7 +134,7 @@ class DrawCurve(Guess):
         if not (self.x and low < high):
             raise ValueError(f"a curve needs an x and low < high, got {self.x}, {low} and {high}")
         self.low, self.high = low, high
-        look = {"min": low, "max": high, "step": (high - low) / 100, "orientation": "vertical"}
+        look = {"orientation": "vertical", **_scale(low, high)}
         tall = {"width": "60px", "height": "190px"}
         self.sliders = [
             FloatSlider((low + high) / 2, description=name, **look, layout=tall) for name in self.x
@@ -160,7 +158,7 @@ class DrawCurve(Guess):
 
     def draw(self) -> None:
         ax = Figure(figsize=(4.2, 2.3), layout="constrained").subplots()
-        ax.plot(self.x, self.value, "o--", color=plots.INK)
+        ax.plot(self.x, self.value, "o--", color=plots.INK, clip_on=False)
         ax.set_ylim(self.low, self.high)
         ax.set_title("your guess", fontsize="medium")
         ax.spines[["top", "right"]].set_visible(False)
@@ -205,9 +203,16 @@ class Pick(Guess):
         ax = Figure(figsize=(4.2, 2)).add_axes((0, 0.02, 1, 0.86))
         bars(ax, self.numbers, [not gone for gone in picked])
         ax.set_xlim(-0.5, len(picked) - 0.5)  # each bar above its button
-        ax.set_yticks([])
+        ax.set_axis_off()
         ax.set_title(f"picked: {sum(picked)} of {self.count}", fontsize="medium")
         self.picture.value = plots.png(ax.figure)
+
+
+def _scale(low: float, high: float) -> dict:
+    """A slider's ends, with 100 steps or more, and as many decimals as they have."""
+    power = math.floor(math.log10((high - low) / 100))
+    look = {"step": 10.0**power, "readout_format": f".{max(0, -power)}f"}
+    return {"min": low, "max": high, **look}
 
 
 def _within(value: float, low: float, high: float) -> float:
