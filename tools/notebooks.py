@@ -31,6 +31,8 @@ import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
+from pruning_lab import exercises
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 TAGS = {"exercise", "check", "guess", "reveal", "ci", "nbval-check-output"}
@@ -125,8 +127,6 @@ def _check_cell(cell: nbformat.NotebookNode) -> None:
 
 def _header(line: re.Match) -> str:
     """The line that stands for `@task 02.keep`."""
-    from pruning_lab import exercises
-
     task = line[1].strip()
     if task not in exercises.EXERCISES:
         raise ValueError(f"there is no task {task!r}; pruning_lab.exercises has the list")
@@ -148,13 +148,14 @@ def _finished(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 # The run
 
 
-def run(notebook: nbformat.NotebookNode, data: Path) -> None:
+def run(notebook: nbformat.NotebookNode, data: Path | None) -> None:
     """Execute in a folder where `data` is the only thing, so that no path of this machine shows.
 
     Nobody has worked there, so the record of tasks and guesses begins empty.
     """
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "data").symlink_to(data.resolve())
+        if data is not None:
+            (Path(folder) / "data").symlink_to(data.resolve())
         environment = {k: v for k, v in os.environ.items() if k != "PRUNING_LAB_DATA"}
         NotebookClient(
             notebook,
@@ -193,11 +194,7 @@ def tasks(source: Path) -> list[str]:
 def minutes(source: Path) -> int:
     """Of a person: the words of the student's edition, code too, and its tasks; in steps of 5."""
     words = sum(len(cell.source.split()) for cell in strip(source).cells)
-    working = 0
-    if tasks(source):
-        from pruning_lab import exercises
-
-        working = sum(exercises.EXERCISES[task].minutes for task in tasks(source))
+    working = sum(exercises.EXERCISES[task].minutes for task in tasks(source))
     return 5 * math.ceil((words / WORDS_A_MINUTE + working) / 5)
 
 

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 8 · AlexNet
 #
-# **Does it work on photos, in a network with convolutions worth the name?**
+# **Does it work on photos, in a network with five convolutions?**
 #
 # AlexNet is the paper's main case: its **Figure 6** and **Table 4** are of it, and its claim of
 # nine times fewer parameters with nothing lost. We train a small AlexNet on photos, scan it, prune
@@ -59,14 +59,14 @@ for label, ax in enumerate(axes.flat):
     ax.imshow(splits.train.images[first].permute(1, 2, 0))  # (H, W, C)
     ax.set_title(names[label], fontsize=9)
     ax.axis("off")
-plt.show()
+lab.plots.show(figure, f"One image of each class: {', '.join(names)}")
 
 # %% [markdown]
 # ## Where the weights are, and where the work is
 #
 # The paper's AlexNet takes images of 227 px. By hand, for its first convolution: each of 96
-# filters has 11 x 11 weights for each of 3 colours, and is laid upon the image at 55 x 55 places.
-# For its first fully connected layer each weight is used once.
+# filters has 11 x 11 weights for each of 3 colours, and is applied at 55 x 55 places of the
+# image. In its first fully connected layer each weight is used once.
 
 # %% tags=["nbval-check-output"]
 conv1, fc1 = 96 * 11 * 11 * 3, 4096 * (256 * 6 * 6)
@@ -133,21 +133,8 @@ print("\ndense, on val:", dense)
 
 # %%
 scan = lab.scan(model, splits.val, recipe.scan)
-figure, axes = plt.subplots(2, 4, figsize=(9, 4.2), sharex=True, sharey=True, layout="constrained")
-for layer, ax in zip(scan.layers, axes.flat, strict=True):
-    kept = [point.density for point in scan.of(layer)]
-    drops = [point.drop for point in scan.of(layer)]
-    ax.fill_between(kept, [-100 * d.high for d in drops], [-100 * d.low for d in drops], alpha=0.3)
-    ax.plot(kept, [-100 * d.value for d in drops], "o-", markersize=4)
-    ax.axhline(-5, color=lab.plots.LIMIT, linewidth=1)  # five points lost
-    ax.set_title(layer, fontsize=10)
-ax.set(xscale="log", xlim=(1, 0.017), xticks=[0.5, 0.2, 0.1, 0.05, 0.02])
-ax.xaxis.set_major_formatter("{x:.0%}")
-ax.minorticks_off()
-figure.supxlabel("density (fraction kept) of this layer, the others dense")
-figure.supylabel("change of accuracy (points)")
-figure.suptitle(f"AlexNet on {splits.name}, no retraining; red: five points lost")
-plt.show()
+title = f"AlexNet on {splits.name}, one layer pruned, no retraining"
+lab.plots.show(lab.plots.sensitivity_grid(scan, max_drop=5, title=title), scan)
 
 # %%
 lowest = {layer: scan.of(layer)[-1] for layer in scan.layers}
@@ -168,10 +155,11 @@ print("convolutions are more sensitive than fully connected layers:", harm["conv
 
 # %% [markdown]
 # That is what the paper's Figure 6 shows, too: the convolutions on its left fall early, the fully
-# connected layers on its right late, and conv1 is the most sensitive. So conv1 got the smallest
-# *threshold*, says the paper. A threshold is quality × σ, and σ is not the same in each layer. The
-# paper prints neither thresholds nor qualities; here is what the densities of its Table 4 come to
-# in our network. **Make a guess:** has conv1 the smallest quality? And the smallest threshold?
+# connected layers on its right late. There conv1 is the most sensitive layer, and so it got the
+# smallest *threshold*, says the paper. A threshold is quality × σ, and σ is not the same in each
+# layer. The paper prints neither thresholds nor qualities; here is what the densities of its
+# Table 4 come to in our network. **Make a guess:** has conv1 the smallest quality? And the smallest
+# threshold?
 
 # %%
 reported = {row.layer: row.density for row in lab.paper.ALEXNET if row.layer != "total"}
@@ -222,13 +210,14 @@ print("afterwards:", model.drop6.p)
 # %% [markdown]
 # ## Retrain one kind at a time
 #
-# Through many layers the error comes back faint, says the paper's section 3.3. So it cuts the
-# fully connected layers, and retrains these while the convolutions stay as they are; then it cuts
-# the convolutions, and retrains those. Our recipe does so twice, each time to lower densities, and
-# in a last round retrains all. `lab.retraining.iterative` adjusts the dropout by itself.
+# Through many layers gradients vanish, which makes a deep network harder to retrain, says the
+# paper's section 3.3. So it cuts the fully connected layers, and retrains these while the
+# convolutions stay as they are; then it cuts the convolutions, and retrains those. Our recipe does
+# so twice, each time to lower densities, and in a last round retrains all.
+# `lab.retraining.iterative` adjusts the dropout by itself.
 #
 # First, for comparison, all of it at once, and nothing retrained. **Make a guess:** what is left of
-# the accuracy? And of the rounds after it, which hurts most?
+# the accuracy? And of the rounds after it, which costs most?
 
 # %%
 with lab.masks.masked(model, lab.prune(model, density=recipe.rounds[-1]["density"])):
@@ -277,7 +266,8 @@ ax.set_xticks(places, ticks)
 ax.set(ylabel="accuracy on val", title="Five rounds down to the paper's densities")
 ax.yaxis.set_major_formatter("{x:.0%}")
 ax.legend(frameon=False)
-plt.show()
+steps = ", ".join(f"{stage.round} {stage.kind} {a.value:.1%}" for stage, a in rows)
+lab.plots.show(figure, f"Dense {dense.value:.1%}, cut at once {at_once.value:.1%}; round {steps}.")
 
 # %% tags=["nbval-check-output"]
 size = lab.counts.parameters(pruned)
@@ -298,17 +288,8 @@ print("pruned weights that are not zero:", sum(int(w.count_nonzero()) for w in g
 
 # %%
 ours = lab.counts.layers(pruned, splits.val)
-table = {}
-for mine, theirs in zip([*ours, ours.total], lab.paper.ALEXNET, strict=True):
-    table[mine.layer] = {
-        ("weights left", "ours"): f"{mine.density:.1%}",
-        ("weights left", "paper"): f"{theirs.density:.0%}",
-        ("activations", "ours"): f"{mine.activation_density:.0%}",
-        ("activations", "paper"): f"{theirs.activation_density:.0%}",
-        ("operations left", "ours"): f"{mine.flop_density:.1%}",
-        ("operations left", "paper"): f"{theirs.flop_density:.0%}",
-    }
-pd.DataFrame(table).T
+what = ("density", "activation_density", "flop_density")
+lab.reports.layers_beside(lab.paper.ALEXNET, ours, what)
 
 # %% [markdown]
 # ## The full width, and further
@@ -359,7 +340,8 @@ ax.set_yscale("log")
 ax.yaxis.set_major_formatter(lambda density, _: f"{density:.1%}")
 ax.set(ylabel="weights left", title="What each layer keeps at the full width")
 ax.legend(frameon=False, fontsize=8)
-plt.show()
+kept_by = [f"{run['compression']:.0f} ×: fc1 {run['densities']['fc1']:.1%}" for run in full_width]
+lab.plots.show(figure, f"A line for each run, from conv1 to fc3; {', '.join(kept_by)}")
 
 # %% [markdown]
 # `fc1` and `fc2`, which hold most of the weights, pay for it; `conv1` keeps most of its own. The
@@ -372,7 +354,7 @@ plt.show()
 # `fc1`? And how many weights does each save?
 
 # %%
-studio = lab.Studio(model, splits, scan=scan, about=recipe.about)
+studio = lab.Studio(model, splits, scan=scan, about=recipe.about).settle()
 half = studio.set(density={"conv1": 0.5}).rename("half of conv1").settle().attempt
 tenth = studio.go(1).set(density={"fc1": 0.1}).rename("a tenth of fc1").settle().attempt
 print(studio.compare())
@@ -390,7 +372,7 @@ print("the model is as it came:", all(bool((w != 0).all()) for w in weights_of(m
 
 # %% [markdown]
 # Here all eight layers are cut at once. What does the accuracy say? Move the sliders and find out
-# which of them has taken too much; or press the button that retrains.
+# which of them has lost too much; or press the button that retrains.
 
 # %%
 suggested = studio.suggest(density=now.density).rename("suggested").settle().attempt

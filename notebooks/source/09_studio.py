@@ -267,7 +267,7 @@ print("in the studio:  ", {row.layer: row.weights for row in mine.studio.metrics
 #
 # ## Our numbers beside the paper's
 #
-# All choices are made; now the test images, which nobody has chosen by. The studio counts how
+# All choices are made; now the test images, by which nothing was chosen. The studio counts how
 # often they are used: twice here, once for each of the two networks.
 
 # %%
