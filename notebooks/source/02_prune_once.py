@@ -207,7 +207,7 @@ for row in eighth.receipt:
 # %% tags=["exercise"]
 def prunable(model):
     """The names of the layers to prune, such as ["conv1", "fc1"]."""
-    names = [name for name, parameter in model.named_parameters() if "weight" in name]
+    names = [name for name, _ in model.named_parameters() if "weight" in name]
     return [name.removesuffix(".weight") for name in names]
 
 
