@@ -13,7 +13,6 @@
 
 # %%
 import torch
-
 import pruning_lab as lab
 
 # %%
