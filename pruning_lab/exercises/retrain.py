@@ -152,11 +152,6 @@ def _upside_down(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
     _cut(model, {name: ~kept for name, kept in mask.items()})
 
 
-def _loss_afterwards(model, mask, optimizer, x, y) -> float:
-    _step(model, mask, optimizer, x, y)
-    return F.cross_entropy(model(x), y).item()
-
-
 def _for_each_layer(change: Callable[[nn.Module, Tensor], object]) -> Callable:
     def changed(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
         for name, kept in mask.items():
@@ -241,11 +236,6 @@ STEP = Exercise(
         ),
         "the step is right, but it returns None; return the loss as a number, loss.item().": (
             lambda *case: _step(*case) and None
-        ),
-    },
-    notes={
-        "but the loss is computed a second time, after the step; the one of before is enough.": (
-            _loss_afterwards
         ),
     },
     hints=(

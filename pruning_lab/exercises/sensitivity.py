@@ -148,12 +148,6 @@ def _scan_as(model, evaluate, densities, *, restored="row", safe=True, by_level=
     return rows
 
 
-def _losses(model, evaluate, densities, *, safe: bool) -> list:
-    dense = evaluate(model)
-    rows = _scan_as(model, evaluate, densities, safe=safe)
-    return [(name, density, dense - accuracy) for name, density, accuracy in rows]
-
-
 def _either(**how) -> tuple[Callable, Callable]:
     """A mistake of those who restore the weights after an exception, and of those who do not."""
     return partial(_scan_as, **how), partial(_scan_as, safe=False, **how)
@@ -193,10 +187,6 @@ SCAN = Exercise(
         ),
         "the signed weights are ranked, so large negative ones go first; rank their magnitudes.": (
             _either(keep=lambda weight, density: _largest(weight - weight.min(), density))
-        ),
-        "the rows have the loss of accuracy; note what evaluate(model) returns.": (
-            lambda *case: _losses(*case, safe=True),
-            lambda *case: _losses(*case, safe=False),
         ),
         "this is upside down: the largest weights stay.": (
             _either(keep=lambda weight, density: ~_largest(weight, 1 - density))
