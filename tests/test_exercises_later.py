@@ -297,7 +297,7 @@ WRONG_STEPS = {
 }
 
 
-def rows_of(change, **how):
+def rows_of(change):
     def scan(model, evaluate, densities):
         return change(scan_with_masked(model, evaluate, densities), evaluate(model))
 
@@ -386,7 +386,7 @@ WRONG_BETTER = {
     "bools subtracted": lambda one, two: "first" if (one - two).sum() > 0 else "second",
     "any change": lambda one, two: "cannot tell" if torch.equal(one, two) else "first",
     "only losses": lambda one, two: "first" if (one & ~two).sum() > 4 else "cannot tell",
-    "z of lost and won": lambda one, two: by_margin(1.96 * math.sqrt(len(one)))(one, two),
+    "a margin of 20": by_margin(20),
 }
 WRONG = dict(zip(FUNCTIONS, (WRONG_STEPS, WRONG_SCANS, WRONG_CHANGES, WRONG_BETTER), strict=True))
 
@@ -402,6 +402,39 @@ def test_unknown_mistakes_are_wrong_and_get_no_other_mistakes_name(id_):
             named = [message for message in exercise.twins if message in verdict.text]
             assert named == [], (name, student, verdict)
             assert verdict.lines, name
+
+
+def scan_restoring(keep, restore):
+    """The scan that keeps something before each cut, and restores the weights from it."""
+
+    def scan(model, evaluate, densities):
+        rows = []
+        for name, layer in model.named_children():
+            for density in densities:
+                kept, mask = keep(model, layer), lab.prune(model, density={name: density})
+                with torch.no_grad():
+                    layer.weight.mul_(mask[name])
+                    rows.append((name, density, evaluate(model)))
+                    restore(model, layer, kept)
+        return rows
+
+    return scan
+
+
+def test_a_copy_that_is_none_gets_the_sentence_about_clone():
+    as_weight = (lambda model, layer, old: layer.weight.copy_(old),)
+    for keep, restore in (
+        (lambda model, layer: layer.weight, *as_weight),
+        (lambda model, layer: layer.weight.data, *as_weight),
+        (lambda model, layer: layer.weight.detach(), *as_weight),
+        (lambda model, layer: model.state_dict(), lambda model, _, old: model.load_state_dict(old)),
+        (lambda model, layer: copy.copy(model), lambda model, _, old: None),
+    ):
+        verdict = judge(EXERCISES["04.scan"], scan_restoring(keep, restore))
+        assert verdict.sign == "✗"
+        assert "needs .clone()" in verdict.text
+    cloned = scan_restoring(lambda model, layer: layer.weight.clone(), *as_weight)
+    assert "try: ... finally:" in judge(EXERCISES["04.scan"], cloned).text
 
 
 def test_stubs_and_given_code_are_not_yet_answers():

@@ -245,7 +245,7 @@ STEP = Exercise(
         "Under torch.no_grad(), for name, kept in mask.items(): that weight.mul_(kept). Return "
         "loss.item().",
     ),
-    blocked=("masks.Mask.hold", "masks.Mask.apply_", "training.train"),
+    blocked=("masks.Mask.hold", "masks.Mask.apply_"),
 )
 
 # --------------------------------------------------------------------------------- 03.optimizers
