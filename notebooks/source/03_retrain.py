@@ -9,7 +9,7 @@
 # pictures: the bands of **Figure 4** and the two humps of **Figure 7**. And we train one network
 # that the paper does not show, a *control*.
 #
-# This takes about 50 minutes of yours, tasks included, and half a minute of the computer's.
+# This takes about 55 minutes of yours, tasks included, and half a minute of the computer's.
 
 # %%
 import torch

@@ -9,7 +9,7 @@
 # choose densities by them, see what they cannot tell, and put our densities beside the paper's in
 # **Table 3**.
 #
-# This takes about 55 minutes of yours, tasks included, and half a minute of the computer's.
+# This takes about 60 minutes of yours, tasks included, and half a minute of the computer's.
 
 # %%
 import torch
