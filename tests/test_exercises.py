@@ -14,6 +14,7 @@ import time
 import unicodedata
 import warnings
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,12 @@ from torch import nn
 import pruning_lab as lab
 from pruning_lab import paper
 from pruning_lab.criteria import by_quality as an_alias
-from pruning_lab.exercises import EXERCISES, Exercise, Guess, Run, judge
+from pruning_lab.exercises import EXERCISES, Exercise, Guess, Run, dense, judge, once
 from pruning_lab.exercises.comparison import brief, difference
 from pruning_lab.exercises.nearness import factor, order
 
-CHECKED = [id_ for id_, exercise in EXERCISES.items() if exercise.answer is not None]
+TABLES = dense, once  # those of other notebooks have files of their own
+CHECKED = [e.id for table in TABLES for e in table.EXERCISES if e.answer is not None]
 SAME_FOR_ALL = ("02.which",)  # whose cases do not depend on the student
 
 
@@ -503,8 +505,7 @@ def test_all_blocked_functions_exist_and_can_be_refused():
             task = replace(exercise, blocked=(name,))
 
             def function(*case, name=name):
-                module, function = name.split(".")
-                return getattr(getattr(lab, module), function)(*case)
+                return attrgetter(name)(lab)(*case)
 
             assert f"lab.{name} does" in judge(task, function).text
 
@@ -562,6 +563,12 @@ def test_a_loop_without_end_ends_in_a_sentence(function, place, quick):
     assert lab.exercises.check("02.keep", keep).sign == "✓"
 
 
+def test_a_function_that_catches_its_end_and_answers_is_late_all_the_same():
+    exercise = task(seconds=0.3, cases=lambda _: [(torch.tensor([1.0]), 1.0)], answer=keep)
+    assert judge(exercise, late_and_content).text.startswith("stopped")
+    assert judge(exercise, keep).sign == "✓"
+
+
 def test_a_function_that_changes_its_argument_spoils_nothing():
     def keep_in_place(weight, quality):
         sigma = weight.std(correction=0)
@@ -594,6 +601,7 @@ def test_random_states_and_output_are_left_alone(capsys):
     def states():
         return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
+    random.random(), np.random.rand(), torch.rand(1)
     before = states()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -602,6 +610,14 @@ def test_random_states_and_output_are_left_alone(capsys):
     assert states() == before
     assert torch.is_grad_enabled()
     assert capsys.readouterr() == ("", "")
+
+
+def test_an_answer_and_a_function_meet_the_same_random_numbers():
+    def observe(function, case):
+        return function(case), torch.rand(1), random.random(), np.random.rand()
+
+    exercise = task(cases=lambda random: [(1,), (2,)], observe=observe, answer=lambda case: case)
+    assert judge(exercise, lambda case: case).sign == "✓"
 
 
 def test_an_unseeded_answer_gets_the_same_verdict_again():
