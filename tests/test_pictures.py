@@ -84,16 +84,17 @@ def test_guessed_heights_stand_over_equal_parts_and_the_highest_as_high_as_the_b
 
 
 def test_nothing_left_stands_in_one_place_however_often_a_curve_is_added(ax):
-    for densities in ((0.5, 0.1, 0), (1, 0.02, 0), (0.3, 0.01), (0.2, 0)):
+    for densities in ((0.5, 0.1, 0), (1, 0.02, 0), (0.3, 0.01), (0.2, 0), (0.9, 0.8)):
         plots.trade_off([(density, lost(20)) for density in densities], label="x", ax=ax)
     drawn(ax.figure)
     names = {
         text.get_text(): x for x, text in zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)
     }
     curves = [container.lines[0].get_xdata() for container in ax.containers]
-    assert {curve[-1] for curve in curves if curve[-1] != 0.01} == {names["none"]}
-    places = ax.transData.transform([(x, 0) for x in (names["none"], 0.01, 0.02)])[:, 0]
-    assert places[0] - places[1] == pytest.approx(places[1] - places[2])  # a halving, as anywhere
+    assert {curve[-1] for curve in curves} - {0.01, 0.8} == {names["none"]}
+    places = ax.transData.transform([(x, 0) for x in (names["none"], 0.01, 0.5, 1)])[:, 0]
+    halving = pytest.approx(places[2] - places[3])
+    assert places[0] - places[1] == halving
     assert places[0] < ax.bbox.x1
 
 
