@@ -558,6 +558,12 @@ def test_a_loop_without_end_ends_in_a_sentence(function, place, quick):
     assert lab.exercises.check("02.keep", keep).sign == "✓"
 
 
+def test_a_function_that_catches_its_end_and_answers_is_late_all_the_same():
+    exercise = task(seconds=0.3, cases=lambda _: [(torch.tensor([1.0]), 1.0)], answer=keep)
+    assert judge(exercise, late_and_content).text.startswith("stopped")
+    assert judge(exercise, keep).sign == "✓"
+
+
 def test_a_function_that_changes_its_argument_spoils_nothing():
     def keep_in_place(weight, quality):
         sigma = weight.std(correction=0)
@@ -590,6 +596,7 @@ def test_random_states_and_output_are_left_alone(capsys):
     def states():
         return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
+    random.random(), np.random.rand(), torch.rand(1)
     before = states()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -598,6 +605,14 @@ def test_random_states_and_output_are_left_alone(capsys):
     assert states() == before
     assert torch.is_grad_enabled()
     assert capsys.readouterr() == ("", "")
+
+
+def test_an_answer_and_a_function_meet_the_same_random_numbers():
+    def observe(function, case):
+        return function(case), torch.rand(1), random.random(), np.random.rand()
+
+    exercise = task(cases=lambda random: [(1,), (2,)], observe=observe, answer=lambda case: case)
+    assert judge(exercise, lambda case: case).sign == "✓"
 
 
 def test_an_unseeded_answer_gets_the_same_verdict_again():
