@@ -43,7 +43,7 @@ WITH_PANELS = [
     for source, read in zip(SOURCES, READ, strict=True)
     if PANELS.search(source.read_text(encoding="utf-8"))
 ]
-GUESS = re.compile(r"(?:exercises\.guess|GuessSlider|Rank|DrawCurve)\(\s*\"([^\"]+)")
+GUESS = re.compile(r"(?:exercises\.guess|GuessSlider|Pick|Rank|DrawCurve)\(\s*\"([^\"]+)")
 REVEAL = re.compile(r"exercises\.reveal\(\s*\"([^\"]+)")
 CHECK = re.compile(r"exercises\.(?:check|explain)\(\s*\"([^\"]+)")
 
