@@ -346,7 +346,8 @@ OVERLAP = Exercise(
         "same images; count only those that changed (paired).": partial(_unpaired, overlap=False),
         "more right answers are no proof: by chance one network is always a little ahead. Does "
         "the paired interval exclude zero?": (
-            lambda first, second: _by_sign(*[_less(first, second)] * 2)
+            lambda one, two: _by_sign(*[_less(one, two)] * 2),
+            lambda one, two: "first" if _less(one, two) > 0 else "second",
         ),
         "first and second are swapped: images that only the first gets right speak for it.": (
             lambda first, second: _better(second, first)
