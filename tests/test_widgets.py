@@ -550,6 +550,14 @@ def test_the_picture_marks_what_was_chosen(drops, toy, batches, axes):
     assert axes[-1].lines[-1].get_xydata() == pytest.approx(np.array(rows), abs=1e-9)
 
 
+def test_the_title_and_the_sparsity_have_room(drops, toy, batches, axes):
+    drops(toy, taught(toy, batches)).settle()
+    ax = axes[-1]
+    for text in (ax.title, ax.child_axes[0].xaxis.label, ax.xaxis.label):
+        extent = text.get_window_extent()
+        assert 0 <= extent.ymin < extent.ymax <= ax.figure.bbox.ymax, text
+
+
 def test_a_network_of_many_layers_gets_a_higher_picture(drops, shown, axes):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), *(nn.Linear(9, 9) for _ in range(16)))
