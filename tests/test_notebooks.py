@@ -43,7 +43,7 @@ WITH_PANELS = [
     for source, read in zip(SOURCES, READ, strict=True)
     if PANELS.search(source.read_text(encoding="utf-8"))
 ]
-GUESS = re.compile(r"(?:exercises\.guess|GuessSlider|Pick|Rank|DrawCurve)\(\s*\"([^\"]+)")
+GUESS = re.compile(r"(?:exercises\.guess|widgets\.\w+)\(\s*\"(\d\d\.\w+)")
 REVEAL = re.compile(r"exercises\.reveal\(\s*\"([^\"]+)")
 CHECK = re.compile(r"exercises\.(?:check|explain)\(\s*\"([^\"]+)")
 
@@ -394,11 +394,15 @@ def test_every_task_has_its_header_and_every_header_its_task(source):
     assert len(set(builder.tasks(source))) == len(builder.tasks(source))
 
 
+LONG = r"\d[\d.,]*\d"  # a number; one digit alone may be anything
+
+
 def told_too_early(cells: list[nbformat.NotebookNode]) -> Iterator[str]:
     """Guesses whose answer can be read before they are revealed.
 
     A guess and what reveals it are different cells, in this order. The answer, as the stored output
-    of the latter has it, must not stand in the two cells after the guess, in words or outputs.
+    of the latter has it, must not stand in the two cells after the guess, in words or outputs;
+    what the guess itself says is no answer yet.
     """
     for number, cell in enumerate(cells):
         for id_ in GUESS.findall(cell.source) if "guess" in tags(cell) else ():
@@ -406,11 +410,11 @@ def told_too_early(cells: list[nbformat.NotebookNode]) -> Iterator[str]:
             if len(reveals) != 1 or reveals[0] <= number:
                 yield f"{id_} is not revealed once, in a later cell"
                 continue
-            (answer,) = re.findall(r"answer (.*?): ", words(cells[reveals[0]]))
-            numbers = re.findall(r"\d[\d.,]*\d", answer)  # one digit alone may be anything
+            said = re.search(r"guess (.*), answer (.*?): ", words(cells[reveals[0]]))
+            guess, answer = (set(re.findall(LONG, part)) for part in said.groups())
             for between in cells[number + 1 : min(number + 3, reveals[0])]:
                 text = words(between) + between.source * (between.cell_type == "markdown")
-                if numbers and set(numbers) <= set(re.findall(r"\d[\d.,]*\d", text)):
+                if answer - guess and answer <= set(re.findall(LONG, text)):
                     yield f"{id_} is told before it is revealed: {text}"
 
 
