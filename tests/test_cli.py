@@ -905,7 +905,7 @@ def test_the_data_that_a_network_was_trained_on_is_its_default(
     assert here("report", *files_) == 0
     said = capsys.readouterr().out
     assert "paper, mnist" in said
-    assert "this run, digits" in said
+    assert "this run, mnist-5k" in said
     assert "used once" not in said
 
 

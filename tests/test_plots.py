@@ -603,3 +603,4 @@ def test_energy_bars_are_as_long_as_the_papers_figure_says(ax):
     assert widths == [*paper.ENERGY_PJ.values()]
     assert widths[-1] / widths[1] == pytest.approx(640 / 0.9)
     assert ax.get_xscale() == "log"
+    assert {"0.1", "1", "10", "100"} <= {text.get_text() for text in texts(ax)}  # no formulas

@@ -24,7 +24,7 @@ print(splits)
 # This cell sets how long the network trains. More epochs give a better network.
 
 # %%
-EPOCHS = {"mnist": 3, "mnist-5k": 20}[splits.name]  # a few seconds; for a minute, 10 times as many
+EPOCHS = {"mnist": 3, "mnist-5k": 15}[splits.name]  # a few seconds; for a minute, 10 times as many
 
 # %% [markdown]
 # Some words have other names in papers and in PyTorch:
@@ -281,12 +281,12 @@ for name, layer in lab.masks.prunable(model).items():
 # %%
 chance = torch.Generator().manual_seed(0)
 val, test = (torch.rand(2, 200, 500, generator=chance) < 0.9).float().mean(2)
-best = test.argmax()
-print(f"the best of 200 on test:          {test[best]:.1%}")
-print(f"the same network on other images: {val[best]:.1%}")
+lucky = test.argmax()
+print(f"the best of 200 on test:          {test[lucky]:.1%}")
+print(f"the same network on other images: {val[lucky]:.1%}")
 
 # %% tags=["ci", "nbval-check-output"]
-print("the best is lucky:", bool(test[best] > 0.92 and val[best] < 0.92))
+print("the best is lucky:", bool(test[lucky] > 0.92 and val[lucky] < 0.92))
 
 # %% [markdown]
 # None of them is better than 0.9. A number by which we have *chosen* is too good, and it is no
@@ -343,3 +343,6 @@ print("the network has learnt what it can from so many images:", test.error < ex
 
 # %%
 lab.exercises.progress("01")
+
+# %% tags=["ci", "nbval-check-output"]
+print("all done:", all(row.verdict[0] == "✓" for row in lab.exercises.progress("01")))

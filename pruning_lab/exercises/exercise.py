@@ -57,7 +57,7 @@ class Guess:
     # message -> from the truth to what one gets by this slip; said where the guess is nearer to it
 
 
-def call(answer: object, *case: object) -> object:
+def call(answer: object, *case: object, **_context: object) -> object:
     """What a function returns for a case; an answer that is no function is its own value."""
     return answer(*case) if callable(answer) else answer
 

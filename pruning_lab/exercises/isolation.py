@@ -62,7 +62,7 @@ def raised(error: BaseException, function: object = None) -> Raised:
         message = "(its message cannot be shown)"
     file = getattr(getattr(function, "__code__", None), "co_filename", None)
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    line = f" (line {own[-1].lineno}: {own[-1].line})" if own else ""
+    line = f"{own[-1].lineno}: {own[-1].line}" if own else ""
     return Raised(type(error).__name__, message, line)
 
 

@@ -2,11 +2,13 @@
 
 import difflib
 
-from pruning_lab.exercises import dense, once
+from pruning_lab.exercises import dense, once, retrain, sensitivity
 from pruning_lab.exercises.exercise import Exercise
 
 EXERCISES: dict[str, Exercise] = {
-    exercise.id: exercise for table in (dense, once) for exercise in table.EXERCISES
+    exercise.id: exercise
+    for table in (dense, once, retrain, sensitivity)
+    for exercise in table.EXERCISES
 }
 
 

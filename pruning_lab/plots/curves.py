@@ -41,7 +41,7 @@ def trade_off(
     if not ax.containers:  # the first curve
         if max_drop is None:
             ax.set_yscale("symlog", linthresh=1, linscale=0.7)
-            ax.yaxis.set_major_locator(FixedLocator([sign * t for sign in (-1, 1) for t in _TICKS]))
+            ax.yaxis.set_major_locator(FixedLocator([*(-tick for tick in _TICKS[1:]), *_TICKS]))
             ax.yaxis.set_minor_locator(NullLocator())
         looks.dense_line(ax, dense and dense.value)
         if max_drop is not None:

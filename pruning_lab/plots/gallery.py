@@ -46,5 +46,6 @@ def energy(picojoules: Mapping[str, float], *, title: str = "", ax: Axes | None 
     bars = ax.barh(names, costs, color=[looks.LIMIT if "DRAM" in n else looks.OURS for n in names])
     ax.bar_label(bars, [f"{cost:g}" for cost in costs], padding=3, color=looks.INK)
     ax.set(xscale="log", xlim=(min(costs) / 3, 3 * max(costs)))
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.invert_yaxis()
     return ax

@@ -162,9 +162,9 @@ def density_axis(
 def _density_ticks(lowest: float, none: bool, inches: float) -> list[float]:
     """As many round densities as have room for their labels."""
     decades = range(math.floor(math.log10(lowest)), 1)
-    for digits in (range(1, 10), (1, 2, 5), (1, 3), (1,)):
+    for digits, times in ((range(1, 10), 1), ((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 4)):
         ticks = [digit * 10.0**power for power in decades for digit in digits]
-        ticks = [0.0] * none + [tick for tick in ticks if 0.99 * lowest <= tick <= 1]
+        ticks = [0.0] * none + [tick for tick in ticks if 0.99 * times * lowest <= tick <= 1]
         places = [math.log10(tick or lowest / 2) for tick in ticks]
         inch = inches / (math.log10(1.15) - min(math.log10(lowest), *places, 0))
         wide = [0.1 + 0.08 * len(_percent(1 - tick)) for tick in ticks]

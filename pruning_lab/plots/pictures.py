@@ -71,9 +71,9 @@ def weights_beside(
         for ax, (title, found) in zip(drawn, values.items(), strict=True)
     ]
     for ax, top in zip(drawn, tops, strict=True):
-        times = max(tops) / max(top, 1)
+        times = max(tops) / top if top else 1
         ax.set_ylim(0, 1.15 * (max(tops) if times < 5 else top))
-        if times >= 5 and top:
+        if times >= 5:
             ax.set_ylabel(f"number of weights\n(drawn {times:.0f}x larger)")
     return list(drawn)
 
