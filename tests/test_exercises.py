@@ -746,6 +746,35 @@ def test_a_plan_is_measured_beside_the_same_quality_everywhere(network):
     assert "model=model, images=splits.val" in lab.exercises.check("02.budget", {"fc1": 2.0}).text
 
 
+def at_least_the_kth(weight, density):
+    count = round(density * weight.numel())
+    return weight.abs() >= weight.abs().flatten().kthvalue(weight.numel() - count + 1).values
+
+
+def at_least_the_last_of_a_ranking(weight, density):
+    ranked = sorted(weight.abs().flatten().tolist(), reverse=True)
+    return weight.abs() >= ranked[round(density * len(ranked)) - 1]
+
+
+def above_the_next_of_a_ranking(weight, density):
+    ranked = sorted(weight.abs().flatten().tolist(), reverse=True)
+    return weight.abs() > ranked[round(density * len(ranked))]
+
+
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        (at_least_the_kth, "tie at the threshold stay"),
+        (at_least_the_last_of_a_ranking, "tie at the threshold stay"),
+        (above_the_next_of_a_ranking, "tie at the threshold go"),
+    ],
+)
+def test_ties_are_named_in_code_that_fails_at_an_edge_too(function, named):
+    """As one first writes it, an index runs off the ranking where nothing or all stays."""
+    for student in ("", "ada", "bob"):
+        assert named in judge(EXERCISES["02.exact"], function, student).text
+
+
 # ------------------------------------------------------------------------- guesses and what is kept
 
 
