@@ -833,6 +833,7 @@ def test_a_slip_is_only_named_near_it():
         *(("00.watts", odd) for odd in ("a lot", -1, 0, [1, 2], {}, float("nan"), Hostile())),
         *(("02.curve", odd) for odd in (50, [1, 2], [101, 50, 50, 50, 50], {"a": 1})),
         *(("01.share", odd) for odd in (0.9, {"layer": "fc1"}, {"layer": "fc1", "share": 88.4})),
+        *(("04.rank", odd) for odd in (["conv1", "conv2", "fc1", "fc3"], ["fc1"] * 4)),
         *(("02.keep", 1), ("00.wats", 1)),
     ],
 )

@@ -42,6 +42,7 @@ def every_plot(toy, batches):
     return {
         "weights": lambda **o: plots.weights(toy.fc1.weight, threshold=0.1, **o),
         "trade_off": lambda **o: plots.trade_off([(1, lost(0)), (0.1, lost(90))], **o),
+        "epochs": lambda **o: plots.epochs({"$a$": [lost(9), lost(1)], "b": [lost(0, 3)]}, **o),
         "sensitivity": lambda **o: plots.sensitivity(
             sensitivity.scan(toy, batches, [0.1, 0.5]), **o
         ),
@@ -57,7 +58,7 @@ def every_plot(toy, batches):
 
 
 PLOTS = ["weights", "trade_off", "sensitivity", "prior", "layer_table", "bands", "kept_pixels"]
-PLOTS += ["images", "energy"]
+PLOTS += ["images", "energy", "epochs"]
 
 
 def test_every_public_plot_is_tested_here():
@@ -267,6 +268,23 @@ def test_a_trade_off_shows_changes_with_their_sign_and_their_paired_intervals(ax
     assert [text.get_text() for text in ax.texts] == ["dense 90.00%"]
     left, right = ax.get_xlim()
     assert left > 1 > 0.1 > right
+
+
+def test_epochs_are_counted_from_the_cut_on_and_bands_are_the_paired_intervals(ax):
+    curves = {"pruned": [lost(30, 3), lost(2, 6), lost(0)], "control": [lost(0), lost(1, 9)]}
+    plots.epochs(curves, ax=ax)
+    lines = {line.get_label(): line for line in ax.lines}
+    for name, drops in curves.items():
+        x, y = lines[name].get_data()
+        assert list(x) == list(range(len(drops)))
+        assert y == pytest.approx([-100 * drop.value for drop in drops])
+    ends = {round(float(y), 6) for y in ax.collections[0].get_paths()[0].vertices[:, 1]}
+    wanted = {round(-100 * end, 6) for drop in curves["pruned"] for end in (drop.low, drop.high)}
+    assert ends == wanted
+    assert plots.words(curves) == (
+        "Change from the dense network: pruned: -27.00 points at first, +0.00 after 2 epochs; "
+        "control: +0.00 points at first, +8.00 after 1 epoch."
+    )
 
 
 def test_a_second_curve_keeps_the_title_and_the_points_of_the_first_in_sight(ax):

@@ -10,6 +10,7 @@ from pruning_lab.widgets.numbers import NumbersSlider
 from pruning_lab.widgets.panel import StudioPanel
 from pruning_lab.widgets.scan_figure import GrowingScan
 from pruning_lab.widgets.sliders import DropSlider, ThresholdSlider
+from pruning_lab.widgets.training_figure import GrowingTraining
 
-__all__ = ["DrawCurve", "DropSlider", "FunctionSlider", "GrowingScan", "GuessSlider"]
-__all__ += ["NumbersSlider", "Pick", "Rank", "StudioPanel", "ThresholdSlider"]
+__all__ = ["DrawCurve", "DropSlider", "FunctionSlider", "GrowingScan", "GrowingTraining"]
+__all__ += ["GuessSlider", "NumbersSlider", "Pick", "Rank", "StudioPanel", "ThresholdSlider"]
