@@ -163,6 +163,7 @@ SCAN = Exercise(
     cases=_scan_cases,
     answer=_scan_as,
     observe=_scanned,
+    shown=lambda toy, densities: f"{toy.units} units, densities {densities}, stops: {toy.stops}",
     twins={
         "the weights do not come back, so each row measures the cuts of all rows before it. A copy "
         "needs .clone(): `old = layer.weight` and state_dict() are the same tensors, and change "
@@ -336,6 +337,9 @@ OVERLAP = Exercise(
     answer=_better,
     given=_overlap_given,
     observe=lambda better, hits: better(*_hits(*hits)),
+    shown=lambda hits: (
+        f"right: both {hits[0]} times, only the first {hits[1]}, the second {hits[2]}"
+    ),
     twins={
         "judged by overlap: the intervals of two networks may overlap and one is better all the "
         "same. Both saw the same images, so take the paired interval of the difference.": (
