@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 from torch.utils.data import DataLoader, TensorDataset
 from toys import CLASSES, Branching, lively
 
@@ -552,6 +552,46 @@ def test_workers_never_see_each_others_weights(doubles):
             expected = answers_of(model, [(x[:1], y) for x, y in doubles] * 10, changes)
             assert close(evaluator.logits(changes), expected)
     assert all(parameter is before[name] for name, parameter in model.named_parameters())
+
+
+class Waiting(nn.Module):
+    """While it is traced it waits, until the test has done something in another thread."""
+
+    traced, done = ((threading.Event(), threading.Event()) for _ in range(2))
+
+    def __init__(self, number):
+        super().__init__()
+        self.fc, self.number = nn.Linear(64, CLASSES), number
+
+    def forward(self, x):
+        if isinstance(x, fx.Proxy):
+            self.traced[self.number].set()
+            self.done[self.number].wait(20)
+        return self.fc(x.flatten(1))
+
+
+def test_a_network_called_while_another_is_traced_answers_as_ever(split):
+    """torch.fx changes nn.Module for all threads while it traces."""
+    call, read = nn.Module.__call__, nn.Module.__getattr__
+    other, x = make("branching").float(), torch.randn(2, 1, 8, 8)
+    networks = Waiting(0), Waiting(1)
+    linear = networks[0].fc
+    expected = other(x), linear(x.flatten(1))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(Evaluator, networks[0], split)
+        try:
+            assert Waiting.traced[0].wait(20)
+            assert torch.equal(other(x), expected[0])
+            assert torch.equal(linear(x.flatten(1)), expected[1])
+            assert linear.weight is dict(linear.named_parameters())["weight"]
+            second = pool.submit(Evaluator, networks[1], split)
+            Waiting.traced[1].wait(0.3)  # it should not be, before the first one has been
+        finally:
+            Waiting.done[0].set()
+            assert first.result().how.startswith("graph")
+            Waiting.done[1].set()
+        assert second.result().how.startswith("graph")
+    assert (nn.Module.__call__, nn.Module.__getattr__) == (call, read)
 
 
 class Hoarder(nn.Module):

@@ -4,6 +4,7 @@ A network that torch.fx can trace resumes in the middle of its graph; any other 
 """
 
 import copy
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from types import MappingProxyType
@@ -132,6 +133,30 @@ class Replica:
         return same and versions == [tensor._version for tensor in tensors_in(kept)]
 
 
+class _Tracer(fx.Tracer):
+    """Patches nn.Module for all threads while it traces, as torch's does, but records its own only.
+
+    Two at once, in two threads, would take each other's patches for nn.Module's own methods.
+    """
+
+    _turn = threading.RLock()
+
+    def trace(self, root: nn.Module) -> fx.Graph:
+        with self._turn:
+            self._thread = threading.get_ident()
+            return super().trace(root)
+
+    def call_module(self, m: nn.Module, forward, args: tuple, kwargs: dict):
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val, parameter_proxy_cache: dict):
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
 def replicas(model: nn.Module, x: Tensor, y: Tensor) -> list[Replica]:
     """One for each thread that measures (on a CPU torch's), tried on two images of a batch (x, y).
 
@@ -146,7 +171,7 @@ def replicas(model: nn.Module, x: Tensor, y: Tensor) -> list[Replica]:
         for traced in (False,) if hooked else (True, False):
             with suppress(Exception):  # whatever it does that cannot be copied or traced
                 own = _copy(model)
-                replica = Replica(own, fx.Tracer().trace(own) if traced else None)
+                replica = Replica(own, _Tracer().trace(own) if traced else None)
                 if replica.agrees(itself, x):
                     more = torch.get_num_threads() - 1 if x.device.type == "cpu" else 0
                     return [replica, *(Replica(_copy(own), replica.graph) for _ in range(more))]
