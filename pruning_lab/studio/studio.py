@@ -227,7 +227,7 @@ class Studio:
     def suggest(
         self, max_drop: float | None = None, *, density: float | None = None, wait: bool = True
     ) -> "Studio":
-        """Set all layers that are not locked to what sensitivity.choose says of a scan.
+        """Set all layers that are not locked to what sensitivity.choose says, given the locked ones.
 
         `max_drop` is what the whole network may lose, in percentage points (0.5).
         """
@@ -236,8 +236,10 @@ class Studio:
         sensitivity.check_choice(**choice)
 
         def task() -> None:
-            given = self._version, self.val, self._recalibrate
-            plan = tasks.suggest(*given, choice, self._measurer)
+            with self._measurer.lock:
+                locked = {name: self.mask[name] for name in self.locked}
+            given = self._version, locked, self.val
+            plan = tasks.suggest(*given, self._recalibrate, choice, self._measurer)
             free = {n: d for n, d in plan.densities.items() if n not in self.locked}
             asked = {name: Setting("density", density) for name, density in free.items()}
             self._move(History.step, asked, f"suggested for {plan.asked}", anytime=True)
