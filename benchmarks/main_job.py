@@ -64,7 +64,7 @@ def _imports(turns: int) -> dict:
 def _runs() -> list[dict]:
     _, torch_mib = _measure(["-c", "import torch"])
     root = Path(os.environ.get("PRUNING_LAB_DATA", "data")).resolve()
-    names = ["digits", "mnist"] if (root / "MNIST").is_dir() else ["digits"]
+    names = ["mnist-5k", "mnist"] if (root / "MNIST").is_dir() else ["mnist-5k"]
     rows = []
     for data in names:
         for network in ("lenet-300-100", "lenet-5"):

@@ -156,7 +156,7 @@ def lenet():
 @pytest.fixture(scope="module")
 def digits():
     """Digits of another hand than the network learned: it errs on some, which is what we need."""
-    return data.load("digits").train.head(600)
+    return data.load("mnist-5k").train.head(600)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +218,7 @@ def small_cnn():
     layers = torch.nn.Conv2d(1, 8, 5, stride=2), torch.nn.ReLU(), torch.nn.Flatten()
     model = torch.nn.Sequential(*layers, torch.nn.Linear(8 * 12 * 12, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    for x, y in list(replace(data.load("digits").train.head(600), batch_size=100)) * 4:
+    for x, y in list(replace(data.load("mnist-5k").train.head(600), batch_size=100)) * 4:
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
@@ -235,7 +235,7 @@ NETWORKS = {
 @pytest.mark.parametrize("max_drop", [0.0, 0.5, 3.0])
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
 def test_the_whole_network_keeps_within_the_allowed_drop(make, max_drop, everything_of):
-    model, images = make(), data.load("digits").train.head(400)
+    model, images = make(), data.load("mnist-5k").train.head(400)
     scan = sensitivity.scan(model, images, [0.02, 0.05, 0.1, 0.2, 0.4, 0.7])
     before, told = everything_of(model), []
     plan = sensitivity.choose(

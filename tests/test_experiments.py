@@ -14,7 +14,7 @@ NETWORKS = ("lenet-300-100", "lenet-5")
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load("digits")
+    return data.load("mnist-5k")
 
 
 def quick(recipe):
@@ -225,7 +225,7 @@ def test_a_folder_of_another_run_is_refused(digits, tmp_path):
 
 
 def test_the_record_says_what_was_measured(digits):
-    recipe = quick(experiments.paper_recipe("lenet-5", "digits"))
+    recipe = quick(experiments.paper_recipe("lenet-5", "mnist-5k"))
     run = experiments.run(recipe, digits, seed=2)
     record = json.loads(json.dumps(run.record))
     x, y = digits.test.normalise(digits.test.images), digits.test.labels
@@ -237,6 +237,6 @@ def test_the_record_says_what_was_measured(digits):
     kinds = [(stage["kind"], stage["round"]) for stage in record["stages"]]
     assert kinds == [(kind, n) for n in (1, 2, 3) for kind in ("cut", "retrained")]
     assert [row["phase"] for row in record["epochs"]] == ["train", "round 1", "round 2", "round 3"]
-    assert record["data"]["name"] == "digits"
+    assert record["data"]["name"] == "mnist-5k"
     assert record["versions"]["torch"] == torch.__version__
     assert len(record["scan"]) == 4

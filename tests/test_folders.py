@@ -383,12 +383,12 @@ def test_the_largest_size_is_streamed(folder):
 @pytest.mark.parametrize("device", ["meta", "nonsense", "cpux", "", "cuda:99", 3.5, None, "xla"])
 def test_a_device_that_is_not_there_is_refused_by_name(device):
     with pytest.raises(ValueError, match=rf"^no device '{device}' for images; give cpu, or cuda"):
-        data.load("digits", device=device)
+        data.load("mnist-5k", device=device)
 
 
 @pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
 def test_a_device_that_is_there_is_taken(device):
-    assert data.load("digits", device=device).train.device == torch.device("cpu")
+    assert data.load("mnist-5k", device=device).train.device == torch.device("cpu")
 
 
 def test_loading_warns_of_nothing(folder):

@@ -36,7 +36,7 @@ from pruning_lab import (
 )
 
 ABOUT = {"network": "lenet-300-100", "width": 0.05}
-DIGITS = ("--data", "digits")
+DIGITS = ("--data", "mnist-5k")
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +44,13 @@ def made(tmp_path_factory):
     """A folder with one valid file of every kind, and a finished run."""
     folder = tmp_path_factory.mktemp("made")
     torch.manual_seed(0)
-    model, splits = models.build(ABOUT), data.load("digits")
+    model, splits = models.build(ABOUT), data.load("mnist-5k")
     models.save(folder / "dense.safetensors", model, about=ABOUT)
     models.save(folder / "other.safetensors", models.build(ABOUT), about=ABOUT)
     scan = sensitivity.scan(model, splits.val, [0.5, 0.1], out=folder / "scan.csv")
     sensitivity.choose(scan, density=0.3).save(folder / "plan.json")
     masks.prune(model, density=0.5).save(folder / "mask.safetensors")
-    recipe = experiments.paper_recipe("lenet-300-100", "digits", {"width": 0.05})
+    recipe = experiments.paper_recipe("lenet-300-100", "mnist-5k", {"width": 0.05})
     once = [replace(config, epochs=1) for config in (recipe.dense, *recipe.retrain)]
     recipe = replace(recipe, dense=once[0], retrain=tuple(once[1:]), scan=(0.5, 0.1))
     experiments.run(recipe, splits, folder=folder / "run")
@@ -145,8 +145,8 @@ def test_no_output_replaces_an_input_or_another_kind_even_with_force(words, says
     [
         ("prune dense.safetensors --density .25", "mask.safetensors"),
         ("choose scan.csv --density .4", "plan.json"),
-        ("scan dense.safetensors --data digits --densities 0.25 --layers fc3", "scan.csv"),
-        ("train --data digits --epochs 0", "other.safetensors"),
+        ("scan dense.safetensors --data mnist-5k --densities 0.25 --layers fc3", "scan.csv"),
+        ("train --data mnist-5k --epochs 0", "other.safetensors"),
         ("report run", "page.html"),
     ],
 )
@@ -367,7 +367,7 @@ def test_a_file_of_gigabytes_is_refused_before_it_is_read(here):
     done = subprocess.run(
         [sys.executable, "-c", PEAK, repr(calls)], capture_output=True, text=True, timeout=90
     )
-    lines = [line for line in done.stdout.splitlines() if not line.startswith("digits: ")]
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("mnist-5k: ")]
     assert len(lines) == len(calls), done.stderr
     for line in lines:
         code, megabytes, said = line.split(maxsplit=2)
@@ -669,7 +669,7 @@ NUMBERS = {
     "train --batch-size {} --out new": "0 -1 1.5 nan 99999999999",
     "train --weight-decay {} --out new": "-1 nan inf",
     "train --shift {} --out new": "-1 nan 1.5 99999999999",
-    "train --data digits --shift {} --out new": "28 300",
+    "train --data mnist-5k --shift {} --out new": "28 300",
     "train --crop {} --out new": "0 -1 1.5 nan",
     "train --colour {} --out new": "-1 nan inf 1e9",
     "train --accumulate {} --out new": "0 -1 nan 99999999999",
@@ -757,7 +757,7 @@ def test_a_run_resumes_by_its_own_advice_with_the_same_options_from_any_moment(h
             "was started with --seed 2, not 3; resume with the same options, or with",
         ),
         (("--model", "lenet-5"), "was started with --model lenet-300-100, not lenet-5"),
-        (("--data", "mnist"), "was started with --data digits, not mnist"),
+        (("--data", "mnist"), "was started with --data mnist-5k, not mnist"),
         (("--density", "0.4"), "was started with --density .*0.5.*, not 0.4"),
         (("--compression", "4"), "was started with --compression .*, not 4"),
         (("--max-drop", "1"), "was started with --max-drop .*, not 1"),

@@ -104,7 +104,7 @@ def test_pruning_loads_no_plots_widgets_tables_or_data_sets_and_drawing_no_pyplo
 import sys
 import pruning_lab
 from pruning_lab import masks, models, data, evaluation, training, counts, sensitivity, retraining
-heavy = {"matplotlib", "ipywidgets", "IPython", "pandas", "sklearn", "torchvision"}
+heavy = {"matplotlib", "ipywidgets", "IPython", "mlxtend", "pandas", "sklearn", "torchvision"}
 print(sorted(heavy & set(sys.modules)))
 from matplotlib.figure import Figure
 import torch

@@ -28,7 +28,7 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: pat
 def pytest_generate_tests(metafunc):
     if "data" in metafunc.fixturenames:
         mnist = metafunc.config.getoption("mnist")
-        metafunc.parametrize("data", ["digits", "mnist"] if mnist else ["digits"])
+        metafunc.parametrize("data", ["mnist-5k", "mnist"] if mnist else ["mnist-5k"])
 
 
 def _builder():

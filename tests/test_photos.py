@@ -617,7 +617,11 @@ def offline(monkeypatch):
         ("imagenette", {}, r"no Imagenette in .*imagenette2-160; .* --download .*, or take shapes"),
         ("imagenette", {"download": True}, "Imagenette could not be fetched .*, or take shapes"),
         ("imagenet", {}, r"no ImageNet in .*imagenet; put train/CLASS/\*.JPEG .* take imagenette"),
-        ("digits", {"size": 32}, "the images of digits are 28 x 28, got size 32; leave size out"),
+        (
+            "mnist-5k",
+            {"size": 32},
+            "the images of mnist-5k are 28 x 28, got size 32; leave size out",
+        ),
         ("mnist", {"size": 32}, "the images of mnist are 28 x 28, got size 32"),
         ("shapes", {"size": 0}, "size is a number of pixels, 1 to 4,096, got 0"),
         ("shapes", {"broken": 5}, "broken is a fraction of the images, 0 to 1, got 5"),

@@ -175,7 +175,7 @@ def plain():
 
 def test_the_command_line_scans_and_chooses_with_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    own = ["--model", "test_recalibration:normed", "--data", "digits"]
+    own = ["--model", "test_recalibration:normed", "--data", "mnist-5k"]
     scan = ["scan", *own, "--densities", "0.5", "0.2", "--recalibrate", "64"]
     assert main([*scan, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["recalibrated"] is True
@@ -185,6 +185,6 @@ def test_the_command_line_scans_and_chooses_with_it(tmp_path, monkeypatch, capsy
     capsys.readouterr()
     assert main([*choose, "--force"]) == 2
     assert "made with BatchNorm recalibrated" in capsys.readouterr().err
-    plain = ["scan", "--model", "test_recalibration:plain", "--data", "digits", "--out", "a.csv"]
+    plain = ["scan", "--model", "test_recalibration:plain", "--data", "mnist-5k", "--out", "a.csv"]
     assert main([*plain, "--recalibrate", "9"]) == 2
     assert "no BatchNorm layer; leave --recalibrate out" in capsys.readouterr().err

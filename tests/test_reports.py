@@ -15,7 +15,7 @@ from pruning_lab.rows import plain
 @pytest.fixture(scope="module")
 def run():
     """Untrained networks on digits: a report tells the truth about bad ones too."""
-    splits = data.load("digits")
+    splits = data.load("mnist-5k")
     dense, model = models.lenet_5(), models.lenet_5()
     model.load_state_dict(dense.state_dict())
     mask = masks.prune(model, density=0.1)
@@ -51,7 +51,7 @@ def test_the_layer_table_has_a_row_for_each_of_the_papers(run):
 def test_the_terminal_shows_both_tables_under_their_names(run):
     text = reports.text(run.record)
     assert text.startswith(reports.sentence(run.record))
-    assert "\nTable 1: LeNet-5; errors on 359 test images of digits" in text
+    assert "\nTable 1: LeNet-5; errors on 1,000 test images of mnist-5k" in text
     assert "the paper's are of mnist" in text
     assert "\nTable 3: layer by layer" in text
 
@@ -64,7 +64,7 @@ def test_the_sentence_has_the_weights_the_compression_and_the_change_with_its_si
     assert "LeNet-5 keeps 43,050 of its 430,500 weights (10.0%" in said
     assert "9.9x fewer parameters" in said
     dense = record["test"]["dense"]["value"]
-    assert "359 test images of digits changes by -1.95 points (-3.8" in said
+    assert "1,000 test images of mnist-5k changes by -1.95 points (-3.8" in said
     assert f"from the dense network's {dense:.2%}." in said
     change = {row[0]: row[1:] for row in reports.table_1(record)}["change of accuracy, points"]
     assert change[1] == "-1.95"
@@ -92,10 +92,10 @@ def test_the_page_opens_with_the_result_and_the_command(run):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A short run of LeNet-300-100, and its page."""
-    recipe = experiments.paper_recipe("lenet-300-100", "digits")
+    recipe = experiments.paper_recipe("lenet-300-100", "mnist-5k")
     one = [replace(config, epochs=1) for config in (recipe.dense, *recipe.retrain)]
     recipe = replace(recipe, dense=one[0], retrain=tuple(one[1:]), scan=(0.5, 0.1))
-    run = experiments.run(recipe, data.load("digits"), command="pruning-lab run --out <here>")
+    run = experiments.run(recipe, data.load("mnist-5k"), command="pruning-lab run --out <here>")
     return run, reports.html(run)
 
 

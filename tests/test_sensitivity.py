@@ -287,7 +287,7 @@ def test_every_cell_is_right_however_the_work_is_spread(
 @pytest.mark.parametrize("make", [models.lenet_300_100, models.lenet_5])
 def test_every_cell_is_right_for_trained_networks_on_real_digits(make, cumulative, spread):
     model, levels = make(trained="mnist"), [0.02, 0.1, 0.4]
-    val = replace(data.load("digits").val.head(70), batch_size=40)
+    val = replace(data.load("mnist-5k").val.head(70), batch_size=40)
     points = sensitivity.scan(model, val, levels, cumulative=cumulative)
     expected = rows_by_brute_force(
         model, val, largest_share, levels, order=points.layers, cumulative=cumulative
@@ -662,7 +662,7 @@ def test_a_scan_at_random_resumes_with_its_seed_and_no_other(tmp_path):
 
 
 def test_a_scan_with_levels_by_quality_of_a_network_in_channels_last_is_noted_too(tmp_path):
-    val = replace(data.load("digits").val.head(6), batch_size=3)
+    val = replace(data.load("mnist-5k").val.head(6), batch_size=3)
     model, out = models.lenet_5(trained="mnist"), tmp_path / "scan.csv"
     with pytest.raises(KeyboardInterrupt):
         sensitivity.scan(model, val, qualities=[1.0], out=out, notify=Stop(3))

@@ -410,7 +410,7 @@ def test_a_layer_of_zeros_has_an_empty_histogram():
 
 
 def test_a_shipped_network_on_real_digits(studio_of):
-    val = data.load("digits").val
+    val = data.load("mnist-5k").val
     for model in (models.lenet_300_100(trained="mnist"), models.lenet_5(trained="mnist")):
         studio = studio_of(model, val)
         studio.set(1.0).set(quality={"fc1": 1.37}, density={"fc2": 0.1}).settle()
@@ -720,7 +720,7 @@ def test_a_drag_keeps_its_place_and_what_it_came_from(toy, split, studio_of):
 
 
 def test_comparing_shows_every_attempt_and_who_is_beaten_by_none(studio_of):
-    val = data.load("digits").val
+    val = data.load("mnist-5k").val
     studio = studio_of(models.lenet_300_100(trained="mnist"), val).settle()
     for density in (0.5, 0.3, 0.1, 0.05, 0.0):
         studio.set(density=density).settle()
@@ -1527,7 +1527,7 @@ def test_a_suggestion_is_what_choose_says_of_the_same_scan(toy, splits, studio_o
 
 
 def test_a_suggestion_keeps_to_the_drop_of_the_whole_network(studio_of):
-    studio = studio_of(models.lenet_300_100(trained="mnist"), data.load("digits"))
+    studio = studio_of(models.lenet_300_100(trained="mnist"), data.load("mnist-5k"))
     studio.suggest(max_drop=2.0)
     assert studio.metrics().drop.value <= 0.02
     assert studio.metrics().density < 0.9
@@ -1660,7 +1660,7 @@ def test_classes_and_flipped_images_are_those_of_two_whole_evaluations(splits, s
 
 
 def test_real_digits_lost_and_won_by_class(studio_of):
-    val, model = data.load("digits").val, models.lenet_5(trained="mnist")
+    val, model = data.load("mnist-5k").val, models.lenet_5(trained="mnist")
     studio = studio_of(model, val).set(1.2).settle()
     check_changes(studio, model, studio.network(), list(val))
     assert {row.lost for row in studio.flipped()} == {True, False}
@@ -1862,7 +1862,7 @@ def test_a_damaged_file_gets_one_sentence_and_leaves_no_thread(
 
 
 def test_an_export_makes_the_same_mask_by_the_command_it_names(studio_of, tmp_path, capsys):
-    splits = data.load("digits")
+    splits = data.load("mnist-5k")
     splits = replace(splits, train=splits.train.head(300))
     model = models.lenet_300_100(trained="mnist")
     studio = studio_of(model, splits, about={"network": "lenet-300-100", "data": "mnist"})

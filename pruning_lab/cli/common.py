@@ -19,7 +19,7 @@ import pruning_lab as lab
 RECIPES = ("lenet-300-100", "lenet-5", "alexnet", "vgg-16")  # networks of the paper
 PHOTO_NETWORKS = ("alexnet", "alexnet-torchvision", "vgg-16")
 NETWORKS = (*RECIPES[:2], *PHOTO_NETWORKS)
-DATA = ("auto", "mnist", "digits", "photos", "imagenette", "imagenet", "shapes", "folder:PATH")
+DATA = ("auto", "mnist", "mnist-5k", "photos", "imagenette", "imagenet", "shapes", "folder:PATH")
 
 
 def number(low: float, high: float, *, above: bool = False, hint: str = "") -> Parameter:
@@ -202,7 +202,7 @@ class Images:
         str | None,
         Parameter(
             help=f"{', '.join(DATA)} (default: what the network's file names, else auto: mnist "
-            "where it is, else digits; for alexnet and vgg-16 photos: imagenette where it is, "
+            "where it is, else mnist-5k; for alexnet and vgg-16 photos: imagenette where it is, "
             "else shapes)."
         ),
     ] = None

