@@ -258,7 +258,7 @@ def test_the_whole_network_keeps_within_the_allowed_drop(make, max_drop, everyth
 @pytest.mark.parametrize("choice", [{"max_drop": 3.0}, {"density": 0.3}], ids=["drop", "density"])
 @pytest.mark.parametrize("recalibrated", [False, True])
 def test_fixed_layers_are_pruned_in_all_that_is_measured(choice, recalibrated, everything_of):
-    images = data.load("digits").train.head(400)
+    images = data.load("mnist-5k").train.head(400)
     model = small_cnn()
     model.insert(1, torch.nn.BatchNorm2d(8))
     fixed = {"0": masks.prune(model, density={"0": 0.45})["0"]}

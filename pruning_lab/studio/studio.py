@@ -227,7 +227,7 @@ class Studio:
     def suggest(
         self, max_drop: float | None = None, *, density: float | None = None, wait: bool = True
     ) -> "Studio":
-        """Set all layers that are not locked to what sensitivity.choose says, given the locked ones.
+        """Set all layers that are not locked as sensitivity.choose says, given those that are.
 
         `max_drop` is what the whole network may lose, in percentage points (0.5).
         """
