@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 from toys import CLASSES, Branching, lively
 
@@ -907,7 +908,7 @@ def test_small_weights_are_cut_once_for_all_batches_and_large_ones_never_kept(do
     model = make("grouped")
     evaluator = Evaluator(model, doubles)
     cuts, cut = [], Thresholded.whole
-    monkeypatch.setattr(Thresholded, "whole", lambda own: cuts.append(own) or cut(own))
+    monkeypatch.setattr(Thresholded, "whole", lambda own, *at: cuts.append(own) or cut(own, *at))
     changes = {"8": Thresholded(model[8].weight.detach(), 0.1)}
     assert isinstance(model[8], nn.Linear)
     assert len(doubles) > 1
@@ -917,6 +918,30 @@ def test_small_weights_are_cut_once_for_all_batches_and_large_ones_never_kept(do
     monkeypatch.setattr(thresholded, "SMALL", 1)
     evaluator.commit(changes)
     assert isinstance(evaluator.base["8"], Thresholded)
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many bytes the largest tensor made in it has."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and not function.is_view:
+            self.bytes = max(self.bytes, made.untyped_storage().nbytes())
+        return made
+
+
+def test_no_large_weight_is_copied(split):
+    """Neither when a network is tried out, nor when its weights are cut."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2**15), nn.ReLU(), nn.Linear(2**15, CLASSES))
+    changes = {"1": Thresholded(model[1].weight.detach(), 0.05)}
+    with threads(1), Largest() as largest:
+        evaluator = Evaluator(model, split)
+        evaluator.logits(changes)
+    assert largest.bytes <= 4 * thresholded.SMALL
+    expected = answers_of(model, split, {"1": changes["1"].whole()})
+    assert torch.allclose(evaluator.logits(changes), expected, atol=1e-5)
 
 
 def test_a_layer_that_somebody_listens_to_takes_a_threshold_too(doubles):

@@ -123,6 +123,7 @@ class Replica:
         weights = {name: layer.weight for name, layer in prunable(itself.model).items()}
         # Averages: other weights that need no memory, and that make no network infinite.
         averages = {n: w.new_full((), 1 / w[0].numel()).expand_as(w) for n, w in weights.items()}
+        averages = {n: Thresholded(average, 0.0) for n, average in averages.items()}
         for changes in (averages, NOTHING):
             (expected, _), (answer, kept) = itself.start(x, changes), self.start(x, changes)
             if not _close(answer, expected):
