@@ -14,7 +14,7 @@ __version__ = "0.3.0"
 _MODULES = (
     *("paper", "provenance", "rows", "files", "processes", "layers", "criteria", "masks"),
     *("models", "data", "evaluation", "checkpoints", "training", "counts", "sensitivity"),
-    *("retraining", "experiments", "plots", "reports", "studio", "widgets", "cli"),
+    *("retraining", "experiments", "plots", "reports", "exercises", "studio", "widgets", "cli"),
 )
 _HOMES = {
     **dict.fromkeys(("Mask", "prune"), "masks"),

@@ -5,6 +5,7 @@ from pruning_lab import counts as counts
 from pruning_lab import criteria as criteria
 from pruning_lab import data as data
 from pruning_lab import evaluation as evaluation
+from pruning_lab import exercises as exercises
 from pruning_lab import experiments as experiments
 from pruning_lab import files as files
 from pruning_lab import layers as layers

@@ -152,15 +152,15 @@ def _scan(rows: list[dict]) -> Axes:
 def _histograms(run: Run) -> Iterable[Axes]:
     dense, pruned = prunable(run.dense), prunable(run.model)
     for name, kept in run.mask.items():
-        above, below = _axes(height=4.2, rows=2)
-        plots.weights(dense[name].weight, title=name, ax=above).set_xlabel("")
-        yield plots.weights(pruned[name].weight, kept=kept, ax=below)
+        layers = {f"{name}, dense": dense[name].weight, "pruned": pruned[name].weight[kept]}
+        with plots.style():
+            yield plots.weights_beside(layers, down=True, figure=Figure(figsize=(5.2, 4.2)))[0]
 
 
-def _axes(width: float = 5.2, height: float = 3.6, rows: int = 1):
+def _axes(width: float = 5.2, height: float = 3.6) -> Axes:
     """Axes of that many inches: by default such that a phone shows them at a readable size."""
     with plots.style():
-        return Figure(figsize=(width, height)).subplots(rows)
+        return Figure(figsize=(width, height)).subplots()
 
 
 def _pictures(*axes: Axes) -> list[tuple[str, float]]:

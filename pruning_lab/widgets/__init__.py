@@ -4,9 +4,11 @@ A slider's message only looks numbers up: accuracy and pictures come from the st
 that dragging stays smooth. Pictures are sent as PNG or SVG, which every notebook front end shows.
 """
 
+from pruning_lab.widgets.guesses import DrawCurve, GuessSlider, Pick, Rank
 from pruning_lab.widgets.numbers import NumbersSlider
 from pruning_lab.widgets.panel import StudioPanel
 from pruning_lab.widgets.scan_figure import GrowingScan
 from pruning_lab.widgets.sliders import DropSlider, ThresholdSlider
 
-__all__ = ["DropSlider", "GrowingScan", "NumbersSlider", "StudioPanel", "ThresholdSlider"]
+__all__ = ["DrawCurve", "DropSlider", "GrowingScan", "GuessSlider", "NumbersSlider", "Pick", "Rank"]
+__all__ += ["StudioPanel", "ThresholdSlider"]

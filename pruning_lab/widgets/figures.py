@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 from pruning_lab import plots
 from pruning_lab.studio import Attempt, Studio
 from pruning_lab.widgets.drawing import Film
-from pruning_lab.widgets.tables import percent, short_names
+from pruning_lab.widgets.tables import percent
 
 _FONT = 10.5  # readable on a projector
 
@@ -26,7 +26,7 @@ class WeightsFilm(Film):
     def __init__(self, studio: Studio, pixels: tuple[int, int] = (620, 290), *, curve: bool = True):
         super().__init__()
         self.studio, self.pixels, self._with_curve = studio, pixels, curve
-        self._labels = short_names(studio.layers, 24)
+        self._labels = plots.short_names(studio.layers, 24)
 
     def picture(self, layer: str) -> bytes:
         with self._lock:
@@ -41,7 +41,7 @@ class WeightsFilm(Film):
 
     def _draw(self, figure: Figure) -> list:
         layer = self.studio.layer(self._layer)
-        width = 0.46 if self._with_curve else 0.88
+        width = 0.44 if self._with_curve else 0.88
         left = figure.add_axes((0.10, 0.17, width, 0.70))  # given: laying out costs a drawing
         counts, edges = layer.histogram
         reach = 1.05 * _reach(counts, edges)
@@ -59,7 +59,7 @@ class WeightsFilm(Film):
         left.locator_params("x", nbins=6)
         moving = [self._pruned, *self._sides, self._title]
         if self._with_curve:
-            right = figure.add_axes((0.69, 0.17, 0.30, 0.70))
+            right = figure.add_axes((0.70, 0.17, 0.29, 0.70))
             self._curve(right)
             self._line = right.axvline(0, color=plots.LIMIT, linewidth=1.4, animated=True)
             (self._dot,) = right.plot([], [], "o", color=plots.LIMIT, markersize=7, animated=True)
@@ -77,6 +77,7 @@ class WeightsFilm(Film):
         ax.set_xticks(ticks, [f"{tick:.0%}" for tick in ticks])
         ax.minorticks_off()
         ax.set_xlabel("this layer keeps", fontsize=_FONT)
+        ax.set_ylabel("accuracy", fontsize=_FONT)
         ax.set_title("this layer alone", fontsize=_FONT, loc="left", color=plots.INK)
         if not self._points:
             note = "no curve yet:\npress “suggest”"
@@ -133,7 +134,7 @@ class TrailFilm(Film):
             return self._frame((limits, names))
 
     def _draw(self, figure: Figure) -> list:
-        ax = figure.add_axes((0.10, 0.17, 0.86, 0.72))
+        ax = figure.add_axes((0.12, 0.17, 0.84, 0.72))
         ax.set_xscale("log")
         ax.set(xlim=(1.2, self._least), ylim=(self._low, self._top))
         ax.xaxis.set_major_locator(FixedLocator(_STEPS if self._least >= 0.005 else _STEPS[::3]))
@@ -143,6 +144,7 @@ class TrailFilm(Film):
         if (dense := self.studio.dense) is not None:
             ax.axhspan(dense.low, dense.high, color=plots.GONE, alpha=0.5, linewidth=0)
         ax.set_xlabel("weights kept in the network", fontsize=_FONT)
+        ax.set_ylabel("accuracy", fontsize=_FONT)
         title = "attempts: the current one ◆, and those that no other beats ●"
         ax.set_title(title, fontsize=_FONT, loc="left", color=plots.INK)
         ax.tick_params(labelsize=_FONT - 1)

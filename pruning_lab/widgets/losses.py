@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pruning_lab import plots
 from pruning_lab.evaluation import change
+from pruning_lab.rows import counted
 from pruning_lab.studio import ClassChange, Studio
 from pruning_lab.widgets.drawing import data_uri
 
@@ -20,7 +21,7 @@ def lost_images(studio: Studio) -> str:
     """The first images that were right before and are wrong now, with both answers."""
     flips = studio.flipped()
     lost = [flip for flip in flips if flip.lost]
-    title = f"<b>{len(lost)} images lost</b>, {len(flips) - len(lost)} won"
+    title = f"<b>{counted(len(lost), 'image')} lost</b>, {len(flips) - len(lost)} won"
     shown = lost[:IMAGES]
     figures = ""
     for flip, pixels in zip(shown, studio.pictures([f.index for f in shown]), strict=True):
@@ -28,7 +29,7 @@ def lost_images(studio: Studio) -> str:
             f'<img alt="image {flip.index}" style="{_STYLE}; width: 48px; height: 48px" '
             f'src="{data_uri(pixels)}">'
         )
-        figures += f"<div>{picture}<br>{flip.before}, now {flip.after}</div>"
+        figures += f"<div>{picture}<br>{plots.answered(flip.before, flip.after)}</div>"
     style = "display: flex; flex-wrap: wrap; gap: 4px 8px; line-height: 1.3; text-align: center"
     more = " (answer before, now):" if shown else ""
     return f'<div>{title}{more}</div><div style="{style}">{figures}</div>'

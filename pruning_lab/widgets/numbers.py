@@ -1,15 +1,16 @@
 """A threshold on a few numbers, to meet the rule by hand before a network follows it."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from pruning_lab import plots
 from pruning_lab.studio import Studio
-from pruning_lab.widgets.drawing import WIDTH, png
+from pruning_lab.widgets.drawing import WIDTH
 from pruning_lab.widgets.sliders import ThresholdSlider
 
 MANY = 24  # numbers, of which one can still read each
@@ -49,17 +50,22 @@ class NumbersSlider(ThresholdSlider):
         figure = Figure(figsize=(WIDTH / 100, 2.3))
         ax = figure.add_axes((0.08, 0.05, 0.9, 0.83))
         numbers, row = self.numbers.tolist(), self.row
-        colours = [plots.KEPT if stays else plots.GONE for stays in self.kept]
-        bars = ax.bar(range(len(numbers)), numbers, color=colours)
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-        ax.bar_label(bars, [f"{number:g}" for number in numbers], padding=3, bbox=box)
+        bars(ax, numbers, self.kept)
         for side in (-row.threshold, row.threshold):
             ax.axhline(side, color=plots.INK, linestyle="--", linewidth=1)
-        ax.axhline(0, color=plots.INK, linewidth=0.8)
-        reach = 1.2 * max(max(map(abs, numbers)), 1e-12)
-        ax.set_ylim(-reach if min(numbers) < 0 else 0, reach)
-        ax.set_xticks([])
-        ax.spines[["top", "right", "bottom"]].set_visible(False)
         title = f"kept: {row.kept} of {row.weights}; grey is pruned: |w| < {row.quality:.2f} × σ"
         ax.set_title(f"{title} of {row.sigma:.4g}", loc="left", color=plots.INK)
-        return png(figure)
+        return plots.png(figure)
+
+
+def bars(ax: Axes, numbers: Sequence[float], kept: Iterable[bool]) -> None:
+    """A bar for each number, labelled; grey where it is pruned."""
+    colours = [plots.KEPT if stays else plots.GONE for stays in kept]
+    drawn = ax.bar(range(len(numbers)), numbers, color=colours)
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    ax.bar_label(drawn, [f"{number:g}" for number in numbers], padding=3, bbox=box)
+    ax.axhline(0, color=plots.INK, linewidth=0.8)
+    reach = 1.2 * max(max(map(abs, numbers)), 1e-12)
+    ax.set_ylim(-reach if min(numbers) < 0 else 0, reach)
+    ax.set_xticks([])
+    ax.spines[["top", "right", "bottom"]].set_visible(False)

@@ -11,7 +11,7 @@ from pruning_lab.studio import Measured, Studio
 from pruning_lab.widgets.figures import TrailFilm, WeightsFilm
 from pruning_lab.widgets.losses import class_changes, image_shape, lost_images, pixel_map
 from pruning_lab.widgets.studio_view import StudioView, picture_box
-from pruning_lab.widgets.tables import attempts_table, made_by, table
+from pruning_lab.widgets.tables import attempts_table, table
 
 MANY = 6  # layers; from here on they are filtered
 _UNSEEN = "position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)"
@@ -143,7 +143,8 @@ class StudioPanel(StudioView):
         with self._lock:
             super().write()
             studio, busy = self.studio, self.studio.busy
-            self.made.value = made_by(studio)
+            made = f"<i>{escape(studio.history.made)}; sliders prune further from here</i>"
+            self.made.value = made if studio.attempt.version else ""
             can = {
                 "retrain": studio.train is not None,
                 "test": studio.has_test,

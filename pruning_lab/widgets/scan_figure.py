@@ -6,18 +6,19 @@ from IPython import display
 from matplotlib.figure import Figure
 
 from pruning_lab import plots, sensitivity
-from pruning_lab.widgets.drawing import height_for, png
+from pruning_lab.widgets.drawing import height_for
 
 
 class GrowingScan:
     """Draws a scan in the notebook while it runs: sensitivity.scan(..., notify=GrowingScan()).
 
     One picture, replaced at most every `seconds`. The last one is of the whole scan, and is what a
-    notebook's file keeps; it is no widget, and needs no kernel to be seen.
+    notebook's file keeps; it is no widget, and needs no kernel to be seen. `guess` as for
+    `plots.sensitivity`.
     """
 
-    def __init__(self, *, title: str = "", seconds: float = 0.5):
-        self.title, self.seconds = title, seconds
+    def __init__(self, *, title: str = "", guess: object = None, seconds: float = 0.5):
+        self.title, self.guess, self.seconds = title, guess, seconds
         self._handle: display.DisplayHandle | None = None
         self._drawn = 0.0
 
@@ -36,8 +37,8 @@ class GrowingScan:
                 title += f", {progress.seconds_left:.0f} s left"
         height = height_for(len(scan.layers), 360) / 100
         figure = Figure(figsize=(7.6, height), layout="constrained")
-        plots.sensitivity(scan, title=title, ax=figure.subplots())
-        picture = display.Image(png(figure), width=760)
+        plots.sensitivity(scan, guess=self.guess, title=title, ax=figure.subplots())
+        picture = plots.Picture(plots.png(figure), plots.words(scan), 760)
         if self._handle:
             self._handle.update(picture)
         else:

@@ -11,7 +11,7 @@ from pruning_lab import criteria, plots, sensitivity
 from pruning_lab.data import Images
 from pruning_lab.layers import prunable
 from pruning_lab.studio import LayerMetrics, Studio
-from pruning_lab.widgets.drawing import WIDTH, height_for, png
+from pruning_lab.widgets.drawing import WIDTH, height_for
 from pruning_lab.widgets.figures import WeightsFilm
 from pruning_lab.widgets.rows import on_grid, on_steps
 from pruning_lab.widgets.studio_view import StudioView
@@ -160,7 +160,7 @@ class DropSlider(StudioView):
         chosen = [row for row in plan.rows if row.density > 0]  # nothing left has no place there
         y = [-100 * row.drop for row in chosen]
         ax.plot([row.density for row in chosen], y, "o", color=plots.LIMIT, markersize=5, zorder=5)
-        return png(figure)
+        return plots.png(figure)
 
     def write(self) -> None:
         super().write()

@@ -1,17 +1,18 @@
 """What the panels of a studio share: its numbers, a picture, a line for each layer."""
 
-import base64
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from ipywidgets import HTML, Image, VBox, Widget
 
+from pruning_lab import plots
 from pruning_lab.evaluation import Accuracy, Drop
 from pruning_lab.masks import Mask
 from pruning_lab.studio import Failed, Measured, Moved, Progress, Setting, Studio
+from pruning_lab.widgets.drawing import for_pages
 from pruning_lab.widgets.rows import LayerRow
-from pruning_lab.widgets.tables import STYLE, alert, headline, short_names
+from pruning_lab.widgets.tables import STYLE, alert, headline
 
 
 class StudioView(VBox):
@@ -28,7 +29,7 @@ class StudioView(VBox):
         self._shown: dict[str, tuple[Setting, bool]] = {}  # what each layer's row is set to
         self._quiet: int | None = None  # the thread whose own changes are not a user's
         self._css = css
-        labels, rows = short_names(studio.layers), studio.metrics()
+        labels, rows = plots.short_names(studio.layers), studio.metrics()
         wide = max(76, 22 + 8 * max(len(labels[name]) for name in layers))
         self.rows = {r.layer: LayerRow(self, r, labels[r.layer], wide) for r in rows}
         self._layer = next(iter(layers))
@@ -156,16 +157,13 @@ class StudioView(VBox):
     def _repr_mimebundle_(self, **options) -> dict:
         """With the pictures and the numbers as they are now, for pages that show no widgets."""
         bundle = super()._repr_mimebundle_(**options)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
-        if data and self.picture.value:
-            data["text/plain"] = f"{self!r}\n\n{self.mask.receipt}"
-            data["image/png"] = base64.b64encode(self.picture.value).decode()
-            page = [part.value for part in vars(self).values() if isinstance(part, HTML)]
-            for words, picture in self.pictures.items():
-                shot = f"data:image/png;base64,{base64.b64encode(picture.value).decode()}"
-                page.append(f'<p><img alt="{words}" style="max-width: 620px" src="{shot}"></p>')
-            data["text/html"] = "".join(page)
-        return bundle
+        if not self.picture.value:  # closed, or not drawn yet
+            return bundle
+        page = [part.value for part in vars(self).values() if isinstance(part, HTML)]
+        for words, picture in self.pictures.items():
+            page.append(f"<p>{plots.Picture(picture.value, words, 620).img}</p>")
+        text = f"{self!r}\n\n{self.mask.receipt}"
+        return for_pages(bundle, text, "".join(page), self.picture.value)
 
 
 def picture_box(width: int) -> Image:

@@ -1,6 +1,6 @@
 """Numbers as HTML: tables of rows, the headline, and colours for a light and a dark theme."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 
 from matplotlib.ticker import EngFormatter
@@ -49,16 +49,6 @@ def alert(words: str) -> str:
     return f'<div role="alert" style="color: var(--bad)">▲ {escape(words)}</div>'
 
 
-def short_names(names: Sequence[str], most: int = 16) -> dict[str, str]:
-    """Names of at most `most` letters, cut in the middle; more where two would look alike."""
-    for width in range(most, max(map(len, names)) + 1):
-        tail = 2 * width // 3
-        cut = [f"{n[: width - tail - 1]}…{n[-tail:]}" if len(n) > width else n for n in names]
-        if len({*cut}) == len(names):
-            return dict(zip(names, cut, strict=True))
-    return {name: name for name in names}
-
-
 def headline(metrics: Metrics, studio: Studio) -> str:
     """What one looks at first, large enough for the last row of a classroom."""
     accuracy, change = ("…", ""), ("…", "")
@@ -97,12 +87,3 @@ def _status(metrics: Metrics) -> str:
     done = metrics.final and metrics.status == "ready"
     colour, words = ("good", "● up to date") if done else ("wait", f"◌ {metrics.status}")
     return f'<div style="color: var(--{colour}); font-size: 15px">{escape(words)}</div>'
-
-
-def made_by(studio: Studio) -> str:
-    """What made retrained weights: sliders at 0 beside a density of 26 % would puzzle."""
-    first = next(a for a in studio.attempts if a.version == studio.attempt.version)
-    asked = studio.attempts[first.parent - 1].settings.items() if first.parent else ()
-    settings = ", ".join(f"{layer} {setting}" for layer, setting in asked)
-    words = escape(f"{first.what}{f' ({settings})' if settings else ''}")
-    return f"<i>{words}; sliders prune further from here</i>" if first.parent else ""

@@ -1,0 +1,34 @@
+"""Plots: rows in, axes in and out; `show` shows one in a notebook, with its sentence in words.
+
+A colour means the same in every plot. Names are drawn as they are: a `$` begins no formula.
+"""
+
+from pruning_lab.plots.curves import prior, sensitivity, sensitivity_grid, trade_off
+from pruning_lab.plots.looks import (
+    CURVES,
+    GONE,
+    INK,
+    KEPT,
+    LIMIT,
+    NOISE,
+    OURS,
+    PAPER,
+    STYLE,
+    short_names,
+    style,
+)
+from pruning_lab.plots.pictures import (
+    answered,
+    bands,
+    kept_pixels,
+    layer_table,
+    lost_images,
+    weights,
+    weights_beside,
+)
+from pruning_lab.plots.shown import DPI, Picture, encoded, png, show, without_formulas, words
+
+__all__ = ["CURVES", "DPI", "GONE", "INK", "KEPT", "LIMIT", "NOISE", "OURS", "PAPER", "STYLE"]
+__all__ += ["Picture", "answered", "bands", "encoded", "kept_pixels", "layer_table", "lost_images"]
+__all__ += ["png", "prior", "sensitivity", "sensitivity_grid", "short_names", "show", "style"]
+__all__ += ["trade_off", "weights", "weights_beside", "without_formulas", "words"]
