@@ -59,8 +59,7 @@ class Studio:
         self.about, self._recalibrate = about, images.own(recalibrate)
         first = Version(copy.deepcopy(model))
         first.scan, self._versions = scan, [first]
-        self.tests = 0  # how often the test split was used; what came of it the last time:
-        self.tested, self.test_drop = None, None
+        self.tests, self.tested, self.test_drop = 0, None, None  # uses of test; what came of it
         self.layers, self.history = list(first.layers), History(tuple(first.layers))
         self._measurer = Measurer(first, self.val, self._record, budget, recalibrate)
         self.refresh()
@@ -236,12 +235,11 @@ class Studio:
         sensitivity.check_choice(**choice)
 
         def task() -> None:
-            with self._measurer.lock:
-                locked = {name: self.mask[name] for name in self.locked}
-            given = self._version, locked, self.val
-            plan = tasks.suggest(*given, self._recalibrate, choice, self._measurer)
-            free = {n: d for n, d in plan.densities.items() if n not in self.locked}
-            asked = {name: Setting("density", density) for name, density in free.items()}
+            locked = {n: kept for n, kept in self.mask.items() if n in self.locked}
+            given = self._version, locked, self.val, self._recalibrate, choice
+            plan = tasks.suggest(*given, self._measurer)
+            free = [(n, d) for n, d in plan.densities.items() if n not in self.locked]
+            asked = {name: Setting("density", density) for name, density in free}
             self._move(History.step, asked, f"suggested for {plan.asked}", anytime=True)
 
         self._measurer.start("scanning", task, wait)
