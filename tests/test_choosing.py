@@ -32,7 +32,7 @@ def made_scan(curves: dict[str, dict[float, float]], **about) -> Scan:
         for density, drop in curve.items()
     ]
     layers = {n: {"weights": SIZES[n], "kept": SIZES[n], "sigma": 0.1} for n in curves}
-    plain = {"cumulative": False, "saliency": "magnitude", "layers": layers}
+    plain = {"saliency": "magnitude", "layers": layers}
     about = {**plain, "other_layers": {"weights": 0, "kept": 0}, **about}
     return Scan(points, dense=Accuracy.counted(900, 1000), about=about)
 
@@ -138,11 +138,6 @@ def test_a_density_below_the_scan_is_refused():
 def test_what_cannot_be_chosen_is_said(options, message):
     with pytest.raises(ValueError, match=message):
         sensitivity.choose(made_scan(CURVES), **options)
-
-
-def test_a_cumulative_scan_is_no_ground_to_choose_on():
-    with pytest.raises(ValueError, match="cumulative=False"):
-        sensitivity.choose(made_scan(CURVES, cumulative=True), max_drop_per_layer=1)
 
 
 # ------------------------------------------------------------------------------- real networks

@@ -436,7 +436,6 @@ def test_scan_without_levels_takes_nine_densities(inside, capsys):
     ("words", "settings"),
     [
         (("--qualities", "0.5", "1.5"), {"qualities": [0.5, 1.5]}),
-        ((*LEVELS, "--cumulative"), {"cumulative": True}),
         ((*LEVELS, "--saliency", "random", "--seed", "4"), {"saliency": criteria.random(4)}),
     ],
 )

@@ -141,11 +141,6 @@ def check_same_weights(scan: Scan, model: nn.Module) -> None:
 
 def _check_scan(scan: Scan, model: nn.Module | None, recalibrate: Images | None) -> None:
     """Raise ValueError where nothing can be chosen by the scan, or not for this network."""
-    if scan.about["cumulative"]:
-        raise ValueError(
-            "a cumulative scan does not say what one layer alone costs; "
-            "scan with cumulative=False to choose"
-        )
     if model is None:
         return
     check_same_weights(scan, model)
