@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from jinja2 import Environment, PackageLoader
 from matplotlib.axes import Axes
@@ -82,6 +82,43 @@ def layer_table(record: dict) -> Table:
             cells += [f"{getattr(row, column):.1%}"]
         table.append(tuple(cells))
     return table
+
+
+def beside(theirs: Mapping[str, object], ours: Mapping[str, object]):
+    """A DataFrame with the paper's numbers beside ours: a row per name, such as {"error": 0.0164}.
+
+    An accuracy is shown as its error with its interval, a drop as a change with its own; a float
+    below 1 as a percentage. A row per layer of Counts: `layers_beside`.
+    """
+    import pandas  # part of the course's installation, not of the library's
+
+    rows = {name: [_shown(side.get(name)) for side in (theirs, ours)] for name in theirs | ours}
+    return pandas.DataFrame.from_dict(rows, orient="index", columns=["paper", "ours"])
+
+
+def layers_beside(
+    theirs: Iterable[paper.LayerRow],
+    ours: Counts,
+    columns: Sequence[str] = ("weights", "flops", "activation_density", "density", "flop_density"),
+):
+    """A DataFrame with a row per layer and, for each column, the paper's number beside ours."""
+    import pandas
+
+    found = {row.layer: row for row in (*ours, ours.total)}
+    table = {
+        (column, whose): {row.layer: _shown(getattr(row, column)) for row in rows}
+        for column in columns
+        for whose, rows in (("paper", theirs), ("ours", found.values()))
+    }
+    return pandas.DataFrame(table)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Accuracy):
+        return "{} ({})".format(*_error(value))
+    if isinstance(value, int | float):
+        return f"{value:.2%}" if isinstance(value, float) and value <= 1 else f"{value:,.0f}"
+    return "" if value is None else str(value)
 
 
 def text(record: dict) -> str:

@@ -999,7 +999,8 @@ def test_the_course_is_copied_and_what_is_there_stays(tmp_path, monkeypatch, cap
     assert "open them with: jupyter lab pruning_lab_course" in said
     source = Path(cli.__file__).parents[2] / "notebooks"
     notebooks = sorted(path.name for path in source.glob("*.ipynb"))
-    assert sorted(os.listdir("pruning_lab_course")) == notebooks
+    assert sorted(os.listdir("pruning_lab_course")) == [*notebooks, "read"]  # for the solved ones
+    assert sorted(os.listdir(Path("pruning_lab_course", "read"))) == notebooks
     mine = Path("pruning_lab_course", notebooks[-1])
     mine.write_text(mine.read_text().replace("lab", "my lab"))
     before = mine.read_bytes()

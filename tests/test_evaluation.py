@@ -188,6 +188,21 @@ def test_a_drop_lies_in_its_interval_and_turns_its_sign_with_its_direction(cells
 
 
 @pytest.mark.parametrize(
+    ("lost", "won", "says"),
+    [
+        (30, 5, "worse"),
+        (5, 30, "better"),
+        (20, 15, "these 1,000 images cannot tell the two apart"),
+        (0, 0, "these 1,000 images cannot tell the two apart"),
+    ],
+)
+def test_a_drop_concludes_no_more_than_mcnemars_test_allows(lost, won, says):
+    assert evaluation.Drop.counted(lost, won, 1000).conclusion == says
+    is_real = lost + won > 0 and binomtest(lost, lost + won).pvalue < 0.05
+    assert is_real == (says in ("worse", "better"))
+
+
+@pytest.mark.parametrize(
     ("cells", "n"),
     [
         ((0.9, 0.05, 0.02, 0.03), 400),

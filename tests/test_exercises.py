@@ -131,7 +131,6 @@ def flattened(model, prefix=""):
 UNLISTED = {
     "01.flops": (
         lambda out, in_, positions=1: 2 * out + in_ * positions,
-        lambda out, in_, positions=1: out * (2 * in_ - 1) * positions,
         lambda out, in_, positions=1: 2 * out * in_ * positions**2,
         lambda out, in_, positions=1: 4 * out * in_ * positions,
         lambda out, in_: 2 * out * in_,
@@ -141,8 +140,6 @@ UNLISTED = {
     "01.accuracy": (
         lambda batches: batches[0].float().mean().item(),
         lambda batches: max(b.float().mean().item() for b in batches),
-        lambda batches: sum(int(b.sum()) for b in batches),
-        lambda batches: sum(int(b.sum()) for b in batches) / (len(batches) * len(batches[0])),
         lambda batches: 100 - 100 * sum(int(b.sum()) for b in batches) / sum(map(len, batches)),
         lambda batches: [b.float().mean().item() for b in batches],
     ),
@@ -174,7 +171,6 @@ UNLISTED = {
         lambda w, q: q,
     ),
     "02.exact": (
-        lambda w, d: w.abs() >= w.abs().quantile(1 - d),
         lambda w, d: w.abs() >= 1 - d,
         lambda w, d: w.abs() >= d * w.abs().max(),
         lambda w, d: w.abs() <= w.abs().flatten().sort().values[int(d * (w.numel() - 1))],
@@ -187,7 +183,6 @@ UNLISTED = {
         lambda w, d: w.abs().flatten().argsort().argsort() >= math.floor((1 - d) * w.numel()),
     ),
     "02.which": (
-        lambda model: [n for n, m in model.named_modules() if isinstance(m, nn.Linear)],
         lambda model: [n for n, m in model.named_modules() if n and not list(m.children())],
         lambda model: [n for n, _ in model.named_children()],
         lambda model: [n for n, _ in model.named_modules()],
@@ -726,7 +721,11 @@ def test_a_plan_is_measured_beside_the_same_quality_everywhere(network):
     ]
     same = float(np.quantile(np.concatenate([w.ravel() for w in weights_over_sigma]), 1 - budget))
     everywhere = check(dict.fromkeys(("fc1", "fc2", "fc3"), same + 1e-5))
-    assert everywhere.sign == "✓"  # as good as itself
+    assert everywhere.sign == "✗"  # the answer cannot be copied from the verdict
+    assert "loses as much as the same quality everywhere" in everywhere.text
+    densities = check({"fc1": budget - 0.02, "fc2": budget - 0.02, "fc3": 0.3})
+    assert "Are these densities?" in densities.text
+    assert "densities" not in too_much.text
     better = check({"fc1": same + 0.15, "fc2": same - 0.1, "fc3": 0.3})
     assert better.sign == "✓"
     mask = lab.prune(model, quality={"fc1": same + 0.15, "fc2": same - 0.1, "fc3": 0.3})
@@ -745,6 +744,35 @@ def test_a_plan_is_measured_beside_the_same_quality_everywhere(network):
     assert "did you mean" in check({"fc": 2.0}).text
     assert check({"fc1": -1.0}).sign == check({"fc1": "much"}).sign == check(3).sign == "✗"
     assert "model=model, images=splits.val" in lab.exercises.check("02.budget", {"fc1": 2.0}).text
+
+
+def at_least_the_kth(weight, density):
+    count = round(density * weight.numel())
+    return weight.abs() >= weight.abs().flatten().kthvalue(weight.numel() - count + 1).values
+
+
+def at_least_the_last_of_a_ranking(weight, density):
+    ranked = sorted(weight.abs().flatten().tolist(), reverse=True)
+    return weight.abs() >= ranked[round(density * len(ranked)) - 1]
+
+
+def above_the_next_of_a_ranking(weight, density):
+    ranked = sorted(weight.abs().flatten().tolist(), reverse=True)
+    return weight.abs() > ranked[round(density * len(ranked))]
+
+
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        (at_least_the_kth, "tie at the threshold stay"),
+        (at_least_the_last_of_a_ranking, "tie at the threshold stay"),
+        (above_the_next_of_a_ranking, "tie at the threshold go"),
+    ],
+)
+def test_ties_are_named_in_code_that_fails_at_an_edge_too(function, named):
+    """As one first writes it, an index runs off the ranking where nothing or all stays."""
+    for student in ("", "ada", "bob"):
+        assert named in judge(EXERCISES["02.exact"], function, student).text
 
 
 # ------------------------------------------------------------------------- guesses and what is kept
@@ -805,6 +833,7 @@ def test_a_slip_is_only_named_near_it():
         *(("00.watts", odd) for odd in ("a lot", -1, 0, [1, 2], {}, float("nan"), Hostile())),
         *(("02.curve", odd) for odd in (50, [1, 2], [101, 50, 50, 50, 50], {"a": 1})),
         *(("01.share", odd) for odd in (0.9, {"layer": "fc1"}, {"layer": "fc1", "share": 88.4})),
+        *(("04.rank", odd) for odd in (["conv1", "conv2", "fc1", "fc3"], ["fc1"] * 4)),
         *(("02.keep", 1), ("00.wats", 1)),
     ],
 )

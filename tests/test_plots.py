@@ -42,6 +42,7 @@ def every_plot(toy, batches):
     return {
         "weights": lambda **o: plots.weights(toy.fc1.weight, threshold=0.1, **o),
         "trade_off": lambda **o: plots.trade_off([(1, lost(0)), (0.1, lost(90))], **o),
+        "epochs": lambda **o: plots.epochs({"$a$": [lost(9), lost(1)], "b": [lost(0, 3)]}, **o),
         "sensitivity": lambda **o: plots.sensitivity(
             sensitivity.scan(toy, batches, [0.1, 0.5]), **o
         ),
@@ -51,10 +52,13 @@ def every_plot(toy, batches):
         ),
         "bands": lambda **o: plots.bands(torch.rand(5, 784) < 0.1, **o),
         "kept_pixels": lambda **o: plots.kept_pixels(torch.rand(5, 784) < 0.1, **o),
+        "images": lambda **o: plots.images(torch.rand(3, 1, 6, 5), ["a", "b", "$c$"], **o),
+        "energy": lambda **o: plots.energy(paper.ENERGY_PJ, **o),
     }
 
 
 PLOTS = ["weights", "trade_off", "sensitivity", "prior", "layer_table", "bands", "kept_pixels"]
+PLOTS += ["images", "energy", "epochs"]
 
 
 def test_every_public_plot_is_tested_here():
@@ -264,6 +268,23 @@ def test_a_trade_off_shows_changes_with_their_sign_and_their_paired_intervals(ax
     assert [text.get_text() for text in ax.texts] == ["dense 90.00%"]
     left, right = ax.get_xlim()
     assert left > 1 > 0.1 > right
+
+
+def test_epochs_are_counted_from_the_cut_on_and_bands_are_the_paired_intervals(ax):
+    curves = {"pruned": [lost(30, 3), lost(2, 6), lost(0)], "control": [lost(0), lost(1, 9)]}
+    plots.epochs(curves, ax=ax)
+    lines = {line.get_label(): line for line in ax.lines}
+    for name, drops in curves.items():
+        x, y = lines[name].get_data()
+        assert list(x) == list(range(len(drops)))
+        assert y == pytest.approx([-100 * drop.value for drop in drops])
+    ends = {round(float(y), 6) for y in ax.collections[0].get_paths()[0].vertices[:, 1]}
+    wanted = {round(-100 * end, 6) for drop in curves["pruned"] for end in (drop.low, drop.high)}
+    assert ends == wanted
+    assert plots.words(curves) == (
+        "Change from the dense network: pruned: -27.00 points at first, +0.00 after 2 epochs; "
+        "control: +0.00 points at first, +8.00 after 1 epoch."
+    )
 
 
 def test_a_second_curve_keeps_the_title_and_the_points_of_the_first_in_sight(ax):
@@ -573,3 +594,26 @@ def test_kept_pixels_count_the_connections_of_each_pixel(ax):
 def test_a_layer_that_does_not_take_in_pixels_is_refused(draw, shape, ax):
     with pytest.raises(ValueError, match=r"a mask of shape \(neurons, 784\), got"):
         draw(torch.ones(shape, dtype=torch.bool), ax=ax)
+
+
+def test_images_stand_in_rows_each_below_its_own_title(ax):
+    pictures = torch.arange(1, 6)[:, None, None, None].expand(5, 1, 4, 3)  # each of one colour
+    plots.images(pictures, [10, 20, 30, 40, 50], columns=2, ax=ax)
+    sheet = ax.images[0].get_array()
+    for text in ax.texts:
+        column, below = text.get_position()
+        found = sheet[int(below) + 2 : int(below) + 6, int(column)]
+        assert set(found.tolist()) == {int(text.get_text()) / 10}
+    assert (sheet > 0).sum() == 5 * 4 * 3  # what lies between is masked: not a number
+    assert len({y for _, y in (text.get_position() for text in ax.texts)}) == 3
+    with pytest.raises(ValueError, match="no images"):
+        plots.images([], ax=ax)
+
+
+def test_energy_bars_are_as_long_as_the_papers_figure_says(ax):
+    plots.energy(paper.ENERGY_PJ, ax=ax)
+    widths = [bar.get_width() for bar in ax.patches]
+    assert widths == [*paper.ENERGY_PJ.values()]
+    assert widths[-1] / widths[1] == pytest.approx(640 / 0.9)
+    assert ax.get_xscale() == "log"
+    assert {"0.1", "1", "10", "100"} <= {text.get_text() for text in texts(ax)}  # no formulas

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pruning_lab import data, evaluation, experiments, masks, models, paper, reports
+from pruning_lab import counts, data, evaluation, experiments, masks, models, paper, reports
 from pruning_lab.rows import plain
 
 
@@ -117,3 +117,29 @@ def test_the_map_of_kept_pixels_stands_beside_the_bands(whole):
 def test_the_same_run_gives_the_same_page(whole):
     run, page = whole
     assert reports.html(run) == page
+
+
+def test_our_numbers_stand_beside_the_papers_with_their_intervals():
+    measured = evaluation.Accuracy.counted(984, 1000)
+    lost = evaluation.Drop.counted(5, 1, 1000)
+    theirs = {"error": 0.0164, "parameters": 267e3, "images": "mnist"}
+    ours = {"error": measured, "parameters": 266_610, "change": lost}
+    table = reports.beside(theirs, ours)
+    assert table.paper.to_dict() == {
+        "error": "1.64%",
+        "parameters": "267,000",
+        "images": "mnist",
+        "change": "",
+    }
+    assert table.ours["error"].startswith("1.60% (0.9")  # an interval around the error
+    assert table.ours["parameters"] == "266,610"
+    assert table.ours["change"] == str(lost)
+    assert table.ours["images"] == ""
+
+
+def test_each_layer_of_ours_stands_beside_the_papers():
+    counted = counts.layers(models.lenet_300_100(), (1, 28, 28))
+    table = reports.layers_beside(paper.LENET_300_100, counted, ["weights", "density"])
+    assert list(table.index) == ["fc1", "fc2", "fc3", "total"]
+    assert table["weights"].loc["fc1"].to_dict() == {"paper": "235,000", "ours": "235,200"}
+    assert table["density"].loc["fc3"].to_dict() == {"paper": "26.00%", "ours": "100.00%"}

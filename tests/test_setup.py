@@ -117,8 +117,14 @@ def test_a_wheel_holds_all_that_the_package_reads(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if "dist-info" not in name}
     sources = (path.relative_to(tmp_path) for path in (tmp_path / "pruning_lab").rglob("*.*"))
-    notebooks = {f"pruning_lab/notebooks/{p.name}" for p in (ROOT / "notebooks").glob("*.ipynb")}
-    assert inside == {path.as_posix() for path in sources} | notebooks
+    course = {
+        path.relative_to(ROOT / "notebooks").as_posix(): path.read_bytes()
+        for folder in ("", "read")
+        for path in (ROOT / "notebooks" / folder).glob("*.ipynb")
+    }
+    assert inside == {path.as_posix() for path in sources} | {
+        f"pruning_lab/notebooks/{name}" for name in course
+    }
     assert {"pruning_lab/pages/studio.ipynb", "pruning_lab/weights/lenet-5-mnist.json"} <= inside
 
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
@@ -128,8 +134,9 @@ def test_a_wheel_holds_all_that_the_package_reads(tmp_path):
         check=True,
         env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
     )
-    copied = {path.name: path.read_bytes() for path in (tmp_path / "site" / "copied").iterdir()}
-    assert copied == {p.name: p.read_bytes() for p in (ROOT / "notebooks").glob("*.ipynb")}
+    to = tmp_path / "site" / "copied"
+    assert {p.relative_to(to).as_posix(): p.read_bytes() for p in to.rglob("*.*")} == course
+    assert {"00_start.ipynb", "read/00_start.ipynb"} <= set(course)
 
 
 def test_the_checksums_in_the_data_page_are_those_of_the_files():

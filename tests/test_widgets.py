@@ -21,8 +21,16 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pruning_lab import criteria, masks, plots, sensitivity
+from pruning_lab.evaluation import Accuracy
 from pruning_lab.studio import Moved
-from pruning_lab.widgets import DropSlider, GrowingScan, ThresholdSlider, scan_figure
+from pruning_lab.widgets import (
+    DropSlider,
+    FunctionSlider,
+    GrowingScan,
+    GrowingTraining,
+    ThresholdSlider,
+    scan_figure,
+)
 
 
 def cut_by_hand(model: nn.Module, layer: str, quality: float) -> nn.Module:
@@ -540,6 +548,14 @@ def test_the_picture_marks_what_was_chosen(drops, toy, batches, axes):
     assert axes[-1].lines[-1].get_xydata() == pytest.approx(np.array(rows), abs=1e-9)
 
 
+def test_the_title_and_the_sparsity_have_room(drops, toy, batches, axes):
+    drops(toy, taught(toy, batches)).settle()
+    ax = axes[-1]
+    for text in (ax.title, ax.child_axes[0].xaxis.label, ax.xaxis.label):
+        extent = text.get_window_extent()
+        assert 0 <= extent.ymin < extent.ymax <= ax.figure.bbox.ymax, text
+
+
 def test_a_network_of_many_layers_gets_a_higher_picture(drops, shown, axes):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), *(nn.Linear(9, 9) for _ in range(16)))
@@ -596,6 +612,18 @@ def test_the_first_and_the_last_picture_are_never_left_out(shown, toy, split):
     sensitivity.scan(toy, split, [0.5], notify=growing)
     assert [place for place, _ in shown] == [0, 0, 2, 2]  # the next scan has a place of its own
     assert shown[1] == (0, shown[3][1])
+
+
+def test_a_training_grows_in_one_place_and_the_next_network_has_its_own(shown):
+    hits = torch.arange(100)
+    growing = GrowingTraining(Accuracy.of(hits < 90))
+    for name, right in [("pruned", 60), ("pruned", 85), ("control", 90), ("control", 93)]:
+        growing.add(name, Accuracy.of(hits < right))
+    assert [place for place, _ in shown] == [0, 0, 2, 2]
+    values = {name: [drop.value for drop in drops] for name, drops in growing.changes.items()}
+    assert values == {"pruned": [0.3, 0.05], "control": [0.0, -0.03]}
+    with pytest.raises(ValueError, match="same images"):
+        growing.add("pruned", Accuracy.of(hits[:50] < 9))
 
 
 def test_images_of_which_nobody_knows_the_number_are_drawn_as_they_come(shown, toy, batches):
@@ -692,3 +720,17 @@ def test_its_mask_trains(panels, toy, split):
         nn.functional.cross_entropy(toy(x), y).backward()
         optimizer.step()
     assert masks.Mask.of(toy)["fc1"].sum() == panel.row.kept
+
+
+def test_a_function_slider_shows_what_its_function_says_and_leaves_it_on_pages_without_widgets():
+    slider = FunctionSlider(lambda x: f"<{2 * x:g}>", 0, 10, label="x")
+    assert slider.value == 0
+    assert "&lt;0&gt;" in slider.result.value
+    slider.slider.value = 4.5  # as a user moves it
+    assert "&lt;9&gt;" in slider.result.value
+    slider.value = 5
+    assert "&lt;10&gt;" in slider.result.value
+    bundle = slider._repr_mimebundle_()
+    assert bundle["text/plain"] == "x 5: <10>"
+    assert "&lt;10&gt;" in bundle["text/html"]
+    slider.close()

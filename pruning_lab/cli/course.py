@@ -14,7 +14,7 @@ def course(
     *,
     output: common.WritingOutput = common.WritingOutput(),
 ) -> None:
-    """Copy the course's notebooks into a folder.
+    """Copy the course's notebooks into a folder, and the solved ones into `read` below it.
 
     example:
       pruning-lab course && jupyter lab pruning_lab_course

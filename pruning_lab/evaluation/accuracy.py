@@ -70,6 +70,13 @@ class Drop:
         half = Z * math.sqrt((lost_ + won_) - (lost_ - won_) ** 2 / n_) / n_
         return cls((lost - won) / n, max(-1.0, middle - half), min(1.0, middle + half), n)
 
+    @property
+    def conclusion(self) -> str:
+        """What the interval says of the second network: "worse", "better", or that it is open."""
+        if self.low <= 0 <= self.high:
+            return f"these {self.n:,} images cannot tell the two apart"
+        return "worse" if self.value > 0 else "better"
+
     def __str__(self) -> str:
         return f"{change(self.value)} points ({change(self.high)} to {change(self.low)})"
 

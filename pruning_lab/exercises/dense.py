@@ -103,6 +103,11 @@ FLOPS = Exercise(
         "the biases are added too; by convention only the weights' multiply-adds count.": (
             lambda out, in_, positions=1: 2 * out * in_ * positions + out * positions,
             lambda out, in_, positions=1: 2 * out * in_ * positions + out,
+            lambda out, in_, positions=1: 2 * out * (in_ + 1) * positions,
+        ),
+        "the additions are counted one by one (n inputs, n - 1 additions); by convention, and in "
+        "the paper, each weight counts 2 FLOPs.": (
+            lambda out, in_, positions=1: out * (2 * in_ - 1) * positions
         ),
         "the positions are ignored; a convolution uses each weight once at every position.": (
             lambda out, in_, positions=1: 2 * out * in_
@@ -144,6 +149,13 @@ ACCURACY = Exercise(
         "Divide all hits by all images.": lambda batches: (
             sum(hits.float().mean().item() for hits in batches) / len(batches)
         ),
+        "all batches are taken to be as long as the first, but the last one is shorter. Divide by "
+        "the number of all images.": lambda batches: (
+            sum(int(hits.sum()) for hits in batches) / (len(batches) * len(batches[0]))
+        ),
+        "this is how many images are right; divide by the number of all images.": lambda batches: (
+            sum(int(hits.sum()) for hits in batches)
+        ),
         "this is a percentage; return the fraction, between 0 and 1.": lambda batches: (
             100 * _accuracy(batches)
         ),
@@ -169,7 +181,7 @@ INTERVAL = Exercise(
         example=[90.0, 90.0],
         nearness=each(log_odds, ("99 of 100", "4,950 of 5,000")),
         unit="%",
-        low=0,
+        low=1,  # a fraction is refused
         high=99.999,
         slips={
             "Did you take 2 sqrt(p (1 - p) / n) from both? So near to 100 % the interval is not "
@@ -218,7 +230,7 @@ LEAK = Exercise(
     twins={
         "the run is chosen by its test accuracy, so the test images no longer measure what new "
         "images would give.": _leak_given,
-        "test has a say in the choice (val + test); choose by val alone.": (
+        "test has a say in the choice; choose by val alone.": (
             lambda runs: max(runs, key=lambda run: run.val + run.test)
         ),
         "this is the last run, whatever its accuracy.": lambda runs: runs[-1],

@@ -29,7 +29,8 @@ def factor(guess: float, truth: float) -> Near:
     '7.8 times too high'
     """
     ratio = max(guess / truth, truth / guess)
-    words = f"{ratio:.3g} times too {'high' if guess > truth else 'low'}"
+    words = f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.3g}"
+    words += f" times too {'high' if guess > truth else 'low'}"
     return Near(1 / ratio, "less than 5 % off" if ratio < 1.05 else words)
 
 

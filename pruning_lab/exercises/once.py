@@ -178,10 +178,26 @@ def _above(weight: Tensor, density: float, *, further: int, strict: bool) -> Ten
 def _sizes_kept(function, weight: Tensor, density: float) -> object:
     """The sizes that stay, in order: which of equal sizes stay is up to the student."""
     kept = function(weight.clone(), density)
-    right_form = isinstance(kept, Tensor) and kept.dtype == torch.bool
-    if not right_form or kept.shape != weight.shape:
+    if kept is None or kept is ...:
         return kept
-    return {"mask": tuple(kept.shape), "|w| that stay": sorted(weight.abs()[kept].tolist())}
+    form, sizes = type(kept).__name__, []
+    if isinstance(kept, Tensor):
+        form = f"{kept.dtype} {tuple(kept.shape)}".removeprefix("torch.")
+        if kept.dtype == torch.bool and kept.shape == weight.shape:
+            sizes = sorted(weight.abs()[kept].tolist())
+    return {"mask": form, "|w| that stay": sizes}
+
+
+def _cut(weight: Tensor, density: float, *, places: int, strict: bool) -> Tensor:
+    """As one first writes it: at density 0 Python's index -1 is the smallest weight."""
+    cut = weight.abs().flatten().sort(descending=True).values[_count(weight, density) - 1 + places]
+    return weight.abs() > cut if strict else weight.abs() >= cut
+
+
+def _kth(weight: Tensor, density: float) -> Tensor:
+    """Raises at density 0."""
+    sizes = weight.abs().flatten()
+    return weight.abs() >= sizes.kthvalue(len(sizes) - _count(weight, density) + 1).values
 
 
 def _exact_cases(random: Random) -> Iterator[tuple]:
@@ -211,11 +227,29 @@ EXACT = Exercise(
             lambda w, d: _largest(w.abs(), w.numel() - _count(w, d)),
             lambda w, d: _largest(w.abs(), _count(w, 1 - d)),
         ),
-        "all weights that tie at the threshold stay, so more than round(density * n) do.": (
-            lambda w, d: _above(w, d, further=0, strict=False)
+        "all weights that tie at the threshold stay, so more than round(density * n) do. Rank "
+        "places, not sizes: argsort or topk.": (
+            lambda w, d: _above(w, d, further=0, strict=False),
+            lambda w, d: _cut(w, d, places=0, strict=False),
+            _kth,
+            lambda w, d: w.abs() >= w.abs().flatten().topk(_count(w, d)).values.min(),
+            lambda w, d: w.abs() >= w.abs().flatten().topk(_count(w, d)).values[-1],
         ),
-        "all weights that tie at the threshold go, so fewer than round(density * n) stay.": (
-            lambda w, d: _above(w, d, further=1, strict=True)
+        "all weights that tie at the threshold go, so fewer than round(density * n) stay. Rank "
+        "places, not sizes: argsort or topk.": (
+            lambda w, d: _above(w, d, further=1, strict=True),
+            lambda w, d: _cut(w, d, places=1, strict=True),
+        ),
+        "torch.quantile interpolates between two weights, so not exactly round(density * n) stay; "
+        "rank the weights.": (
+            lambda w, d: w.abs() >= w.abs().quantile(1 - d),
+            lambda w, d: w.abs() > w.abs().quantile(1 - d),
+        ),
+        "the mask is flat; give it the shape of the weight: kept.view_as(weight).": (
+            lambda w, d: _largest(w.abs(), _count(w, d)).flatten()
+        ),
+        "the smallest weights stay; keep the largest.": (
+            lambda w, d: _largest(-w.abs(), _count(w, d))
         ),
         "the weight at the threshold goes too: one weight too few, even without ties.": (
             lambda w, d: _above(w, d, further=0, strict=True),
@@ -293,6 +327,15 @@ WHICH = Exercise(
             lambda model: [name for name, _ in model.named_parameters()],
             lambda model: [f"{n}{end}" for n in _linear_or_conv(model) for end in ("", ".bias")],
         ),
+        "convolutions are missing; their weights are pruned too.": (
+            lambda model: [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+        ),
+        "layers inside a block are missing; named_children() does not look into blocks, "
+        "named_modules() does.": (
+            lambda model: [
+                n for n, m in model.named_children() if isinstance(m, nn.Linear | nn.Conv2d)
+            ]
+        ),
         "a layer that is registered twice is in the list twice; its weight exists only once.": (
             lambda model: _linear_or_conv(model, remove_duplicate=False)
         ),
@@ -362,13 +405,17 @@ def _measured(plan, budget: float, *, model: nn.Module = None, images: Images = 
     mask = prune(model, quality=plan)
     kept = f"{mask.kept / mask.weights:.2%}"
     if mask.kept > budget * mask.weights:
-        return Verdict("✗", f"wrong: the plan keeps {kept}; at most {budget:.0%} may stay")
+        words, most = f"the plan keeps {kept}; at most {budget:.0%} may stay", budget * mask.weights
+        if max(plan.values(), default=2) <= 1 and prune(model, density=plan).kept <= most:
+            words += ". Are these densities? A plan has qualities: a higher one keeps less"
+        return Verdict("✗", f"wrong: {words}")
     same = uniform_quality(model, budget)
     dense = evaluate(model, images)
     ours, theirs = (_drop(model, cut, images, dense) for cut in (mask, prune(model, quality=same)))
     lines = (("your plan", str(ours)), (f"quality {same:.3f} everywhere", str(theirs)))
-    if ours.value > theirs.value:
-        words = f"the plan keeps {kept}, but it loses more than the same quality everywhere"
+    if ours.value >= theirs.value:
+        more = "more than" if ours.value > theirs.value else "as much as"
+        words = f"the plan keeps {kept}, but it loses {more} the same quality everywhere"
         return Verdict("✗", f"wrong: {words}", lines)
     won = round(100 * (theirs.value - ours.value), 2) + 0.0
     words = (

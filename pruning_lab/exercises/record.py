@@ -192,6 +192,8 @@ def _fitting(exercise: Exercise, value: object, example: object, limits: bool = 
     if isinstance(example, list):
         if not isinstance(value, list | tuple | set) or len(value) != len(example):
             raise ValueError(f"{brief(value)} is not a list of {len(example)}")
+        if isinstance(example[0], str) and sorted(map(str, value)) != sorted(example):
+            raise ValueError(f"{brief(value)} is no order of {', '.join(sorted(example))}")
         pairs = zip(value, example, strict=True)
         return [_fitting(exercise, entry, like, limits) for entry, like in pairs]
     if isinstance(example, str):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruning_lab.exercises.comparison import brief
-from pruning_lab.exercises.exercise import Exercise, Guess, Verdict
+from pruning_lab.exercises.exercise import Exercise, Guess, Verdict, call
 from pruning_lab.exercises.nearness import curve, points
 from pruning_lab.masks import Mask
 from pruning_lab.training import TrainConfig
@@ -130,18 +130,26 @@ def _nothing(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
 
 
 def _step_as(
-    model, mask, optimizer, x, y, *, first=_nothing, between=_nothing, last=_cut, zero=True
+    model, mask, optimizer, x, y, *, first=_nothing, between=_nothing, last=_cut, skip=(), of=None
 ) -> float:
-    """A training step in which the mask does something else, or at another time."""
+    """A training step in which the mask does something else, or at another time.
+
+    Calls of the optimizer in `skip` are left out; the loss is that `of` the outputs.
+    """
     first(model, mask)
-    loss = F.cross_entropy(model(x), y)
-    if zero:
+    loss = F.cross_entropy(of(model(x)) if of else model(x), y)
+    if "zero_grad" not in skip:
         optimizer.zero_grad()
     loss.backward()
     between(model, mask)
-    optimizer.step()
+    if "step" not in skip:
+        optimizer.step()
     last(model, mask)
     return loss.item()
+
+
+def _upside_down(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
+    _cut(model, {name: ~kept for name, kept in mask.items()})
 
 
 def _for_each_layer(change: Callable[[nn.Module, Tensor], object]) -> Callable:
@@ -216,7 +224,15 @@ STEP = Exercise(
             _step_as, last=_for_each_layer(_new_parameter)
         ),
         "the gradients of earlier steps add up; call optimizer.zero_grad() before backward().": (
-            partial(_step_as, zero=False)
+            partial(_step_as, skip=["zero_grad"])
+        ),
+        "nothing is learned: optimizer.step() is missing, or the gradients are cleared between "
+        "backward() and it.": partial(_step_as, skip=["step"]),
+        "the mask is upside down: the kept weights are set to zero. True is a weight that stays.": (
+            partial(_step_as, last=_upside_down)
+        ),
+        "the outputs go through a softmax before the loss; cross_entropy has one in it.": (
+            partial(_step_as, of=lambda outputs: outputs.softmax(1))
         ),
         "the step is right, but it returns None; return the loss as a number, loss.item().": (
             lambda *case: _step(*case) and None
@@ -319,7 +335,7 @@ def _judged(
     """Compared with how the notebook retrained the pruned network, and trained the dense one."""
     retraining = retraining or TrainConfig(epochs=6, lr=0.1)
     dense = dense or TrainConfig(epochs=3, lr=0.15)
-    made = control()
+    made = call(control)
     if made is None or (
         isinstance(made, Mapping) and None in map(made.get, made.keys() - {"mask"})
     ):

@@ -182,12 +182,11 @@ SCAN = Exercise(
         "the rows are right, but the model is not as before: its last layer is still pruned.": (
             _either(restored="before")
         ),
-        "density is the fraction that stays, not the sparsity that goes.": (
-            _either(keep=lambda weight, density: _largest(weight, 1 - density))
+        "density is what stays, not the sparsity.": _either(keep=lambda w, d: _largest(w, 1 - d)),
+        "the signed weights are ranked, so large negative ones go first; rank their magnitudes.": (
+            _either(keep=lambda weight, density: _largest(weight - weight.min(), density))
         ),
-        "this is upside down: the largest weights stay.": (
-            _either(keep=lambda weight, density: ~_largest(weight, 1 - density))
-        ),
+        "this is upside down: the smallest stay.": _either(keep=lambda w, d: ~_largest(w, 1 - d)),
     },
     notes={
         "but where evaluate raises an exception, or Ctrl-C stops it, a layer stays pruned. "
@@ -347,7 +346,8 @@ OVERLAP = Exercise(
         "same images; count only those that changed (paired).": partial(_unpaired, overlap=False),
         "more right answers are no proof: by chance one network is always a little ahead. Does "
         "the paired interval exclude zero?": (
-            lambda first, second: _by_sign(*[_less(first, second)] * 2)
+            lambda one, two: _by_sign(*[_less(one, two)] * 2),
+            lambda one, two: "first" if _less(one, two) > 0 else "second",
         ),
         "first and second are swapped: images that only the first gets right speak for it.": (
             lambda first, second: _better(second, first)

@@ -3,7 +3,8 @@
 A colour means the same in every plot. Names are drawn as they are: a `$` begins no formula.
 """
 
-from pruning_lab.plots.curves import prior, sensitivity, sensitivity_grid, trade_off
+from pruning_lab.plots.curves import epochs, prior, sensitivity, sensitivity_grid, trade_off
+from pruning_lab.plots.gallery import energy, images
 from pruning_lab.plots.looks import (
     CURVES,
     GONE,
@@ -29,6 +30,7 @@ from pruning_lab.plots.pictures import (
 from pruning_lab.plots.shown import DPI, Picture, encoded, png, show, without_formulas, words
 
 __all__ = ["CURVES", "DPI", "GONE", "INK", "KEPT", "LIMIT", "NOISE", "OURS", "PAPER", "STYLE"]
-__all__ += ["Picture", "answered", "bands", "encoded", "kept_pixels", "layer_table", "lost_images"]
-__all__ += ["png", "prior", "sensitivity", "sensitivity_grid", "short_names", "show", "style"]
-__all__ += ["trade_off", "weights", "weights_beside", "without_formulas", "words"]
+__all__ += ["Picture", "answered", "bands", "encoded", "energy", "epochs", "images"]
+__all__ += ["kept_pixels", "layer_table", "lost_images", "png", "prior", "sensitivity"]
+__all__ += ["sensitivity_grid", "short_names", "show", "style", "trade_off", "weights"]
+__all__ += ["weights_beside", "without_formulas", "words"]

@@ -1,13 +1,13 @@
 """Accuracy over density: one network cut further and further, or a curve for each layer."""
 
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle, groupby
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from pruning_lab import criteria
 from pruning_lab.evaluation import Accuracy, Drop
@@ -56,6 +56,28 @@ def trade_off(
     shown = dense is not None and _ghost(ax, guess, dense.value, densities)
     place = "lower left" if max_drop is None else "lower right"  # where no curve is
     return looks.legend(ax, loc=place) if label or shown else ax
+
+
+def epochs(
+    changes: Mapping[str, Sequence[Drop]], *, title: str = "", ax: Axes | None = None
+) -> Axes:
+    """Change of accuracy after 0, 1, 2, ... epochs of one network or several, by name.
+
+    Bands are paired 95 % intervals of the change from one dense network, which stands at 0. Beyond
+    1 point the axis is logarithmic, as in `trade_off`.
+    """
+    ax = looks.axes(ax, title, "epochs", looks.CHANGE)
+    ax.set_yscale("symlog", linthresh=1, linscale=0.7)
+    ax.yaxis.set_major_locator(FixedLocator([sign * t for sign in (-1, 1) for t in _TICKS]))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    looks.dense_line(ax, None)
+    shades, lines = cycle(looks.CURVES), cycle(("-", "--", ":", "-."))
+    for (name, drops), colour, line in zip(changes.items(), shades, lines, strict=False):
+        change, low, high = np.array([looks.points_of(drop) for drop in drops]).T
+        ax.fill_between(range(len(drops)), low, high, color=colour, alpha=0.2, linewidth=0)
+        ax.plot(change, line, marker="o", markersize=4, color=colour, label=name)
+    return looks.legend(ax, loc="best")
 
 
 def sensitivity(

@@ -3,7 +3,7 @@
 import base64
 import io
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
@@ -28,15 +28,15 @@ DPI = 150  # half as many again as the page's pixels, for sharp screens and proj
 def words(rows: object) -> str:
     """One or two sentences in words for what a plot draws; computed from its rows.
 
-    Takes what the plots take: a scan, points (density, drop) of a trade-off, `counts.layers`,
-    `sensitivity.prior`, the weights of a histogram, a bool mask (out, in).
+    Takes what the plots take: a scan, points (density, drop) of a trade-off, name -> drops of
+    `epochs`, `counts.layers`, `sensitivity.prior`, the weights of a histogram, a mask (out, in).
 
     >>> words([(0.5, Drop(0, -0.001, 0.001, 900)), (0.1, Drop(0.02, 0.01, 0.03, 900))])
     'No loss beyond noise down to 50 % kept; -2.00 points at 10 %.'
     """
     if isinstance(rows, Tensor):
         return _mask(rows) if rows.dtype == torch.bool else _histogram(rows)
-    rows = list(rows)
+    rows = list(rows.items() if isinstance(rows, Mapping) else rows)
     if not rows:
         return "Nothing is drawn."
     return next(say for kind, say in _SENTENCES.items() if isinstance(rows[0], kind))(rows)
@@ -58,12 +58,23 @@ def _scan(points: list[ScanPoint], allowed: float = 0.01) -> str:
 
 
 def _trade_off(points: list[tuple[float, Drop]]) -> str:
+    if isinstance(points[0][0], str):
+        return _epochs(points)
     points = sorted(points, key=lambda point: -point[0])
     real = next((n for n, (_, drop) in enumerate(points) if drop.low > 0), len(points))
     parts = [f"no loss beyond noise down to {_percent(points[real - 1][0])} kept"] * bool(real)
     for density, drop in dict(points[real : real + 1] + points[real:][-1:]).items():
         parts.append(f"{change(drop.value)} points at {_percent(density)}")
     return _sentence(parts)
+
+
+def _epochs(curves: list[tuple[str, Sequence[Drop]]]) -> str:
+    each = (
+        f"{name}: {change(drops[0].value)} points at first, {change(drops[-1].value)} after "
+        f"{counted(len(drops) - 1, 'epoch')}"
+        for name, drops in curves
+    )
+    return f"Change from the dense network: {'; '.join(each)}."
 
 
 def _counts(rows: list[LayerCount]) -> str:

@@ -4,11 +4,13 @@ A slider's message only looks numbers up: accuracy and pictures come from the st
 that dragging stays smooth. Pictures are sent as PNG or SVG, which every notebook front end shows.
 """
 
+from pruning_lab.widgets.function_slider import FunctionSlider
 from pruning_lab.widgets.guesses import DrawCurve, GuessSlider, Pick, Rank
 from pruning_lab.widgets.numbers import NumbersSlider
 from pruning_lab.widgets.panel import StudioPanel
 from pruning_lab.widgets.scan_figure import GrowingScan
 from pruning_lab.widgets.sliders import DropSlider, ThresholdSlider
+from pruning_lab.widgets.training_figure import GrowingTraining
 
-__all__ = ["DrawCurve", "DropSlider", "GrowingScan", "GuessSlider", "NumbersSlider", "Pick", "Rank"]
-__all__ += ["StudioPanel", "ThresholdSlider"]
+__all__ = ["DrawCurve", "DropSlider", "FunctionSlider", "GrowingScan", "GrowingTraining"]
+__all__ += ["GuessSlider", "NumbersSlider", "Pick", "Rank", "StudioPanel", "ThresholdSlider"]

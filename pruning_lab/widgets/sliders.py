@@ -152,9 +152,9 @@ class DropSlider(StudioView):
         return replace(plan, together=self.studio and self.drop)
 
     def draw(self) -> bytes:
-        plan, height = self.plan, height_for(len(self.scan.layers), 330)
+        plan, height = self.plan, height_for(len(self.scan.layers), 360)
         figure = Figure(figsize=(WIDTH / 100, height / 100))
-        ax = figure.add_axes((0.095, 0.155, 0.565, 0.75))  # the legend stands beside
+        ax = figure.add_axes((0.095, 0.145, 0.565, 0.655))  # the legend stands beside
         title = f"each layer alone may lose {self._max_drop:g} points"
         plots.sensitivity(self.scan, max_drop=self._max_drop, title=title, ax=ax)
         chosen = [row for row in plan.rows if row.density > 0]  # nothing left has no place there
