@@ -1,7 +1,6 @@
-"""Checkpoints: the whole state of a training in one file, from which it resumes to the same end."""
+"""Checkpoints: the state of a training after an epoch, from which it resumes to the same end."""
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,7 +30,6 @@ class Epoch:
     seconds: float  # measuring `val` included
     images: int
     peak_bytes: int | None = field(compare=False)  # of this process, on its device
-    top5: float | None = None  # as `accuracy`, where there are more than 10 classes
     val: Accuracy | None = None  # after the epoch, where `train` was given `val=`
 
     @property
@@ -64,52 +62,26 @@ def duration(seconds: float) -> str:
 
 
 class Position(TypedDict):
-    """Where a training is. It needs no random states: `train` seeds each step."""
+    """Where a training is, between two epochs. It needs no random states: `train` seeds them."""
 
     settings: dict
     rows: list[Epoch]  # of the epochs done
-    steps: int | None  # that the last epoch had
-    step: int  # in the current epoch, as what follows
-    seen: int  # images, of all processes
-    seconds: float
+    steps: int  # that the last epoch had
     optimizer: NotRequired[dict]
 
 
 @dataclass
-class CheckpointWriter:
-    """Writes one file, always in place of the one before: it holds the latest state only."""
+class Checkpoint:
+    """One file, always written in place of the one before: it holds the latest state only."""
 
     path: Path
     settings: dict
-    seconds: float  # between two checkpoints within an epoch
-    last: float = field(default_factory=time.monotonic)
-    cost: float = 0.0  # seconds that the last one took
-    steps: int = 0  # since the last one
-
-    def due(self, *, epoch_done: bool = False) -> bool:
-        """Whether to write now, by the first process's clock; every process has to ask.
-
-        After an epoch the answer is no only where writing takes long and the epoch did not. Within
-        one, many processes look at steps 1, 2, 4, ... 64, 128, 192, ... alone: it communicates.
-        """
-        self.steps += 1
-        often = epoch_done or self.steps % 64 == 0 or self.steps.bit_count() == 1
-        if processes.world() > 1 and not often:
-            return False
-        wait = self.seconds
-        if epoch_done:
-            wait = _RATIO * self.cost if self.cost > _CHEAP else 0
-        now = time.monotonic() - self.last >= wait
-        return bool(processes.summed(torch.tensor(int(now and processes.rank() == 0))))
 
     def write(self, tensors: Mapping[str, Tensor], position: dict) -> None:
         """Write tensors, named PART.NAME, and the position; the first process does."""
-        began = time.monotonic()
         if processes.rank() == 0:
             about = {"format": _FORMAT, "settings": self.settings, **position}
             files.save_tensors(self.path, tensors, about=about)
-        self.last, self.steps = time.monotonic(), 0
-        self.cost = self.last - began
 
     def restore(self, unpack: Callable[[dict[str, dict[str, Tensor]], Position], None]) -> None:
         """Where the file exists, call `unpack` with its tensors (part -> name) and its position.
@@ -119,7 +91,7 @@ class CheckpointWriter:
         if not self.path.exists():
             return
         position = decode(Position, files.load_about(self.path), self.path, _FORMAT)
-        saved, rows, step = position["settings"], position["rows"], position["step"]
+        saved, rows = position["settings"], position["rows"]
         if differing := [n for n, value in self.settings.items() if saved.get(n, ...) != value]:
             raise ValueError(
                 f"{self.path} is a checkpoint of another training, with another "
@@ -128,11 +100,10 @@ class CheckpointWriter:
         epochs = self.settings["epochs"]
         numbers = [(number, epochs) for number in range(1, epochs + 1)]
         in_order = [(row.epoch, row.epochs) for row in rows] == numbers[: len(rows)]
-        started = step > 0 and position["seconds"] > 0 <= position["seen"]
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "epoch": {}, "optimizer": {}}
         try:
-            if not (in_order and (started or (rows and step == 0))):
-                raise ValueError(f"its rows ({len(rows)}) and step {step} do not fit {epochs=}")
+            if not (rows and in_order):
+                raise ValueError(f"its rows ({len(rows)}) do not fit {epochs=}")
             for name, tensor in files.load_tensors(self.path)[0].items():
                 part, _, name_in_part = name.partition(".")
                 parts[part][name_in_part] = tensor
@@ -143,9 +114,7 @@ class CheckpointWriter:
             raise ValueError(f"{self.path} is a broken checkpoint, delete it: {error!r}") from None
 
 
-_FORMAT = "pruning_lab checkpoint 6"
-_CHEAP = 0.25  # seconds: a checkpoint that takes no longer is written after every epoch
-_RATIO = 20  # any other after so many times as much work
+_FORMAT = "pruning_lab checkpoint 7"
 
 
 # ------------------------------------------------------------------------------- optimizer states

@@ -1,7 +1,7 @@
 """Prune and retrain: once, iteratively or gradually; between two stages the model can be measured.
 
 Surviving weights keep their values; initialising them again is worse (Han et al. 2015, section
-3.3). `rewind` says otherwise. Retraining is also called fine-tuning.
+3.3). Retraining is also called fine-tuning.
 """
 
 import math
@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from pruning_lab import criteria, processes
 from pruning_lab.checkpoints import Epoch, fingerprint
 from pruning_lab.criteria import Saliency
 from pruning_lab.data import Images
 from pruning_lab.masks import Amount, Mask, prunable, prune, unknown_layer
-from pruning_lab.models.stored import check_fit
 from pruning_lab.training import TrainConfig, train
 
 
@@ -47,9 +46,7 @@ def iterative(
     rounds: Sequence[Mapping],
     *,
     freeze: Sequence[str] | Sequence[Sequence[str]] = (),
-    rewind: str | None = None,
-    original: TrainConfig | None = None,
-    early: Mapping[str, Tensor] | None = None,
+    rewind: TrainConfig | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     checkpoints: str | Path | None = None,
     **options,
@@ -65,29 +62,30 @@ def iterative(
     round. `options` are those of `training.train`. Yields a stage after each pruning and after each
     retraining.
 
-    `rewind="lr"` retrains every round with the learning rates of the last `config.epochs` epochs of
-    the dense training, whose config is `original`. "weights" does so too, and first sets the
-    surviving weights and all other parameters and buffers back to `early`, a state_dict from the
-    beginning of these epochs (Renda, Frankle and Carbin 2020).
+    With `rewind`, the config of the dense training, every round repeats the learning rates of its
+    last `config.epochs` epochs (learning rate rewinding: Renda, Frankle and Carbin 2020).
 
     Raises ValueError where one of several processes would prune other weights than the others.
     """
     rounds = list(rounds)
     configs = _for_each(rounds, "config", config, isinstance(config, TrainConfig))
     freezes = _for_each(rounds, "freeze", freeze, all(isinstance(name, str) for name in freeze))
-    _check_rewind(model, rewind, configs, original, early, any(freezes))
-    dense = options.get("schedule") or (rewind and replace(original, lr=1.0).learning_rate)
+    longest = max((own.epochs for own in configs), default=0)
+    if rewind is not None and longest > rewind.epochs:
+        raise ValueError(
+            f"rewinding repeats the last epochs of the dense training, which has only "
+            f"{rewind.epochs}, not {longest}; give config.epochs <= rewind.epochs"
+        )
+    dense = options.get("schedule") or (rewind and replace(rewind, lr=1.0).learning_rate)
     each = zip(rounds, configs, freezes, strict=True)
     for number, (amounts, settings, names) in enumerate(each, start=1):
         mask = _pruned(model, f"round {number}", **amounts)
         mask.apply_(model)
         yield Stage("cut", number, len(rounds), mask)
         if rewind:
-            last = settings.epochs / max(original.epochs, 1)
+            last = settings.epochs / max(rewind.epochs, 1)
             options["schedule"] = partial(_in_last, dense, last)
-            settings = replace(settings, lr=original.lr)
-        if early is not None:
-            model.load_state_dict(early)
+            settings = replace(settings, lr=rewind.lr)
         if checkpoints is not None:
             options["checkpoint"] = Path(checkpoints) / f"round-{number}.safetensors"
         epochs = []
@@ -197,35 +195,6 @@ def _for_each(rounds: list, name: str, values, is_one: bool) -> list:
         got = f"{len(values)} for {len(rounds)}"
         raise ValueError(f"give one {name} for all rounds, or one for each: {got}")
     return values
-
-
-def _check_rewind(model, rewind, configs, original, early, freezes: bool) -> None:
-    """That the arguments of `iterative` about rewinding fit each other and the model."""
-    needs = {None: [], "lr": ["original"], "weights": ["original", "early"]}
-    values = {"original": original, "early": early}
-    given = [name for name, value in values.items() if value is not None]
-    if needs.get(rewind) != given:
-        raise ValueError(
-            f"rewind must be None, 'lr' with original=, the TrainConfig of the dense training, or "
-            f"'weights' with early=, a state_dict of that training, too; got {rewind!r} with "
-            f"{' and '.join(given) or 'neither'}"
-        )
-    longest = max((config.epochs for config in configs), default=0)
-    if rewind and longest > original.epochs:
-        raise ValueError(
-            f"rewinding repeats the last epochs of the dense training, which has only "
-            f"{original.epochs}, not {longest}; give config.epochs <= original.epochs"
-        )
-    if early is not None:
-        if freezes:
-            raise ValueError("rewind='weights' sets frozen layers back too; give no freeze=")
-        check_fit(model, early, "early")
-        state = model.state_dict()
-        if any(early[n].data_ptr() == t.data_ptr() for n, t in state.items() if t.numel()):
-            raise ValueError(
-                "early shares its memory with the model, and so changes with it; give "
-                "copy.deepcopy(model.state_dict()), made at that epoch"
-            )
 
 
 def _in_last(schedule: Callable[[float], float], last: float, progress: float) -> float:

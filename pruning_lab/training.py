@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from pruning_lab import data, files, processes
 from pruning_lab.checkpoints import (
-    CheckpointWriter,
+    Checkpoint,
     Epoch,
     Position,
     fingerprint,
@@ -102,7 +102,6 @@ def train(
     schedule: Callable[[float], float] | None = None,
     before_step: Callable[[float], None] | None = None,
     checkpoint: str | Path | None = None,
-    checkpoint_minutes: float = 10.0,
 ) -> Iterator[Epoch]:
     """Train in place; each step of the iterator is one epoch, each epoch one row.
 
@@ -118,9 +117,8 @@ def train(
     that of its middle. The global random state stays as it is; outside the main thread, which alone
     may set it, dropout and loaders draw from it.
 
-    With `checkpoint`, the state is written there after every epoch (of a large network, when that
-    is worth the time) and every `checkpoint_minutes` within one. Where that file exists, its epochs
-    are given again and training resumes, to the same end.
+    With `checkpoint`, the state is written there after every epoch. Where that file exists, its
+    epochs are given again and training resumes, to the same end.
 
     Of processes that are joined, each takes its part of every batch of a Split, `batch_size` images
     of `batch_size` times their number. Other images must give each process its own part, in equally
@@ -154,13 +152,13 @@ def train(
             f"the processes would train differently; give all the same config, mask, images and "
             f"layers to train, and equally many batches (this one has {length})"
         )
-    writer = None
+    file = None
     if checkpoint is not None:
         settings["images"] = processes.gathered(torch.tensor(content)).tolist()
-        writer = CheckpointWriter(Path(checkpoint), settings, 60 * checkpoint_minutes)
+        file = Checkpoint(Path(checkpoint), settings)
     schedule = schedule or replace(config, lr=1.0).learning_rate
     functions = loss, schedule, before_step or (lambda progress: None)
-    return _Training(model, made, images, length, config, mask, val, *functions, writer).run()
+    return _Training(model, made, images, length, config, mask, val, *functions, file).run()
 
 
 _NONE = "no images to train on"
@@ -206,9 +204,6 @@ def _make_optimizer(make: Callable | None, config: TrainConfig, parameters: list
     )
 
 
-_POSITION = ("rows", "steps", "step", "seen", "seconds")  # in a checkpoint
-
-
 @dataclass
 class _Training:
     """The epochs of one training, and their steps."""
@@ -223,7 +218,7 @@ class _Training:
     loss: Loss
     schedule: Callable[[float], float]
     before_step: Callable[[float], None]
-    writer: CheckpointWriter | None
+    checkpoint: Checkpoint | None
     rows: list[Epoch] = field(default_factory=list)  # of the epochs done
     steps: int | None = None  # that the last epoch had
 
@@ -234,61 +229,51 @@ class _Training:
         closure = inspect.signature(self.optimizer.step).parameters.get("closure")
         self.needs_closure = closure is not None and closure.default is closure.empty
         self.generator = torch.Generator().manual_seed(self.config.seed)  # of the images' order
-        self._start_epoch()
-
-    def _start_epoch(self) -> None:
-        self.step = self.seen = 0  # in this epoch: steps, and images of all processes
-        self.seconds = 0.0
-        self.order = self.generator.get_state()
-        # Of this process, in this epoch: loss, right in top 1, right in top 5 of how many.
-        self.sums = torch.zeros(4, device=self.device)
 
     def run(self) -> Iterator[Epoch]:
-        model, writer = self.model, self.writer
-        if writer:
-            writer.restore(self._unpack)
-        if not processes.agree(f"{len(self.rows)} epochs and {self.step} steps"):
-            todo = "put it on a disk that all of them see"
-            raise ValueError(f"the processes do not find the same checkpoint {writer.path}; {todo}")
+        model, checkpoint = self.model, self.checkpoint
+        if checkpoint:
+            checkpoint.restore(self._unpack)
+        if not processes.agree(f"{len(self.rows)} epochs"):
+            todo = f"put {checkpoint.path} on a disk that all of them see"
+            raise ValueError(f"the processes do not find the same checkpoint; {todo}")
         with nullcontext() if self.mask is None else self.mask.hold(model):
             yield from self.rows
             self.forward = torch.compile(model) if self.config.compile else model
             if processes.world() > 1:
                 self.forward = DistributedDataParallel(self.forward)
             while len(self.rows) < self.config.epochs:
-                self.began = time.perf_counter() - self.seconds
+                self.began = time.perf_counter()
                 forked = torch.random.fork_rng(generators(self.device), enabled=in_main_thread())
                 with forked, mode(model, training=True):
                     self._epoch()
                 processes.copy_first_(model.buffers())  # batch norm's, which DDP lets differ
                 self.rows.append(row := self._row())
                 self.steps = self.step
-                self._start_epoch()
-                if writer and (row.epoch == row.epochs or writer.due(epoch_done=True)):
-                    writer.write(*self._pack())
+                if checkpoint:
+                    checkpoint.write(*self._pack())
                 yield row
 
     def _pack(self) -> tuple[dict[str, Tensor], dict]:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {"epoch.order": self.order, "epoch.sums": processes.gathered(self.sums)}
-        position = {name: plain(getattr(self, name)) for name in _POSITION}
-        if self.step or len(self.rows) < self.config.epochs:  # else nothing resumes
+        tensors["epoch.order"] = self.generator.get_state()
+        position = {"rows": plain(self.rows), "steps": self.steps}
+        if len(self.rows) < self.config.epochs:  # else nothing resumes
             position["optimizer"] = pack(self.optimizer, tensors)
         return tensors, position
 
     def _unpack(self, parts: dict[str, dict[str, Tensor]], position: Position) -> None:
-        check_fit(self.model, parts["model"], self.writer.path)
-        for name in _POSITION:
-            setattr(self, name, position[name])
+        check_fit(self.model, parts["model"], self.checkpoint.path)
+        self.rows, self.steps = position["rows"], position["steps"]
         if "optimizer" in position:
             unpack_(self.optimizer, position["optimizer"], parts["optimizer"])
-        self.order, sums = parts["epoch"]["order"], parts["epoch"]["sums"]
-        self.sums.copy_(sums[processes.rank()])
-        self.generator.set_state(self.order)
+        self.generator.set_state(parts["epoch"]["order"])
         self.model.load_state_dict(parts["model"])  # last: after an error it is as it was
 
     def _epoch(self) -> None:
         number = len(self.rows)
+        self.step = self.seen = 0  # in this epoch: steps, and images of all processes
+        self.sums = torch.zeros(2, device=self.device)  # of this process: loss, right
         steps = math.ceil(self.length / self.config.accumulate) if self.length else self.steps
         for group in self._groups(number):
             within = min(1, self.step / steps) if steps else 0.5
@@ -300,13 +285,10 @@ class _Training:
             images = self._count(group)
             self._step(group, images)
             self.step, self.seen = self.step + 1, self.seen + images
-            self.seconds = time.perf_counter() - self.began
-            if self.writer and self.step != steps and self.writer.due():
-                self.writer.write(*self._pack())
 
     def _row(self) -> Epoch:
         number = len(self.rows) + 1
-        loss, correct, top5, ranked = processes.summed(self.sums).tolist()
+        loss, correct = processes.summed(self.sums).tolist()
         if not self.seen:
             raise ValueError(_NONE if number == 1 else _ONCE)
         if not math.isfinite(loss):
@@ -318,7 +300,6 @@ class _Training:
             loss=loss / self.seen,
             accuracy=correct / self.seen,
             lr=float(self.optimizer.param_groups[0]["lr"]),
-            top5=top5 / ranked if ranked else None,
             val=None if self.val is None else evaluate(self.model, self.val),
             seconds=time.perf_counter() - self.began,
             images=self.seen,
@@ -326,19 +307,14 @@ class _Training:
         )
 
     def _groups(self, number: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
-        """The batches of each step of epoch `number`, from 0, that is not done yet.
-
-        Each step draws from a seed of its own, for reading its images too, so that a training
-        resumes at any of them.
-        """
+        """The batches of each step of epoch `number`, from 0, which draws from its own seed."""
         self._seed(number, 0)
         batches = iter(self._images(number))
         for step in count():
             self._seed(number, step)
             if not (group := list(islice(batches, self.config.accumulate))):
                 return
-            if step >= self.step:
-                yield group
+            yield group
 
     def _seed(self, *place: int) -> None:
         if not in_main_thread():
@@ -402,9 +378,6 @@ class _Training:
                     logits = forward(x)
                     if len(y):
                         sums[1].add_(right(logits, y).sum())
-                        if logits.shape[1] > 10:
-                            sums[2].add_((logits.topk(5, 1).indices == y[:, None]).sum())
-                            sums[3].add_(len(y))
                     loss = self.loss(logits, y) if len(y) else logits.sum()  # of nothing
                 # A mean over all images of the step: DDP takes the mean over the processes.
                 part = len(y) * processes.world() / max(images, 1)

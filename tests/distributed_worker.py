@@ -91,7 +91,7 @@ def zeros_hold(model, mask) -> bool:
 
 
 def resumed(folder: Path, kill_at: int = 0, killed: tuple = ()) -> list:
-    """With dropout, a mask and a checkpoint after each step; some are killed before step kill_at.
+    """With dropout, a mask and a checkpoint after each epoch; some are killed before step kill_at.
 
     Killed, a process has no time for goodbyes.
     """
@@ -107,7 +107,7 @@ def resumed(folder: Path, kill_at: int = 0, killed: tuple = ()) -> list:
     model.register_forward_pre_hook(count)
     torch.manual_seed(5)
     options = {"mask": masks.prune(model, density=0.4), "checkpoint": folder / "checkpoint"}
-    rows = list(training.train(model, images(), CONFIG, checkpoint_minutes=0, **options))
+    rows = list(training.train(model, images(), CONFIG, **options))
     models.save(folder / f"model{processes.rank()}", model)
     return [rows_of(rows), steps]
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from pruning_lab import checkpoints, files, masks, processes, training
+from pruning_lab import checkpoints, files, masks, training
 from pruning_lab.data import Split
 
 CONFIG = training.TrainConfig(epochs=3, batch_size=16, lr=0.05, shift=1)
@@ -37,21 +37,28 @@ def timeless(rows):
 # --- resuming ----------------------------------------------------------------------------------
 
 
+def drawing(rows) -> list:
+    """The rows, to someone who draws a random number at each."""
+    return [row for row in rows if torch.rand(()) < 2]
+
+
+@pytest.mark.parametrize("source", [lambda split: split, lambda split: loader(split, shuffle=True)])
 @pytest.mark.parametrize("done", [0, 1, 2, 3])
 @pytest.mark.parametrize("density", [None, 0.3])
 def test_a_resumed_training_ends_where_an_uninterrupted_one_ends(
-    toy, split, tmp_path, done, density
+    toy, split, tmp_path, done, density, source
 ):
-    """Bit for bit, with dropout, momentum and shifted images, in a process with other luck."""
+    """Bit for bit, with dropout, momentum and shifted images, whoever else draws numbers."""
+    images = source(split)
     mask = None if density is None else masks.prune(toy, density=density)
     begun, resumed = copy.deepcopy(toy), copy.deepcopy(toy)
     torch.manual_seed(5)
-    rows = list(training.train(toy, split, CONFIG, mask=mask))
+    rows = list(training.train(toy, images, CONFIG, mask=mask))
     torch.manual_seed(5)
     options = {"mask": mask, "checkpoint": tmp_path / "c"}
-    first = list(islice(training.train(begun, split, CONFIG, **options), done))
+    first = list(islice(training.train(begun, images, CONFIG, **options), done))
     torch.manual_seed(5 if done == 0 else 99)
-    again = list(training.train(resumed, split, CONFIG, **options))
+    again = drawing(training.train(resumed, images, CONFIG, **options))
     assert again[:done] == first  # the seconds too: nothing was computed again
     assert timeless(again) == timeless(rows)
     assert same(resumed, toy)
@@ -78,60 +85,6 @@ def test_an_interrupt_in_the_middle_of_an_epoch_loses_that_epoch_alone(toy, spli
         rows
     )
     assert same(resumed, toy)
-
-
-def drawing(rows) -> list:
-    """The rows, to someone who draws a random number at each."""
-    return [row for row in rows if torch.rand(()) < 2]
-
-
-@pytest.mark.parametrize("source", ["split", "loader"])
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_checkpoint_within_an_epoch_loses_the_step_under_way_alone(
-    toy, split, tmp_path, source, accumulate
-):
-    """Bit for bit again, whatever else draws random numbers in between."""
-    images = split
-    if source == "loader":
-        rows = TensorDataset(split.normalise(split.images), split.labels)
-        images = DataLoader(rows, batch_size=16, shuffle=True)
-    config, path = replace(CONFIG, accumulate=accumulate), tmp_path / "c"
-    begun, resumed, calls = copy.deepcopy(toy), copy.deepcopy(toy), []
-    mask = masks.prune(toy, density=0.5)
-    torch.manual_seed(5)
-    rows = drawing(training.train(toy, images, config, mask=mask))
-
-    def interrupt(*_):
-        calls.append(1)
-        if len(calls) == 8:  # of 4 batches an epoch, so in the last of the second
-            raise KeyboardInterrupt
-
-    begun.register_forward_pre_hook(interrupt)
-    options = {"mask": mask, "checkpoint": path, "checkpoint_minutes": 0}
-    torch.manual_seed(5)
-    with pytest.raises(KeyboardInterrupt):
-        drawing(training.train(begun, images, config, **options))
-    resumed.register_forward_pre_hook(lambda *_: calls.append(1))
-    torch.manual_seed(99)
-    again = drawing(training.train(resumed, images, config, **options))
-    assert len(calls) == 8 + (5 if accumulate == 1 else 6)  # whole steps
-    assert timeless(again) == timeless(rows)
-    assert same(resumed, toy)
-
-
-def test_a_slow_epoch_leaves_checkpoints_and_a_quick_one_does_not(toy, split, tmp_path):
-    writes = []
-
-    def look(*_):
-        writes.append((tmp_path / "c").exists())
-
-    toy.register_forward_pre_hook(look)
-    config = replace(CONFIG, epochs=1)
-    list(training.train(toy, split, config, checkpoint=tmp_path / "c"))
-    assert writes == [False] * 4
-    (tmp_path / "c").unlink()
-    list(training.train(toy, split, config, checkpoint=tmp_path / "c", checkpoint_minutes=0))
-    assert writes[4:] == [False, True, True, True]
 
 
 def test_a_finished_training_leaves_no_momentum_in_its_checkpoint(toy, split, tmp_path):
@@ -226,16 +179,13 @@ class Averaging(torch.optim.Optimizer):
 
 @pytest.mark.parametrize("optimizer", [adamw, plain_sgd, lbfgs, Averaging])
 @pytest.mark.parametrize("stop", [2, 4, 6])
-def test_any_optimizer_resumes_to_the_same_end_between_and_within_epochs(
-    toy, split, tmp_path, optimizer, stop
-):
+def test_any_optimizer_resumes_to_the_same_end(toy, split, tmp_path, optimizer, stop):
     """Bit for bit, with its whole state; LBFGS asks for several gradients in each step."""
     options = {"optimizer": optimizer, "mask": masks.prune(toy, density=0.5)}
     begun, resumed = copy.deepcopy(toy), copy.deepcopy(toy)
     torch.manual_seed(5)
     rows = list(training.train(toy, split, CONFIG, **options))
-    saving = {**options, "checkpoint": tmp_path / "c", "checkpoint_minutes": 0}
-
+    saving = {**options, "checkpoint": tmp_path / "c"}
     steps = []
 
     def interrupt(progress):
@@ -249,7 +199,7 @@ def test_any_optimizer_resumes_to_the_same_end_between_and_within_epochs(
     steps.clear()
     torch.manual_seed(99)
     again = list(training.train(resumed, split, CONFIG, before_step=steps.append, **saving))
-    assert len(steps) == 12 - stop
+    assert len(steps) == 12 - stop // 4 * 4  # whole epochs
     assert timeless(again) == timeless(rows)
     assert same(resumed, toy)
 
@@ -291,7 +241,7 @@ def test_images_without_a_length_resume_to_the_same_end(toy, split, tmp_path, st
     begun, resumed = copy.deepcopy(toy), copy.deepcopy(toy)
     torch.manual_seed(5)
     rows = list(training.train(toy, images, CONFIG))
-    saving = {"checkpoint": tmp_path / "c", "checkpoint_minutes": 0}
+    saving = {"checkpoint": tmp_path / "c"}
     steps = []
 
     def interrupt(progress):
@@ -305,32 +255,6 @@ def test_images_without_a_length_resume_to_the_same_end(toy, split, tmp_path, st
     torch.manual_seed(99)
     assert timeless(training.train(resumed, images, CONFIG, **saving)) == timeless(rows)
     assert same(resumed, toy)
-
-
-def test_many_processes_ask_for_the_clock_seldom_and_one_at_every_step(tmp_path, monkeypatch):
-    """Of steps of a second, with a checkpoint due after 1,000."""
-    now, reads = [0.0], []
-
-    def clock():
-        reads.append(now[0])
-        return now[0]
-
-    monkeypatch.setattr(checkpoints.time, "monotonic", clock)
-    writer = checkpoints.CheckpointWriter(tmp_path / "c", {}, seconds=1000, last=0.0)
-    assert step_when_due(writer, now) == 1000
-    monkeypatch.setattr(processes, "world", lambda: 2)
-    writer = checkpoints.CheckpointWriter(tmp_path / "c", {}, seconds=1000, last=0.0)
-    reads.clear()
-    assert step_when_due(writer, now) == 1024
-    assert reads == [1, 2, 4, 8, 16, 32, *range(64, 1025, 64)]
-
-
-def step_when_due(writer, now) -> int:
-    for second in range(1, 2000):
-        now[0] = float(second)
-        if writer.due():
-            return second
-    raise AssertionError
 
 
 OTHER = Split("val", torch.zeros(50, 1, 8, 8, dtype=torch.uint8), torch.zeros(50).long(), 127.5, 74)
@@ -498,11 +422,8 @@ def without(tensors, about, name):
         lambda tensors, about: (tensors, {**about, "rows": [{"epoch": 1}]}),
         lambda tensors, about: (tensors, {**about, "settings": {}}),
         lambda tensors, about: (tensors, {**about, "settings": None}),
-        lambda tensors, about: (tensors, {**about, "step": 2}),
-        lambda tensors, about: without(tensors, about, "epoch.sums"),
         lambda tensors, about: ({**tensors, "os.system": torch.ones(1)}, about),
         lambda tensors, about: ({**tensors, "epoch.order": torch.ones(3)}, about),
-        lambda tensors, about: ({**tensors, "epoch.sums": torch.ones(1, 3)}, about),
         lambda tensors, about: (tensors, {**about, "optimizer": 3}),
         lambda tensors, about: (tensors, {**about, "optimizer": {"state": []}}),
         lambda tensors, about: (tensors, {**about, "optimizer": {"os.system": ["ls"]}}),

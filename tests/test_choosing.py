@@ -32,7 +32,7 @@ def made_scan(curves: dict[str, dict[float, float]], **about) -> Scan:
         for density, drop in curve.items()
     ]
     layers = {n: {"weights": SIZES[n], "kept": SIZES[n], "sigma": 0.1} for n in curves}
-    plain = {"cumulative": False, "saliency": "magnitude", "layers": layers}
+    plain = {"saliency": "magnitude", "layers": layers}
     about = {**plain, "other_layers": {"weights": 0, "kept": 0}, **about}
     return Scan(points, dense=Accuracy.counted(900, 1000), about=about)
 
@@ -138,11 +138,6 @@ def test_a_density_below_the_scan_is_refused():
 def test_what_cannot_be_chosen_is_said(options, message):
     with pytest.raises(ValueError, match=message):
         sensitivity.choose(made_scan(CURVES), **options)
-
-
-def test_a_cumulative_scan_is_no_ground_to_choose_on():
-    with pytest.raises(ValueError, match="cumulative=False"):
-        sensitivity.choose(made_scan(CURVES, cumulative=True), max_drop_per_layer=1)
 
 
 # ------------------------------------------------------------------------------- real networks
@@ -253,6 +248,50 @@ def test_the_whole_network_keeps_within_the_allowed_drop(make, max_drop, everyth
     text = str(plan)
     assert "points that the whole network may lose; measured together: " in text
     assert f"{plan.together} on 400 images" in text
+
+
+@pytest.mark.parametrize("choice", [{"max_drop": 3.0}, {"density": 0.3}], ids=["drop", "density"])
+@pytest.mark.parametrize("recalibrated", [False, True])
+def test_fixed_layers_are_pruned_in_all_that_is_measured(choice, recalibrated, everything_of):
+    images = data.load("mnist-5k").train.head(400)
+    model = small_cnn()
+    model.insert(1, torch.nn.BatchNorm2d(8))
+    fixed = {"0": masks.prune(model, density={"0": 0.45})["0"]}
+    options = {"recalibrate": images.head(200)} if recalibrated else {}
+    scan = sensitivity.scan(model, images, [0.02, 0.05, 0.1, 0.2, 0.4, 0.7], **options)
+    before, at_hand = everything_of(model), {"model": model, "images": images, **options}
+    plan = sensitivity.choose(scan, **choice, fixed=fixed, evaluations=60, **at_hand)
+    assert everything_of(model) == before
+    assert list(plan.densities) == ["4"]
+    dense, copied = copy.deepcopy(model), copy.deepcopy(model)
+    plan.mask(model).apply_(copied)
+    with torch.no_grad():
+        copied[0].weight[~fixed["0"]] = 0
+    if recalibrated:
+        for network in (dense, copied):
+            evaluation.recalibrate(network, images.head(200))
+    hits = [evaluation.evaluate(network, images) for network in (dense, copied)]
+    assert plan.together == evaluation.drop(*hits)
+    weights = torch.cat([copied[n].weight.flatten() for n in (0, 4)])
+    assert plan.density == pytest.approx(int(weights.count_nonzero()) / weights.numel())
+    if "density" in choice:
+        assert plan.density == pytest.approx(0.3, abs=1e-4)
+        return
+    assert plan.together.value <= 0.03
+    assert plan.densities["4"] < 1
+    alone = sensitivity.choose(scan, **choice, evaluations=60, **at_hand)
+    assert plan.densities["4"] != alone.densities["4"]
+
+
+def test_fixed_layers_that_lose_too_much_leave_nothing_to_choose(lenet, digits, scanned):
+    at_hand = {"max_drop": 1, "model": lenet, "images": digits}
+    mask = masks.prune(lenet, density=0.01)
+    with pytest.raises(ValueError, match=r"the fixed layers alone change the accuracy by -\d+"):
+        sensitivity.choose(scanned, **at_hand, fixed={"fc1": mask["fc1"]})
+    with pytest.raises(ValueError, match="all scanned layers are fixed"):
+        sensitivity.choose(scanned, **at_hand, fixed=mask)
+    with pytest.raises(ValueError, match="give both model= and images="):
+        sensitivity.choose(scanned, density=0.5, fixed=mask)
 
 
 def test_a_search_is_not_timid(lenet, digits, scanned):
@@ -442,7 +481,7 @@ def test_a_plan_for_some_layers_counts_the_others_as_they_are(toy, split):
     assert plan.density == pytest.approx(0.4, abs=0.002)  # of all 516 weights
     assert plan.mask(toy).density == pytest.approx(plan.density, abs=1e-9)
     assert f"{plan.density:.2%} of the weights stay" in str(plan)
-    assert "84 weights of layers not scanned stay as they are" in str(plan)
+    assert "84 weights of other layers stay as they are" in str(plan)
     with pytest.raises(ValueError, match="or more layers"):
         sensitivity.choose(scan, density=0.1)  # less than the other layers have
     masks.prune(toy, density={"fc2": 0.5}).apply_(toy)

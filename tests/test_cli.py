@@ -436,7 +436,6 @@ def test_scan_without_levels_takes_nine_densities(inside, capsys):
     ("words", "settings"),
     [
         (("--qualities", "0.5", "1.5"), {"qualities": [0.5, 1.5]}),
-        ((*LEVELS, "--cumulative"), {"cumulative": True}),
         ((*LEVELS, "--saliency", "random", "--seed", "4"), {"saliency": criteria.random(4)}),
     ],
 )
@@ -716,6 +715,75 @@ def test_the_current_folder_is_the_last_in_which_modules_are_found(safe, own):
         [sys.executable, *safe, *words], cwd=folder, capture_output=True, text=True
     )
     assert (said.returncode, said.stderr) == (0, "loaded\n")
+
+
+def test_a_network_of_ones_own_does_the_whole_run(own, capsys, monkeypatch):
+    """Interrupted once; its code is only run where it is typed."""
+
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    made_by = ("--model", "own_nets:make")
+    words = ("run", *made_by, "--data", "folder:photos", "--out", "made", "--lr", "0.05")
+    asked = ("--epochs", "8", "--max-drop", "15", "--evaluations", "30")
+    with monkeypatch.context() as patched:
+        patched.setattr(sensitivity, "choose", interrupt)
+        assert here(*words, *asked) == 130
+    capsys.readouterr()
+    unasked = "code that is not run unasked; if you trust it, add --model own_nets:make"
+    assert here("run", "--resume", "--out", "made") == 2
+    assert unasked in capsys.readouterr().err
+    assert here("run", *made_by, "--resume", "--out", "made") == 0
+    said, page_ = capsys.readouterr().out, Path("made/report.html").read_text()
+    assert "own_nets:make keeps " in said
+    assert "paper" not in said + page_
+
+    splits, make = data.load("folder:photos"), sys.modules["own_nets"].make
+    dense, pruned = make().eval(), make().eval()
+    models.load_(dense, "made/dense.safetensors")
+    models.load_(pruned, "made/model.safetensors")
+    record = json.loads(Path("made/run.json").read_text())
+    assert [row["phase"] for row in record["epochs"]] == (
+        ["train"] * 8 + ["round 1"] * 2 + ["round 2"] * 2 + ["round 3"] * 8
+    )
+    for which, network in (("dense", dense), ("pruned", pruned)):
+        assert record["test"][which]["value"] == evaluation.evaluate(network, splits.test).value
+    plan = sensitivity.Plan.load("made/plan.json")
+    mask = plan.mask(dense)
+    assert 0 < mask.density < 1
+    before = evaluation.evaluate(dense, splits.val)
+    assert before.value > 0.6
+    with masks.masked(dense, mask):
+        cut = evaluation.drop(before, evaluation.evaluate(dense, splits.val))
+    assert plan.together == cut
+    assert cut.value <= 0.15
+    last = masks.Mask.load("made/mask.safetensors")
+    assert last.kept == mask.kept
+    for name, kept in last.items():
+        assert (pruned.get_submodule(name).weight[~kept] == 0).all()
+
+    assert here("report", "made") == 2
+    assert unasked in capsys.readouterr().err
+    assert here("report", "made", *made_by) == 0
+    assert here("run", *made_by, "--resume", "--out", "made", "--epochs", "7") == 2
+    assert "was started with --epochs 8, not 7" in capsys.readouterr().err
+    assert here("run", *made_by, "--resume", "--out", "made", "--epochs", "8") == 0
+    assert "made is finished already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--compression", "20"), "--compression has no recipe for own_nets:make; give --density"),
+        (("--density", "0.1", "--max-drop", "1"), "give one of --compression, --density and"),
+        (("--density", "0.0001"), "keep 0.002 of the weights at least, got 0.0001"),
+    ],
+)
+def test_what_a_run_of_ones_own_network_cannot_be_asked(words, expected, own, capsys):
+    made = ("run", "--model", "own_nets:make", "--data", "folder:photos", "--out", "made")
+    assert here(*made, *words) == 2
+    assert expected in capsys.readouterr().err
+    assert not Path("made").exists()
 
 
 def test_a_network_of_ones_own_goes_from_training_to_the_report(own, capsys):

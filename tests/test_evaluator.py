@@ -11,7 +11,8 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 from toys import CLASSES, Branching, lively
 
@@ -554,6 +555,46 @@ def test_workers_never_see_each_others_weights(doubles):
     assert all(parameter is before[name] for name, parameter in model.named_parameters())
 
 
+class Waiting(nn.Module):
+    """While it is traced it waits, until the test has done something in another thread."""
+
+    traced, done = ((threading.Event(), threading.Event()) for _ in range(2))
+
+    def __init__(self, number):
+        super().__init__()
+        self.fc, self.number = nn.Linear(64, CLASSES), number
+
+    def forward(self, x):
+        if isinstance(x, fx.Proxy):
+            self.traced[self.number].set()
+            self.done[self.number].wait(20)
+        return self.fc(x.flatten(1))
+
+
+def test_a_network_called_while_another_is_traced_answers_as_ever(split):
+    """torch.fx changes nn.Module for all threads while it traces."""
+    call, read = nn.Module.__call__, nn.Module.__getattr__
+    other, x = make("branching").float(), torch.randn(2, 1, 8, 8)
+    networks = Waiting(0), Waiting(1)
+    linear = networks[0].fc
+    expected = other(x), linear(x.flatten(1))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(Evaluator, networks[0], split)
+        try:
+            assert Waiting.traced[0].wait(20)
+            assert torch.equal(other(x), expected[0])
+            assert torch.equal(linear(x.flatten(1)), expected[1])
+            assert linear.weight is dict(linear.named_parameters())["weight"]
+            second = pool.submit(Evaluator, networks[1], split)
+            Waiting.traced[1].wait(0.3)  # it should not be, before the first one has been
+        finally:
+            Waiting.done[0].set()
+            assert first.result().how.startswith("graph")
+            Waiting.done[1].set()
+        assert second.result().how.startswith("graph")
+    assert (nn.Module.__call__, nn.Module.__getattr__) == (call, read)
+
+
 class Hoarder(nn.Module):
     """Caches a tensor, counts its calls in a buffer, and cannot be copied."""
 
@@ -867,7 +908,7 @@ def test_small_weights_are_cut_once_for_all_batches_and_large_ones_never_kept(do
     model = make("grouped")
     evaluator = Evaluator(model, doubles)
     cuts, cut = [], Thresholded.whole
-    monkeypatch.setattr(Thresholded, "whole", lambda own: cuts.append(own) or cut(own))
+    monkeypatch.setattr(Thresholded, "whole", lambda own, *at: cuts.append(own) or cut(own, *at))
     changes = {"8": Thresholded(model[8].weight.detach(), 0.1)}
     assert isinstance(model[8], nn.Linear)
     assert len(doubles) > 1
@@ -877,6 +918,30 @@ def test_small_weights_are_cut_once_for_all_batches_and_large_ones_never_kept(do
     monkeypatch.setattr(thresholded, "SMALL", 1)
     evaluator.commit(changes)
     assert isinstance(evaluator.base["8"], Thresholded)
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many bytes the largest tensor made in it has."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and not function.is_view:
+            self.bytes = max(self.bytes, made.untyped_storage().nbytes())
+        return made
+
+
+def test_no_large_weight_is_copied(split):
+    """Neither when a network is tried out, nor when its weights are cut."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2**15), nn.ReLU(), nn.Linear(2**15, CLASSES))
+    changes = {"1": Thresholded(model[1].weight.detach(), 0.05)}
+    with threads(1), Largest() as largest:
+        evaluator = Evaluator(model, split)
+        evaluator.logits(changes)
+    assert largest.bytes <= 4 * thresholded.SMALL
+    expected = answers_of(model, split, {"1": changes["1"].whole()})
+    assert torch.allclose(evaluator.logits(changes), expected, atol=1e-5)
 
 
 def test_a_layer_that_somebody_listens_to_takes_a_threshold_too(doubles):

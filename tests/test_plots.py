@@ -526,11 +526,6 @@ def test_any_levels_have_an_axis_on_which_they_can_be_read(densities, ax):
         assert min(x for x, _ in drawn) == pytest.approx(none)
 
 
-def test_a_cumulative_scan_says_so(toy, batches, ax):
-    plots.sensitivity(sensitivity.scan(toy, batches, [0.5], cumulative=True), ax=ax)
-    assert "those before it" in ax.get_xlabel()
-
-
 def test_nothing_to_draw_and_a_drop_that_is_none_are_refused(ax):
     with pytest.raises(ValueError, match=r"give what sensitivity\.scan returned"):
         plots.sensitivity([], ax=ax)

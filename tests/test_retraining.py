@@ -236,13 +236,13 @@ def test_gradual_pruning_needs_fractions_in_order(toy, split, wrong):
 @pytest.mark.parametrize("stop", [1, 3, 5, 7, 9])
 @pytest.mark.parametrize("across", ["layer", "network"])
 def test_an_interrupted_gradual_pruning_resumes_to_the_same_end(toy, split, tmp_path, stop, across):
-    """Bit for bit, from a checkpoint after each step; with frozen layers and momentum."""
+    """Bit for bit, from a checkpoint after each epoch; with frozen layers and momentum."""
     config, steps = replace(CONFIG, epochs=3), []
     options = {"updates": 5, "across": across, "freeze": ["conv1"]}
     begun, resumed = copy.deepcopy(toy), copy.deepcopy(toy)
     torch.manual_seed(5)
     *_, whole = retraining.gradual(toy, split, config, 0.2, **options)
-    saving = {**options, "checkpoints": tmp_path, "checkpoint_minutes": 0}
+    saving = {**options, "checkpoints": tmp_path}
 
     def interrupt(*_):
         steps.append(1)
@@ -295,72 +295,16 @@ def test_rewound_learning_rates_are_those_of_the_dense_trainings_last_epochs(
     hook.remove()
     hook = rates_of_steps(rates)
     rounds, config = [{"density": 0.5}, {"density": 0.3}], replace(CONFIG, epochs=epochs)
-    options = {"rewind": "lr", "original": ORIGINAL, **own}
-    list(retraining.iterative(toy, split, config, rounds, **options))
+    list(retraining.iterative(toy, split, config, rounds, rewind=ORIGINAL, **own))
     hook.remove()
     assert len(rates) == 2 * 4 * epochs
     assert rates == pytest.approx(2 * dense[-4 * epochs :], rel=1e-12)
 
 
-def test_rewound_weights_start_every_round_from_their_early_values(branching, split):
-    early, starts = None, []
-    for row in training.train(branching, split, ORIGINAL):
-        if row.epoch == 3:
-            early = copy.deepcopy(branching.state_dict())
-    rounds = [{"density": 0.5}, {"density": 0.3}]
-    branching.register_forward_pre_hook(
-        lambda *_: starts.append(copy.deepcopy(branching.state_dict()))
-    )
-    rates, expected = [], ORIGINAL.learning_rate(3 / 5)
-    hook = rates_of_steps(rates)
-    options = {"rewind": "weights", "original": ORIGINAL, "early": early}
-    for stage in retraining.iterative(branching, split, CONFIG, rounds, **options):
-        if stage.kind == "cut":  # by the magnitudes of what was trained, not of the early weights
-            assert masks.Mask.of(branching) == stage.mask
-            assert stage.mask == masks.prune(branching, density=rounds[stage.round - 1]["density"])
-            starts.clear()
-            continue
-        assert starts[0].keys() == early.keys()
-        for name, values in early.items():
-            kept = stage.mask.get(name.removesuffix(".weight"), torch.ones(()))
-            assert torch.equal(starts[0][name], values * kept if kept.ndim else values), name
-    hook.remove()
-    assert (rates[0], rates[8]) == (pytest.approx(expected), pytest.approx(expected))
-
-
-def wrong_rewinds(toy):
-    early = copy.deepcopy(toy.state_dict())
-    short = {name: tensor for name, tensor in early.items() if name != "fc1.bias"}
-    with_original = {"original": ORIGINAL}
-    return [
-        (
-            {"rewind": "both", **with_original},
-            "must be None, 'lr' .* or 'weights' .* got 'both'",
-        ),
-        ({"rewind": "lr"}, "with original=, .* got 'lr' with neither"),
-        (with_original, "with original=, .* got None with original"),
-        ({"rewind": "weights", **with_original}, "early=, a state_dict .* with original"),
-        ({"rewind": "lr", "early": early, **with_original}, "got 'lr' with original and early"),
-        (
-            {"rewind": "lr", "original": replace(ORIGINAL, epochs=1)},
-            "has only 1, not 2; give config.epochs <= original.epochs",
-        ),
-        ({"rewind": "weights", "early": short, **with_original}, "early: fc1.bias is missing"),
-        ({"rewind": "weights", "early": toy.state_dict(), **with_original}, "shares its memory"),
-        (
-            {"rewind": "weights", "early": early, "freeze": ["conv1"], **with_original},
-            "sets frozen layers back too; give no freeze=",
-        ),
-    ]
-
-
-@pytest.mark.parametrize("case", range(9))
-def test_rewinding_with_missing_or_misfitting_arguments_is_refused(toy, split, case):
-    options, says = wrong_rewinds(toy)[case]
-    before = copy.deepcopy(toy)
-    with pytest.raises(ValueError, match=says):
-        next(retraining.once(toy, split, CONFIG, {"density": 0.5}, **options))
-    assert same(toy, before)
+def test_rewinding_further_back_than_the_dense_training_went_is_refused(toy, split):
+    short = replace(ORIGINAL, epochs=1)
+    with pytest.raises(ValueError, match="has only 1, not 2; give config"):
+        next(retraining.once(toy, split, CONFIG, {"density": 0.5}, rewind=short))
 
 
 # --- dropout -----------------------------------------------------------------------------------

@@ -206,7 +206,7 @@ def test_an_interrupt_in_the_middle_of_a_scan_leaves_no_trace(name, request, spl
 # --- networks of every kind --------------------------------------------------------------------
 
 
-def rows_by_brute_force(model, batches, choose, levels, *, layers=None, order, cumulative=False):
+def rows_by_brute_force(model, batches, choose, levels, *, layers=None, order):
     """(layer, accuracy, drop) of every cell, from a copy that answers every image."""
     copied = copy.deepcopy(model).eval()
     own, changing = dict(model.named_parameters()), dict(copied.named_parameters())
@@ -225,10 +225,9 @@ def rows_by_brute_force(model, batches, choose, levels, *, layers=None, order, c
         return Accuracy.of(right)
 
     dense = hits({})
-    for place, layer in enumerate(order):
+    for layer in order:
         for level in levels if layers is None or layer in layers else ():
-            before = order[:place] if cumulative else []
-            accuracy = hits(dict.fromkeys([*before, layer], level))
+            accuracy = hits({layer: level})
             yield layer, accuracy, evaluation.drop(dense, accuracy)
 
 
@@ -266,32 +265,24 @@ def test_every_cell_is_right_for_networks_of_every_kind(name, doubles, everythin
     )
 
 
-@pytest.mark.parametrize("cumulative", [False, True])
 @pytest.mark.parametrize("name", [*zoo.EASY, "one never and a skip", "transformer", "computed"])
-def test_every_cell_is_right_however_the_work_is_spread(
-    name, cumulative, doubles, spread, everything_of
-):
+def test_every_cell_is_right_however_the_work_is_spread(name, doubles, spread, everything_of):
     model, levels = zoo.make(name).train(), [0.05, 0.3, 1.0]
     before = everything_of(model)
     told = []
-    points = sensitivity.scan(model, doubles, levels, cumulative=cumulative, notify=told.append)
+    points = sensitivity.scan(model, doubles, levels, notify=told.append)
     assert everything_of(model) == before
     assert told[0].how.startswith(zoo.ZOO[name][0])
-    expected = rows_by_brute_force(
-        model, doubles, largest_share, levels, order=points.layers, cumulative=cumulative
-    )
+    expected = rows_by_brute_force(model, doubles, largest_share, levels, order=points.layers)
     assert rows(points) == list(expected)
 
 
-@pytest.mark.parametrize("cumulative", [False, True])
 @pytest.mark.parametrize("make", [models.lenet_300_100, models.lenet_5])
-def test_every_cell_is_right_for_trained_networks_on_real_digits(make, cumulative, spread):
+def test_every_cell_is_right_for_trained_networks_on_real_digits(make, spread):
     model, levels = make(trained="mnist"), [0.02, 0.1, 0.4]
     val = replace(data.load("mnist-5k").val.head(70), batch_size=40)
-    points = sensitivity.scan(model, val, levels, cumulative=cumulative)
-    expected = rows_by_brute_force(
-        model, val, largest_share, levels, order=points.layers, cumulative=cumulative
-    )
+    points = sensitivity.scan(model, val, levels)
+    expected = rows_by_brute_force(model, val, largest_share, levels, order=points.layers)
     assert rows(points) == list(expected)
     assert len({point.accuracy for point in points}) > 4
 
@@ -348,14 +339,6 @@ def test_every_cell_is_right_for_a_residual_network_of_torchvision():
     assert len(points.layers) == 21
     expected = rows_by_brute_force(model, batches, largest_share, levels, order=points.layers)
     assert rows(points) == list(expected)
-    some = sensitivity.scan(
-        model, batches, levels, cumulative=True, layers=["conv1", "layer2.0.conv1", "fc"]
-    )
-    assert some.layers == ["conv1", "layer2.0.conv1", "fc"]
-    expected = rows_by_brute_force(
-        model, batches, largest_share, levels, order=some.layers, cumulative=True
-    )
-    assert rows(some) == list(expected)
 
 
 @pytest.mark.parametrize("name", ["grouped", "like vgg", "deciding"])
@@ -545,14 +528,11 @@ def with_norms(seed=0):
     return lively(model.append(nn.Linear(20, CLASSES))).double()
 
 
-@pytest.mark.parametrize("cumulative", [False, True])
-def test_every_cell_is_right_with_batchnorm_recalibrated(
-    cumulative, doubles, spread, everything_of
-):
+def test_every_cell_is_right_with_batchnorm_recalibrated(doubles, spread, everything_of):
     """By torch's own averaging of batch statistics, on a copy that lost the weights."""
     model, levels, train = with_norms().train(), [0.2, 0.5], doubles[2:0:-1]
     before = everything_of(model)
-    points = sensitivity.scan(model, doubles, levels, recalibrate=train, cumulative=cumulative)
+    points = sensitivity.scan(model, doubles, levels, recalibrate=train)
     assert everything_of(model) == before
 
     @torch.no_grad()
@@ -566,14 +546,14 @@ def test_every_cell_is_right_with_batchnorm_recalibrated(
 
     dense = hits([], 1)
     assert points.dense == dense
-    for place, layer in enumerate(points.layers):
+    for layer in points.layers:
         for point, level in zip(points.of(layer), sorted(levels, reverse=True), strict=True):
-            after = hits(points.layers[: place + 1] if cumulative else [layer], level)
+            after = hits([layer], level)
             assert point.accuracy == after
             assert point.drop == evaluation.drop(dense, after)
     assert points.about["recalibrated"]
     assert "BatchNorm" in str(points)
-    without = sensitivity.scan(model, doubles, levels, cumulative=cumulative)
+    without = sensitivity.scan(model, doubles, levels)
     assert [p.accuracy for p in without] != [p.accuracy for p in points]
     assert "BatchNorm" not in str(without)
 
@@ -688,7 +668,6 @@ def test_what_is_left_of_a_scan_is_neither_overwritten_nor_mixed_up(name, tmp_pa
         "mean": {"images": replace(split, mean=100.0)},
         "levels": {"densities": [0.6]},
         "layers": {"layers": ["1"]},
-        "cumulative": {"cumulative": True},
         "masks": {"saliency": criteria.random(0)},
     }
     for other in others.values():
@@ -724,9 +703,8 @@ def test_resuming_what_never_began_begins(tmp_path, uninterrupted):
 
 
 @pytest.mark.parametrize("name", ["grouped", "like vgg", "deciding"])
-@pytest.mark.parametrize("cumulative", [False, True])
 def test_an_interrupt_leaves_no_trace_however_the_work_is_spread(
-    name, cumulative, doubles, spread, everything_of
+    name, doubles, spread, everything_of
 ):
     model = zoo.make(name).train()
     inside = next((m for m in model.modules() if isinstance(m, nn.BatchNorm2d)), None) or model.fc1
@@ -744,7 +722,7 @@ def test_an_interrupt_leaves_no_trace_however_the_work_is_spread(
     inside.register_forward_hook(interrupt)
     before = everything_of(model)
     with pytest.raises(KeyboardInterrupt):
-        sensitivity.scan(model, images, [0.2, 0.7], cumulative=cumulative, notify=arm)
+        sensitivity.scan(model, images, [0.2, 0.7], notify=arm)
     assert everything_of(model) == before
     assert len(list(images)) <= 2  # in the second batch, which a worker may have begun early
 
@@ -811,7 +789,7 @@ def test_a_slice_of_a_scan_is_a_scan(toy, split):
 # --- in a sentence -----------------------------------------------------------------------------
 
 
-def made_scan(lost, **about):
+def made_scan(lost):
     """Layer -> {density: images of 1,000 that are lost}."""
     points = [
         ScanPoint(
@@ -825,51 +803,40 @@ def made_scan(lost, **about):
         for layer, levels in lost.items()
         for density, images in levels.items()
     ]
-    about = {"layers": {n: {"weights": 100, "kept": 100, "sigma": 0.1} for n in lost}, **about}
+    about = {"layers": {n: {"weights": 100, "kept": 100, "sigma": 0.1} for n in lost}}
     return Scan(points, dense=Accuracy.counted(990, 1000), about=about)
 
 
 @pytest.mark.parametrize(
-    ("lost", "about", "says"),
+    ("lost", "says"),
     [
         (
             {"conv1": {0.5: 0, 0.2: 5, 0.1: 6}, "fc3": {0.5: 5, 0.2: 9, 0.1: 100}},
-            {},
             "fc3 is the most sensitive layer; conv1 can go down to density 20 % at a loss of at "
             "most 0.5 points.",
         ),
         (
             {"a": {0.5: 6, 0.2: 0}, "b": {0.5: 0, 0.2: 40}},  # a lucky level after a bad one
-            {},
             "a is the most sensitive layer; b can go down to density 50 % at a loss of at most 0.5 "
             "points.",
         ),
         (
             {"a": {0.5: 0, 0.025: 4}, "b": {0.5: 0, 0.025: 5}},
-            {},
             "Every layer can go down to its sparsest level at a loss of at most 0.5 points.",
         ),
         (
             {"a": {0.5: 60}, "b": {0.5: 70}},
-            {},
             "b is the most sensitive layer; no layer can be pruned to any level at a loss of at "
             "most 0.5 points.",
         ),
         (
             {"a": {0.5: 0, 0.1: 60}},
-            {},
             "a can go down to density 50 % at a loss of at most 0.5 points.",
-        ),
-        (
-            {"a": {0.5: 0, 0.1: 6}, "b": {0.5: 4, 0.1: 99}},
-            {"cumulative": True},
-            "all layers up to b together can go down to density 50 % at a loss of at most 0.5 "
-            "points.",
         ),
     ],
 )
-def test_a_scan_ends_with_its_finding(lost, about, says):
-    scan = made_scan(lost, **about)
+def test_a_scan_ends_with_its_finding(lost, says):
+    scan = made_scan(lost)
     assert scan.summary == says
     assert str(scan).endswith(f"\n\n{says}")
 

@@ -1515,13 +1515,13 @@ def test_metrics_say_what_made_the_network(toy, splits, studio_of):
 
 @pytest.mark.parametrize("choice", [{}, {"max_drop": 3.0}, {"density": 0.3}])
 def test_a_suggestion_is_what_choose_says_of_the_same_scan(toy, splits, studio_of, choice):
-    studio = studio_of(toy, splits).set({"fc2": 0.5}).lock("fc2").suggest(**choice)
+    studio = studio_of(toy, splits).suggest(**choice)
     scan = sensitivity.scan(toy, splits.val, tasks.SCAN_DENSITIES)
     assert list(studio.scan) == list(scan)
     asked = {**(choice or {"max_drop": 0.5}), "evaluations": tasks.EVALUATIONS}
     plan = sensitivity.choose(scan, **asked, model=toy, images=splits.val)
-    settings = {n: Setting("density", d) for n, d in plan.densities.items() if n != "fc2"}
-    assert studio.attempt.settings == {**settings, "fc2": Setting("quality", 0.5)}
+    settings = {n: Setting("density", d) for n, d in plan.densities.items() if d < 1}
+    assert studio.attempt.settings == settings
     assert studio.attempt.what == f"suggested for {plan.asked}"
     check(studio, toy, list(splits.val))
 
@@ -1531,6 +1531,16 @@ def test_a_suggestion_keeps_to_the_drop_of_the_whole_network(studio_of):
     studio.suggest(max_drop=2.0)
     assert studio.metrics().drop.value <= 0.02
     assert studio.metrics().density < 0.9
+    free = studio.setting("fc2")
+    studio.set(0).set(density={"fc1": 0.1}).lock("fc1").settle()
+    assert 0.01 < studio.metrics().drop.value < 0.02  # so that little more may be lost
+    studio.suggest(max_drop=2.0)
+    assert studio.setting("fc1") == Setting("density", 0.1)
+    assert studio.setting("fc2") != free
+    assert studio.metrics().drop.value <= 0.02
+    studio.unlock("fc1").set(density={"fc1": 0.01}).lock("fc1")
+    with pytest.raises(ValueError, match="the fixed layers alone change the accuracy by -"):
+        studio.suggest(max_drop=2.0)
 
 
 def test_a_scan_is_made_once_for_each_weights(toy, splits, studio_of, monkeypatch):

@@ -452,28 +452,6 @@ def test_l1_steps_as_its_penalty_in_the_loss_does(toy, batches, optimizer, accum
         torch.testing.assert_close(ours, theirs)
 
 
-def test_top5_counts_labels_among_the_five_largest_logits_of_more_than_10_classes(split):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 11))
-    labels = torch.arange(50) % 11
-    batches = [(x, labels[16 * k :][: len(x)]) for k, (x, _) in enumerate(split)]
-    answers = []
-    model.register_forward_hook(lambda module, x, logits: answers.append(logits.tolist()))
-    rows = list(training.train(model, batches, replace(CONFIG, epochs=2)))
-    for row in rows:
-        logits = [answer for _ in range(4) for answer in answers.pop(0)]
-        best = [sorted(range(11), key=lambda c: -answer[c]) for answer in logits]
-        assert row.top5 == sum(y in b[:5] for b, y in zip(best, labels.tolist(), strict=True)) / 50
-        assert (
-            row.accuracy == sum(y == b[0] for b, y in zip(best, labels.tolist(), strict=True)) / 50
-        )
-    assert rows[0].top5 > rows[0].accuracy
-
-
-def test_of_ten_classes_or_fewer_there_is_no_top5(toy, split):
-    assert {row.top5 for row in training.train(toy, split, CONFIG)} == {None}
-
-
 def test_before_step_is_called_with_the_progress_of_every_step(toy, split):
     seen = []
     list(training.train(toy, split, CONFIG, before_step=seen.append))

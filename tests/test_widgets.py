@@ -481,8 +481,6 @@ def test_a_drop_slider_refuses_what_it_cannot_choose_by(closed, toy, split, batc
         DropSlider(scan, toy, dataclasses.replace(split, name="test"))
     with pytest.raises(KeyError, match="no layer 'conv1'"):
         DropSlider(scan, nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), split)
-    with pytest.raises(ValueError, match="cumulative"):
-        DropSlider(sensitivity.scan(toy, split, [0.5], cumulative=True), toy, split)
     closed.append(panel := DropSlider(scan, toy, []))
     with pytest.raises(ValueError, match="no images"):
         panel.settle()

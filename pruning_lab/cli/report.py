@@ -34,7 +34,7 @@ def report(
     # The page that a run has made itself is made again unasked.
     outputs.check_file("--out", page, "page", replace=output.force or (is_run and not out))
     if is_run:
-        result = lab.experiments.Run.load(file)
+        result = lab.experiments.Run.load(file, network.load)
     elif not Path(file).exists():
         raise FileNotFoundError(f"no file or folder {file}; check the path")
     elif not dense:

@@ -18,7 +18,6 @@ def scan(
     qualities: Annotated[list[float] | None, common.MANY, common.AMOUNT] = None,
     saliency: common.Saliency = "magnitude",
     layers: common.Layers = None,
-    cumulative: bool = False,
     resume: bool = False,
     out: Annotated[str, common.File("scan"), common.FILE] = "scan.csv",
     recalibrate: common.Recalibrate = None,
@@ -40,7 +39,6 @@ def scan(
         qualities: Thresholds in units of sigma, instead of densities.
         saliency: Which weights stay: the largest, or random ones.
         layers: Only these layers.
-        cumulative: Prune each layer together with all before it.
         resume: Continue after the last finished batch.
         out: File for the rows; a .json is written beside it.
     """
@@ -65,7 +63,6 @@ def scan(
             qualities=qualities,
             saliency=lab.criteria.random(seed) if saliency == "random" else lab.criteria.magnitude,
             layers=layers,
-            cumulative=cumulative,
             recalibrate=common.recalibration(recalibrate, model, splits),
             out=out,
             resume=resume,

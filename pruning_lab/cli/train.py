@@ -58,6 +58,14 @@ def prepare(about: dict, seed: int, images: common.Images, output: common.Output
     return model, about, splits
 
 
+def dense_config(about: dict, data: str) -> lab.TrainConfig:
+    """How a network is trained unless something else is typed: by its recipe, if it has one."""
+    if (network := about["network"].removesuffix("-torchvision")) not in common.RECIPES:
+        return lab.TrainConfig()
+    shape = {k: v for k, v in lab.models.settings(about).items() if k != "network"}
+    return lab.experiments.paper_recipe(network, data, shape).dense
+
+
 def check_memory(about: dict) -> None:
     """Raise ValueError where a network, its gradients and momentum exceed this machine's memory."""
     import torch
@@ -113,10 +121,7 @@ class Training:
 
     def fit(self, model, about: dict, splits, seed: int, out: str, output, mask=None) -> dict:
         """Train with a line per epoch and a checkpoint: the rows of all epochs, accuracy on val."""
-        config, network = lab.TrainConfig(), about["network"].removesuffix("-torchvision")
-        if network in common.RECIPES:
-            shape = {k: v for k, v in lab.models.settings(about).items() if k != "network"}
-            config = lab.experiments.paper_recipe(network, splits.name, shape).dense
+        config = dense_config(about, splits.name)
         typed = {k: v for k, v in vars(self).items() if v is not None and k != "resume"}
         config, checkpoint = replace(config, **typed, seed=seed), Path(f"{out}.checkpoint")
         if checkpoint.exists() and not self.resume:

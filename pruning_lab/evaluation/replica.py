@@ -4,6 +4,7 @@ A network that torch.fx can trace resumes in the middle of its graph; any other 
 """
 
 import copy
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from types import MappingProxyType
@@ -122,6 +123,7 @@ class Replica:
         weights = {name: layer.weight for name, layer in prunable(itself.model).items()}
         # Averages: other weights that need no memory, and that make no network infinite.
         averages = {n: w.new_full((), 1 / w[0].numel()).expand_as(w) for n, w in weights.items()}
+        averages = {n: Thresholded(average, 0.0) for n, average in averages.items()}
         for changes in (averages, NOTHING):
             (expected, _), (answer, kept) = itself.start(x, changes), self.start(x, changes)
             if not _close(answer, expected):
@@ -130,6 +132,30 @@ class Replica:
         resumed = (self.resume(name, kept, NOTHING)[0] for name in self.layers)
         same = all(_close(answer, expected) for answer in resumed)
         return same and versions == [tensor._version for tensor in tensors_in(kept)]
+
+
+class _Tracer(fx.Tracer):
+    """Patches nn.Module for all threads while it traces, as torch's does, but records its own only.
+
+    Two at once, in two threads, would take each other's patches for nn.Module's own methods.
+    """
+
+    _turn = threading.RLock()
+
+    def trace(self, root: nn.Module) -> fx.Graph:
+        with self._turn:
+            self._thread = threading.get_ident()
+            return super().trace(root)
+
+    def call_module(self, m: nn.Module, forward, args: tuple, kwargs: dict):
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val, parameter_proxy_cache: dict):
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
 def replicas(model: nn.Module, x: Tensor, y: Tensor) -> list[Replica]:
@@ -146,7 +172,7 @@ def replicas(model: nn.Module, x: Tensor, y: Tensor) -> list[Replica]:
         for traced in (False,) if hooked else (True, False):
             with suppress(Exception):  # whatever it does that cannot be copied or traced
                 own = _copy(model)
-                replica = Replica(own, fx.Tracer().trace(own) if traced else None)
+                replica = Replica(own, _Tracer().trace(own) if traced else None)
                 if replica.agrees(itself, x):
                     more = torch.get_num_threads() - 1 if x.device.type == "cpu" else 0
                     return [replica, *(Replica(_copy(own), replica.graph) for _ in range(more))]

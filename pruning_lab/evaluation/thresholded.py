@@ -26,13 +26,14 @@ class Thresholded:
     def shape(self) -> torch.Size:
         return self.weight.shape
 
-    def whole(self) -> Tensor:
+    def whole(self, out: Tensor | None = None) -> Tensor:
         weight, saliency = self.weight, self.saliency
         if saliency is not None or weight.dtype not in (torch.float32, torch.float64):
-            return weight * ((weight.abs() if saliency is None else saliency) >= self.threshold)
+            kept = (weight.abs() if saliency is None else saliency) >= self.threshold
+            return torch.mul(weight, kept, out=out)
         # In one pass. Hardshrink keeps what is larger than its limit, and we what is not smaller.
         limit, zero = torch.tensor([self.threshold, 0], dtype=weight.dtype)
-        return torch.hardshrink(weight, torch.nextafter(limit, zero).item())
+        return torch.hardshrink(weight, torch.nextafter(limit, zero).item(), out=out)
 
     def __getattr__(self, name: str):
         if name.startswith("__"):  # what Python itself looks for, such as __deepcopy__
@@ -49,13 +50,17 @@ class Thresholded:
         """(..., in) -> (..., out)"""
         if self.weight.device.type != "cpu" or self.weight.numel() <= SMALL:
             return F.linear(x, self.whole(), bias)
-        step, parts = max(1, SMALL // self.weight[0].numel()), []
+        # Into the same memory part by part: a malloc of its own for each would leave gaps.
+        step, y = max(1, SMALL // self.weight[0].numel()), None
+        room = torch.empty_like(self.weight[:step])
         for first in range(0, len(self.weight), step):
-            rows = [
+            weight, saliency = (
                 t if t is None else t[first : first + step] for t in (self.weight, self.saliency)
-            ]
-            parts.append(F.linear(x, Thresholded(rows[0], self.threshold, rows[1]).whole()))
-        y = torch.cat(parts, -1)
+            )
+            rows = Thresholded(weight, self.threshold, saliency).whole(room[: len(weight)])
+            part = F.linear(x, rows)
+            y = part.new_empty(*part.shape[:-1], len(self.weight)) if y is None else y
+            y[..., first : first + step] = part
         return y if bias is None else y.add_(bias)
 
 

@@ -19,7 +19,7 @@ class Recipe:
     densities chosen from the scan.
     """
 
-    network: str  # a name in models.BUILT_IN
+    network: str  # a name in models.BUILT_IN, or package.module:function of one's own
     dense: TrainConfig
     rounds: tuple[dict, ...] = ()
     retrain: tuple[TrainConfig, ...] = ()  # one for each round
@@ -107,15 +107,23 @@ def paper_recipe(network: str, data: str = "mnist", shape: Mapping | None = None
 
 
 def chosen_recipe(
-    network: str, choose: dict, data: str = "mnist", shape: Mapping | None = None
+    network: str,
+    choose: dict,
+    data: str = "mnist",
+    shape: Mapping | None = None,
+    dense: TrainConfig | None = None,
 ) -> Recipe:
     """Three rounds down to densities chosen from this network's own scan.
 
     `choose` are keywords of `sensitivity.choose`: {"density": 0.08} or {"max_drop": 0.5}, and
-    {"method": "joint"} with either.
+    {"method": "joint"} with either. `dense` says how to train any network: two short retrainings
+    take a quarter of its epochs, the last as many. Without it there are the paper's networks.
     """
     sensitivity.check_choice(**choose)  # now, not after an hour of training
-    recipe = _trained(network, data, shape)
+    if dense is None:
+        recipe = _trained(network, data, shape)
+    else:
+        recipe = Recipe(network=network, dense=dense, shape=dict(shape or {}))
     levels = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
     if (choose.get("density") or 1) < levels[0]:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
@@ -41,8 +42,11 @@ class Run:
         files.save_json(folder / "run.json", record)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Run":
-        """Read a finished run's folder. Raises ValueError where a file changed after the run."""
+    def load(cls, folder: str | Path, network: Callable[[Path], tuple] = models.load) -> "Run":
+        """Read a finished run's folder. Raises ValueError where a file changed after the run.
+
+        `network` reads the file of one's own network: (path) -> (model, anything).
+        """
         folder = Path(folder)
         path = folder / "run.json"
         if not folder.exists():
@@ -56,8 +60,8 @@ class Run:
                 f"{path}, or a network or mask beside it, has changed since the run; restore the "
                 f"files, or run again"
             )
-        dense, _ = models.load(folder / "dense.safetensors")
-        model, _ = models.load(folder / "model.safetensors")
+        dense, _ = network(folder / "dense.safetensors")
+        model, _ = network(folder / "model.safetensors")
         return cls(record, dense, model, Mask.load(folder / "mask.safetensors"))
 
 

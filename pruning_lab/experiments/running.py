@@ -37,6 +37,7 @@ def run(
     folder: str | Path | None = None,
     notify: Callable[[Note], None] = lambda note: None,
     command: str | None = None,
+    build: Callable[[dict], nn.Module] = models.build,
 ) -> Run:
     """Do the whole recipe; thresholds and progress look at val, and test is used once, at the end.
 
@@ -44,7 +45,7 @@ def run(
     from them to the same end. At the end the folder holds dense.safetensors, model.safetensors,
     mask.safetensors, scan.csv with scan.json, plan.json where one was chosen, and, last, run.json.
     `command` is what the user typed, for the record; that of the call that began the run stays.
-    The caller's random states stay, on every device.
+    `build` makes a network of one's own from `recipe.about`. The caller's random states stay.
     """
     folder = folder and Path(folder)
     checkpoints = folder and folder / "checkpoints"
@@ -58,7 +59,7 @@ def run(
         notify(Note(phase, epoch=epoch))
 
     with seeded(seed, device):
-        dense = models.build(recipe.about).to(device)
+        dense = build(recipe.about).to(device)
         checkpoint = checkpoints and checkpoints / "dense.safetensors"
         for epoch in train(dense, splits.train, recipe.dense, checkpoint=checkpoint):
             watch("train", epoch)

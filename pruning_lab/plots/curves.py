@@ -103,8 +103,7 @@ def sensitivity(
     each one's place. A mapping from densities to accuracies in percent is a dashed line.
     """
     about = _about(points, max_drop)
-    which = "a layer and those before it" if about.get("cumulative") else "one layer"
-    ax = looks.axes(ax, title, f"{looks.DENSITY} of {which}, the others dense", looks.CHANGE)
+    ax = looks.axes(ax, title, f"{looks.DENSITY} of one layer, the others dense", looks.CHANGE)
     looks.density_axis(ax, "x", [point.density for point in points])
     looks.dense_line(ax, dense := _dense(points))
     for layer, look in looks.layer_styles(

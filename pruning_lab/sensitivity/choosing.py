@@ -2,11 +2,12 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import permutations
 from operator import itemgetter
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from pruning_lab.evaluation import (
     recalibration,
 )
 from pruning_lab.layers import prunable
-from pruning_lab.masks import masked
+from pruning_lab.masks import Mask, masked
 from pruning_lab.sensitivity.plans import Plan, PlanRow, check_network, known
 from pruning_lab.sensitivity.points import Scan, ScanPoint, Sizes
 
@@ -43,6 +44,7 @@ def choose(
     images: Images | None = None,
     recalibrate: Images | None = None,
     saliency: Saliency | None = None,
+    fixed: Mapping[str, Tensor] = MappingProxyType({}),
     evaluations: int = 1000,
     notify: Callable[[int, int], None] = lambda done, most: None,
 ) -> Plan:
@@ -60,7 +62,9 @@ def choose(
     it has found by then; `notify` gets how many are done, of how many at most. Where `model` and
     `images` are given, all layers together are measured without a search too. `recalibrate` and
     `saliency` are the scan's; magnitude and random need not be given. Layers that were not scanned
-    stay as they are. Raises ValueError where the scan cannot answer, and for the test split.
+    stay as they are. With `fixed`, layers of a mask, these are pruned so in all that is measured,
+    and the plan is for the other layers. Raises ValueError where the scan cannot answer, and for
+    the test split.
     """
     asked = {"max_drop": max_drop, "max_drop_per_layer": max_drop_per_layer, "density": density}
     check_choice(**asked, method=method, evaluations=evaluations)
@@ -69,30 +73,38 @@ def choose(
     if is_search and model is None and images is None and (origin := scan.origin):
         model, images, recalibrate = origin.model, origin.images, origin.recalibrate
         saliency = saliency or origin.saliency
-    if (model is None) != (images is None) or (is_search and model is None):
+    if (model is None) != (images is None) or ((is_search or fixed) and model is None):
         raise ValueError("to measure all layers together, give both model= and images=splits.val")
     data.for_choosing(images, "a plan")
     _check_scan(scan, model, recalibrate)
     if model is not None or saliency is not None:
         saliency = known(scan.about["saliency"], saliency)
-    curves = [_Curve(scan, layer) for layer in scan.layers]
+    curves = [_Curve(scan, layer) for layer in scan.layers if layer not in fixed]
+    if not curves:
+        raise ValueError("all scanned layers are fixed, so there is nothing to choose")
+    others = _others(model, curves, fixed) if fixed else scan.about["other_layers"]
     if density is None:
         single = _at(curves, (max_drop_per_layer or 0) / 100)
     else:
-        single = _at_density(curves, density, scan.about["other_layers"])
-    made = partial(_plan, scan, curves, request)
-    measured = partial(_measured, model, images, recalibrate, saliency)
+        single = _at_density(curves, density, others)
+    made = partial(_plan, scan, curves, others, request)
+    measured = partial(_measured, model, images, recalibrate, saliency, fixed)
     if not is_search:
         return made(single) if model is None else measured(made(single))
     notify(0, evaluations)
     evaluator = Evaluator(model, images, recalibrate=recalibrate)
-    search = _Search(evaluator, scan.layers, saliency, evaluations, notify)
+    search = _Search(evaluator, list(single), saliency, fixed, evaluations, notify)
     if density is not None:
         return measured(made(search.exchange(single), single))
     single, found = search.within(curves, max_drop / 100)
-    # The last of them is the whole network, which loses nothing.
-    plans = (measured(made(counts, single)) for counts in reversed(found))
-    return next(plan for plan in plans if plan.together.value <= max_drop / 100)
+    # The last of them keeps all, which loses nothing but what fixed layers do.
+    for counts in reversed(found):
+        if (plan := measured(made(counts, single))).together.value <= max_drop / 100:
+            return plan
+    raise ValueError(
+        f"the fixed layers alone change the accuracy by {plan.together}, and {max_drop:g} may be "
+        f"lost; allow more, or prune them less"
+    )
 
 
 def check_choice(
@@ -129,11 +141,6 @@ def check_same_weights(scan: Scan, model: nn.Module) -> None:
 
 def _check_scan(scan: Scan, model: nn.Module | None, recalibrate: Images | None) -> None:
     """Raise ValueError where nothing can be chosen by the scan, or not for this network."""
-    if scan.about["cumulative"]:
-        raise ValueError(
-            "a cumulative scan does not say what one layer alone costs; "
-            "scan with cumulative=False to choose"
-        )
     if model is None:
         return
     check_same_weights(scan, model)
@@ -145,11 +152,22 @@ def _check_scan(scan: Scan, model: nn.Module | None, recalibrate: Images | None)
         )
 
 
+def _others(model: nn.Module, curves: Sequence["_Curve"], fixed: Mapping[str, Tensor]) -> Sizes:
+    """All weights of the layers that nothing is chosen for, and those that stay."""
+    kept = {**Mask.of(model), **fixed}
+    rest = [kept[name] for name in kept.keys() - {curve.layer for curve in curves}]
+    return {"weights": sum(k.numel() for k in rest), "kept": sum(int(k.sum()) for k in rest)}
+
+
 def _plan(
-    scan: Scan, curves: Sequence["_Curve"], asked: str, counts: Counts, single: Counts | None = None
+    scan: Scan,
+    curves: Sequence["_Curve"],
+    others: Sizes,
+    asked: str,
+    counts: Counts,
+    single: Counts | None = None,
 ) -> Plan:
     """With the reasons: `single` is what each layer's own curve says where a search started."""
-    others = scan.about["other_layers"]
     return Plan(
         rows=tuple(
             curve.row(counts[curve.layer], single and single[curve.layer]) for curve in curves
@@ -164,7 +182,12 @@ def _plan(
 
 
 def _measured(
-    model: nn.Module, images: Images, train: Images | None, saliency: Saliency, plan: Plan
+    model: nn.Module,
+    images: Images,
+    train: Images | None,
+    saliency: Saliency,
+    fixed: Mapping[str, Tensor],
+    plan: Plan,
 ) -> Plan:
     """With the drop of all layers together, and the qualities that come out."""
     mask, rows = plan.mask(model, saliency=saliency), plan.rows
@@ -172,7 +195,7 @@ def _measured(
         model = copy.deepcopy(model)
         recalibration.recalibrate(model, train)
     before = evaluate(model, images)
-    with masked(model, mask):
+    with masked(model, Mask({**mask, **fixed})):
         if train is not None:
             recalibration.recalibrate(model, train)
         after = evaluate(model, images)
@@ -293,12 +316,14 @@ class _Search:
         evaluator: Evaluator,
         layers: Sequence[str],
         saliency: Saliency,
+        fixed: Mapping[str, Tensor],
         most: int,
         notify: Callable[[int, int], None],
     ):
         self.done, self.most, self.notify = 0, most, notify
         self.evaluator, self.dense = evaluator, evaluator.accuracy()
         found = prunable(evaluator.model)
+        evaluator.commit({name: found[name].weight.detach() * kept for name, kept in fixed.items()})
         self.weights = {name: found[name].weight.detach() for name in layers}
         self.alive = {name: int(weight.count_nonzero()) for name, weight in self.weights.items()}
         self.ranks = {n: self._ranked(n, w, saliency) for n, w in self.weights.items()}
@@ -316,6 +341,8 @@ class _Search:
         """Where it started, and ever sparser networks whose drop stays within; first the whole."""
         low, high = sum(_at(curves, max_drop).values()), sum(self.alive.values())
         found, target = [self.alive], low  # where each layer alone keeps within; together few do
+        if drop(self.dense, self.evaluator.accuracy()).value > max_drop:  # by fixed layers
+            return self.alive, found
         for _ in range(8):
             counts = _keeping(curves, target)
             if self._drop(counts) <= max_drop:

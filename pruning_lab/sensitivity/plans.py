@@ -55,7 +55,7 @@ class Plan:
     method: Literal["single", "joint", "studio"]
     saliency: str  # what `criteria.name_of` calls it
     together: Drop | None = None  # all layers at once, measured
-    other_weights: int = 0  # of layers that were not scanned: they stay as they are
+    other_weights: int = 0  # of layers that nothing was chosen for
     other_kept: int = 0
     model_sha256: str | None = None  # of the network, with its weights
     recalibrated: bool = False  # measured with BatchNorm statistics of the pruned network
@@ -76,7 +76,7 @@ class Plan:
 
     @property
     def density(self) -> float:
-        """Of the whole network, layers that were not scanned included."""
+        """Of the whole network, other layers included."""
         kept = sum(round(row.density * row.weights) for row in self.rows) + self.other_kept
         return kept / max(1, sum(row.weights for row in self.rows) + self.other_weights)
 
@@ -123,7 +123,7 @@ class Plan:
                 f"add: what one layer lost, the next cannot fix."
             )
         if self.other_weights:
-            lines.append(f"{self.other_weights:,} weights of layers not scanned stay as they are.")
+            lines.append(f"{self.other_weights:,} weights of other layers stay as they are.")
         if self.recalibrated:
             lines.append("BatchNorm was recalibrated: call evaluation.recalibrate after pruning.")
         return "\n".join(lines)

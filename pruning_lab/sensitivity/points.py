@@ -89,13 +89,10 @@ class Scan(Rows[ScanPoint]):
         sparsest = {layer: self.of(layer)[-1] for layer in lowest}
         least = min(lowest, key=lowest.get)
         most = max(lowest, key=lambda name: (lowest[name], sparsest[name].drop.value))
-        if cumulative := self.about.get("cumulative"):
-            most = least = self.layers[-1]
         within = f"at a loss of at most {100 * TOLERATED:g} points"
-        if not cumulative and all(lowest[n] == p.density for n, p in sparsest.items()):
+        if all(lowest[n] == p.density for n, p in sparsest.items()):
             return f"Every layer can go down to its sparsest level {within}."
-        subject = f"all layers up to {least} together" if cumulative else least
-        text = f"{subject} can go down to density {100 * lowest[least]:.3g} % {within}."
+        text = f"{least} can go down to density {100 * lowest[least]:.3g} % {within}."
         if lowest[least] == 1:
             text = f"no layer can be pruned to any level {within}."
         return text if most == least else f"{most} is the most sensitive layer; {text}"
@@ -154,7 +151,6 @@ class ScanAbout(TypedDict):
     saliency: str
     asked: Literal["density", "quality"]
     levels: list[float]
-    cumulative: bool
     recalibrated: bool  # BatchNorm statistics renewed in every cell
     layers: dict[str, LayerAbout]
     other_layers: Sizes

@@ -42,7 +42,6 @@ def scan(
     qualities: Sequence[float] | None = None,
     saliency: Saliency = criteria.magnitude,
     layers: Sequence[str] | None = None,
-    cumulative: bool = False,
     recalibrate: Images | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -50,7 +49,6 @@ def scan(
 ) -> Scan:
     """Every prunable layer at every density (or quality), one at a time (paper, section 5, Fig. 6).
 
-    With `cumulative`, a layer is pruned together with all that run before it, at the same level.
     With `recalibrate`, training images, BatchNorm layers get their statistics from these images:
     in every cell, and in the dense network that it is compared with.
 
@@ -76,7 +74,6 @@ def scan(
             "saliency": criteria.name_of(saliency),
             "asked": kind,
             "levels": levels,
-            "cumulative": cumulative,
             "recalibrated": recalibrate is not None,
         }
         asked = repr(images) if isinstance(images, Part) else None  # mean, std, batch size
@@ -89,7 +86,7 @@ def scan(
         cells = []
         for name, row in about["layers"].items():
             cells += _cells(name, weights[name], saliency, kind, levels, row["sigma"])
-        base = _join(copies, cells, len(levels), cumulative, recalibrate)
+        base = _recalibrated(copies, cells, recalibrate)
         journal = Journal(out, header, 1 + len(cells), resume) if out is not None else None
         known = journal.done if journal else {}
         once = isinstance(images, Iterator)  # then the images are gone, and not remembered
@@ -203,12 +200,8 @@ def _cells(
         yield _Cell(point, layer, {layer: prepared(stand_in)})
 
 
-def _join(
-    copies: list[Replica], cells: list[_Cell], levels: int, cumulative: bool, train: Images | None
-) -> Changes:
-    """Make cells change earlier layers too, and BatchNorm buffers; the dense network's buffers."""
-    for before, cell in zip(cells, cells[levels:], strict=False) if cumulative else ():
-        cell.first, cell.changes = before.first, {**before.changes, **cell.changes}
+def _recalibrated(copies: list[Replica], cells: list[_Cell], train: Images | None) -> Changes:
+    """Make cells change BatchNorm buffers too; the dense network's buffers."""
     if train is None:
         return NOTHING
     images = [(x.to(device_of(copies[0].model)), y) for x, y in train]

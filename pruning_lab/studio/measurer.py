@@ -1,9 +1,10 @@
 """Measures the latest request in a thread: the only owner of a thread and of a lock."""
 
+import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -195,6 +196,8 @@ class Measurer:
                 self._work(task, partial(self._is_stale, number))
             except BaseException as error:  # settle() raises it, in the thread that asks
                 self._error = error
+            if not self._is_stale(number):
+                _trim_memory()
 
     def _is_stale(self, number: int, seconds: float = 0) -> bool:
         """Whether there is a later request; waits so many seconds for one."""
@@ -284,3 +287,12 @@ class Measurer:
     def _check_open(self) -> None:
         if self._closed:
             raise Stopped
+
+
+def _trim_memory() -> None:
+    """Free what glibc keeps for threads of before: as much again as an evaluator has. Else nothing.
+
+    Torch's aligned tensors leave gaps in a thread's memory, which later ones do not fit into.
+    """
+    with suppress(OSError, TypeError, AttributeError):  # on other systems
+        ctypes.CDLL(None).malloc_trim(0)

@@ -59,8 +59,7 @@ class Studio:
         self.about, self._recalibrate = about, images.own(recalibrate)
         first = Version(copy.deepcopy(model))
         first.scan, self._versions = scan, [first]
-        self.tests = 0  # how often the test split was used; what came of it the last time:
-        self.tested, self.test_drop = None, None
+        self.tests, self.tested, self.test_drop = 0, None, None  # uses of test; what came of it
         self.layers, self.history = list(first.layers), History(tuple(first.layers))
         self._measurer = Measurer(first, self.val, self._record, budget, recalibrate)
         self.refresh()
@@ -227,7 +226,7 @@ class Studio:
     def suggest(
         self, max_drop: float | None = None, *, density: float | None = None, wait: bool = True
     ) -> "Studio":
-        """Set all layers that are not locked to what sensitivity.choose says of a scan.
+        """Set all layers that are not locked as sensitivity.choose says, given those that are.
 
         `max_drop` is what the whole network may lose, in percentage points (0.5).
         """
@@ -236,10 +235,11 @@ class Studio:
         sensitivity.check_choice(**choice)
 
         def task() -> None:
-            given = self._version, self.val, self._recalibrate
-            plan = tasks.suggest(*given, choice, self._measurer)
-            free = {n: d for n, d in plan.densities.items() if n not in self.locked}
-            asked = {name: Setting("density", density) for name, density in free.items()}
+            locked = {n: kept for n, kept in self.mask.items() if n in self.locked}
+            given = self._version, locked, self.val, self._recalibrate, choice
+            plan = tasks.suggest(*given, self._measurer)
+            free = [(n, d) for n, d in plan.densities.items() if n not in self.locked]
+            asked = {name: Setting("density", density) for name, density in free}
             self._move(History.step, asked, f"suggested for {plan.asked}", anytime=True)
 
         self._measurer.start("scanning", task, wait)

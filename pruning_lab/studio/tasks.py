@@ -4,7 +4,7 @@
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
@@ -52,9 +52,17 @@ def _percent(density: float) -> str:
 
 
 def suggest(
-    version: Version, images: Images, train_images: Images | None, choice: dict, control: Measurer
+    version: Version,
+    locked: Mapping[str, Tensor],
+    images: Images,
+    train_images: Images | None,
+    choice: dict,
+    control: Measurer,
 ) -> sensitivity.Plan:
-    """The plan by a scan of these weights, which is made once for each version."""
+    """The plan by a scan of these weights, which is made once for each version.
+
+    `locked` says what stays of the layers that the plan is not for.
+    """
 
     def scanned(seen: sensitivity.Progress) -> None:
         control.check()
@@ -71,7 +79,7 @@ def suggest(
     if version.scan is None:
         first = images.head(SCAN_IMAGES) if is_part else images
         version.scan = sensitivity.scan(network, first, SCAN_DENSITIES, notify=scanned, **options)
-    options |= {"model": network, "images": images}
+    options |= {"model": network, "images": images, "fixed": locked}
     options |= {"evaluations": EVALUATIONS, "notify": searched}
     return sensitivity.choose(version.scan, **choice, **options)
 
