@@ -178,7 +178,8 @@ def test_the_first_lost_images_stand_with_both_answers(toy, split):
         assert np.array_equal(ax.images[0].get_array(), split.images[place, 0].numpy())
     words = axes[0].figure.get_suptitle()
     assert re.match(rf"{len(was)} images? lost, \d+ won", words)
-    assert plots.lost_images(split, before, before, answers, figure=Figure()) == []
+    (none,) = plots.lost_images(split, before, before, answers, figure=Figure())
+    assert (len(none.images), none.figure.get_suptitle()) == (0, "0 images lost, 0 won")
     with pytest.raises(ValueError, match=r"all 50 images are needed, got .* and 3 answers"):
         plots.lost_images(split, before, after, answers[:3], figure=Figure())
 

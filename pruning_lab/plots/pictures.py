@@ -220,7 +220,7 @@ def lost_images(
     for ax, place, pixels in zip(drawn, shown, part.pictures(shown), strict=False):
         ax.imshow(pixels, cmap="gray_r")
         ax.set_title(answered(int(part.labels[place]), int(answers[place])), fontsize=9)
-    return list(drawn[: len(shown)])
+    return list(drawn[: max(1, len(shown))])  # of none, empty axes that can be shown
 
 
 def answered(before: int, now: int) -> str:
