@@ -67,11 +67,11 @@ print("dense, on val:", dense)
 
 # %% tags=["exercise", "guess"]
 back = lab.widgets.GuessSlider("03.back", 0, 100, unit="%")
-# BEGIN SOLUTION
+back
+
+# %% tags=["ci"]
 back.value = 40
 back.note()
-# END SOLUTION
-back
 
 # %% [markdown]
 # ### Six numbers by hand
@@ -455,11 +455,11 @@ print("change by going in steps:", change, change.conclusion, sep="\n")
 
 # %% tags=["exercise", "guess"]
 humps = lab.widgets.DrawCurve("03.humps", ["negative", "zero", "positive"])
-# BEGIN SOLUTION
+humps
+
+# %% tags=["ci"]
 humps.value = [60, 100, 60]
 humps.note()
-# END SOLUTION
-humps
 
 # %% [markdown]
 # What was the smallest weight of `fc1` that survived the cut, before it was retrained?

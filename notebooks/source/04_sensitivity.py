@@ -65,11 +65,11 @@ for row in lab.counts.layers(model, (1, 28, 28)):
 
 # %% tags=["exercise", "guess"]
 rank = lab.widgets.Rank("04.rank", ["conv1", "conv2", "fc1", "fc2"])
-# BEGIN SOLUTION
+rank
+
+# %% tags=["ci"]
 rank.value = ["fc1", "conv1", "conv2", "fc2"]
 rank.note()
-# END SOLUTION
-rank
 
 # %% [markdown]
 # ## Six weights by hand
@@ -320,11 +320,11 @@ for cut, row in zip(lab.prune(model, quality=1).receipt, at_sigma, strict=True):
 
 # %% tags=["exercise", "guess"]
 together = lab.widgets.GuessSlider("04.together", 0, 20, unit="points lost")
-# BEGIN SOLUTION
+together
+
+# %% tags=["ci"]
 together.value = 2
 together.note()
-# END SOLUTION
-together
 
 # %% [markdown]
 # The slider below is the allowed drop of each layer. Move it with the mouse or the arrow keys. The

@@ -79,12 +79,15 @@ class _Judgement:
         return Verdict("✓", said)
 
     def _wrong(self, case: tuple, expected: object, got: object, place: str, unknown: str):
-        lines = [("case", f"{self._name}({', '.join(map(brief, case))})")] if case else []
-        lines += [("expected", brief(expected)), ("got", brief(got))]
+        call = f"{self._name}({', '.join(map(brief, case))})"
+        shown = self.exercise.shown(*case) if self.exercise.shown else call
+        lines = [("case", shown)] if case else []
+        ours, theirs = _first_part(expected, got)
+        lines += [("expected", ours), ("got", theirs)]
         if isinstance(got, Raised):
             unknown = f"it raises {brief(got)}"
             lines += [("in your line", got.line)] * bool(got.line)
-        else:
+        elif place.startswith("at "):  # else it says no more than the two lines above
             lines.append(("difference", place))
         return Verdict("✗", f"wrong: {next(iter(self.twins), unknown)}", tuple(lines))
 
@@ -107,6 +110,15 @@ def _is_to_come(got: Raised, answer: object) -> bool:
     """Whether the function itself says that it is not implemented; torch raises this error too."""
     names = getattr(getattr(answer, "__code__", None), "co_names", ())
     return got.kind == "NotImplementedError" and got.kind in names
+
+
+def _first_part(expected: object, got: object) -> tuple[str, str]:
+    """Both in few words; of two observations with many parts, the first part that differs."""
+    if isinstance(expected, dict) and isinstance(got, dict):
+        for key in expected:
+            if key in got and difference(expected[key], got[key]) is not None:
+                return f"{key}: {brief(expected[key])}", f"{key}: {brief(got[key])}"
+    return brief(expected), brief(got)
 
 
 def _copied(case: tuple) -> tuple:

@@ -88,6 +88,7 @@ class Exercise:
     # From an answer, a case and check's keywords to a value to compare, or to a whole Verdict.
     observe: Callable[..., object] = call
     shows: Callable[..., str] | None = None  # a sentence after "right", from the same arguments
+    shown: Callable[..., str] | None = None  # a case in words, where it is not what a student gets
     given: Callable | None = None  # the code that a debug task starts from
     blocked: tuple[str, ...] = ()  # "criteria.by_quality": not to be called while checked
     hints: tuple[str, ...] = ()

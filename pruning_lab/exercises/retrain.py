@@ -187,6 +187,7 @@ STEP = Exercise(
     cases=_step_cases,
     answer=_step,
     observe=_trace,
+    shown=lambda optimizer, _seed: f"five steps with {optimizer}",
     twins={
         "only the gradients are masked, and the optimizer still moves the pruned weights by the "
         "momentum that it remembers; set the weights to zero, after optimizer.step().": partial(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from random import Random
 from typing import NamedTuple
@@ -94,13 +95,12 @@ def _scanned(scan: Callable, toy: Toy, densities: list[float]) -> dict | None:
             raise InterruptedError
         return _left(dense, model)
 
-    try:
+    rows = []
+    with suppress(InterruptedError):
         rows = scan(model, evaluate, list(densities))
-    except InterruptedError:
-        rows = []
     after = "as before" if all(map(torch.equal, dense, model.parameters())) else "changed"
-    rows = [] if toy.stops and rows is not None else rows
-    return rows if rows is None else {"rows": rows, "the weights afterwards": after}
+    seen = {"rows": [] if toy.stops else rows, "the weights afterwards": after}
+    return None if rows is None else seen
 
 
 def _largest(weight: Tensor, density: float) -> Tensor:
@@ -163,6 +163,7 @@ SCAN = Exercise(
     cases=_scan_cases,
     answer=_scan_as,
     observe=_scanned,
+    shown=lambda toy, densities: f"{toy.units} units, densities {densities}, stops: {toy.stops}",
     twins={
         "the weights do not come back, so each row measures the cuts of all rows before it. A copy "
         "needs .clone(): `old = layer.weight` and state_dict() are the same tensors, and change "
@@ -312,8 +313,7 @@ def _by_sign(low: float, high: float) -> str:
 
 
 def _better(first: Tensor, second: Tensor) -> str:
-    lost, won = _changes(first, second)
-    loss = Drop.counted(lost, won, len(first))
+    loss = Drop.counted(*_changes(first, second), len(first))
     return _by_sign(loss.low, loss.high)
 
 
@@ -336,6 +336,7 @@ OVERLAP = Exercise(
     answer=_better,
     given=_overlap_given,
     observe=lambda better, hits: better(*_hits(*hits)),
+    shown=lambda hits: f"both right {hits[0]} times, only one {hits[1]} and {hits[2]} times",
     twins={
         "judged by overlap: the intervals of two networks may overlap and one is better all the "
         "same. Both saw the same images, so take the paired interval of the difference.": (
@@ -418,8 +419,7 @@ def _measured(plan: object, budget: int, *, model=None, images=None, scan=None) 
     for each in mask, single:
         with masked(model, each):
             accuracies.append(evaluate(model, images))
-    ours, theirs = accuracies
-    drops = drop(dense, ours), drop(dense, theirs), (gain := drop(theirs, ours))
+    drops = *(drop(dense, each) for each in accuracies), (gain := drop(*reversed(accuracies)))
     names = "your plan", "the single choice", "yours compared with it"
     lines = tuple(zip(names, map(str, drops), strict=True))
     if gain.value >= 0:
