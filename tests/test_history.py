@@ -265,7 +265,7 @@ def test_an_attempt_at_chance_is_no_pareto_point():
         lambda h: h["attempts"][1].update(density=1.5),
         lambda h: h["attempts"][1].update(bytes=-1),
         lambda h: h["attempts"][1]["accuracy"].update(value=0.123),
-        lambda h: h["attempts"][1]["drop"].update(value=0.123),
+        lambda h: h["attempts"][1]["drop"].update(value=0.9),
         lambda h: h["attempts"][1]["settings"]["fc1"].update(kind="size"),
         lambda h: h["attempts"][1]["settings"]["fc1"].update(amount=-1.0),
         lambda h: h["attempts"][1]["settings"].update(fc9={"kind": "quality", "amount": 1.0}),

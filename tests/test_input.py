@@ -522,6 +522,7 @@ def about(change):
 def test_a_scan_that_was_changed_is_refused(change, here):
     change()
     says = r"scan\.csv is broken: it or scan\.json has changed since the scan; scan again"
+    says += r"|scan\.json is broken: dense: no accuracy can be "
     check_refused(("choose", "scan.csv", "--density", ".3", "--out", "new"), says)
 
 

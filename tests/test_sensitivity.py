@@ -14,8 +14,6 @@ import test_evaluator as zoo
 import torch
 from distributed_worker import FINE, many
 from distributed_worker import scannable as network
-from hypothesis import given
-from hypothesis import strategies as st
 from test_processes import files_in
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -839,23 +837,6 @@ def test_a_scan_ends_with_its_finding(lost, says):
     scan = made_scan(lost)
     assert scan.summary == says
     assert str(scan).endswith(f"\n\n{says}")
-
-
-@given(data=st.data(), n=st.integers(1, 3000))
-def test_what_was_counted_fits_and_anything_else_does_not(data, n):
-    lost = data.draw(st.integers(0, n))
-    won = data.draw(st.integers(0, n - lost))
-    right = data.draw(st.integers(won, n - lost))
-    accuracy, drop = Accuracy.counted(right, n), Drop.counted(lost, won, n)
-    assert sensitivity.wrong_measurement(accuracy, drop) is None
-    field = data.draw(st.sampled_from(["value", "low", "high", "n"]))
-    step = data.draw(st.sampled_from([-1, 1])) * (1 if field == "n" else 1e-4)
-    for odd in ((accuracy, off_by(drop, field, step)), (off_by(accuracy, field, step), drop)):
-        assert sensitivity.wrong_measurement(*odd) is not None
-
-
-def off_by(measured, field, step):
-    return replace(measured, **{field: getattr(measured, field) + step})
 
 
 def test_a_loss_is_shown_with_a_minus():

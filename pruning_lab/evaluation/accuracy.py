@@ -28,6 +28,11 @@ class Accuracy:
     # bool (n,): which images were correct; None where the accuracy was read from a file
     hits: Tensor | None = field(default=None, repr=False, compare=False)
 
+    def __post_init__(self):  # a file may say anything
+        if not (self.n > 0 and 0 <= self.low <= self.value <= self.high <= 1):
+            interval = f"{self.value:g} ({self.low:g} to {self.high:g})"
+            raise ValueError(f"no accuracy can be {interval} of {self.n} images")
+
     @classmethod
     def of(cls, hits: Tensor) -> "Accuracy":
         return replace(cls.counted(int(hits.sum()), hits.numel()), hits=hits)
@@ -57,6 +62,11 @@ class Drop:
     low: float
     high: float
     n: int
+
+    def __post_init__(self):
+        if not (self.n > 0 and -1 <= self.low <= self.value <= self.high <= 1):
+            interval = f"{self.value:g} ({self.low:g} to {self.high:g})"
+            raise ValueError(f"no drop can be {interval} of {self.n} images")
 
     @classmethod
     def counted(cls, lost: int, won: int, n: int) -> "Drop":

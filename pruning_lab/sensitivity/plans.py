@@ -67,8 +67,6 @@ class Plan:
             raise ValueError(f"layer {min(twice)!r} stands twice")
         if not 0 <= self.other_kept <= self.other_weights:
             raise ValueError(f"other_kept {self.other_kept} of other_weights {self.other_weights}")
-        if self.together and not (self.together.n > 0 and abs(self.together.value) <= 1):
-            raise ValueError(f"together is {self.together} of {self.together.n} images")
 
     @property
     def densities(self) -> dict[str, float]:

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
@@ -174,26 +173,6 @@ def _point(line: dict[str, str], where: str) -> ScanPoint:
     for name in ("accuracy", "drop"):
         row[name] = {part: row.pop(name + suffix) for part, suffix in _PARTS.items()}
     return decode(ScanPoint, row, where, strict=False)
-
-
-def wrong_measurement(accuracy: Accuracy, lost: Drop | None = None) -> str | None:
-    """What in an accuracy (and a drop on the same images) cannot have been counted; else None."""
-    n, right = accuracy.n, round(accuracy.value * accuracy.n)
-    if n < 1 or not 0 <= right <= n or accuracy != Accuracy.counted(right, n):
-        return f"accuracy {accuracy.value:g} ({accuracy.low:g} to {accuracy.high:g}) of {n} images"
-    if lost is None:
-        return None
-    net = round(lost.value * n)  # images lost less images won; the interval tells how many were won
-
-    def width(won: int) -> float:
-        drop = Drop.counted(won + net, won, n)
-        return drop.high - drop.low
-
-    possible = range(max(0, -net), (n - net) // 2 + 1)
-    place = bisect_left(possible, lost.high - lost.low, key=width)
-    if not any(lost == Drop.counted(won + net, won, n) for won in possible[place : place + 1]):
-        return f"drop {lost.value:g} ({lost.low:g} to {lost.high:g}) of {lost.n} images"
-    return None
 
 
 def _beside(path: str | Path) -> Path:

@@ -10,7 +10,6 @@ from pruning_lab.evaluation import Accuracy, Drop
 from pruning_lab.layers import unknown_layer
 from pruning_lab.masks import Amount
 from pruning_lab.rows import Rows
-from pruning_lab.sensitivity import wrong_measurement
 
 KINDS = ("quality", "density")
 
@@ -53,8 +52,6 @@ class Attempt:
 
     def __post_init__(self):
         object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
-        if self.accuracy and (wrong := wrong_measurement(self.accuracy, self.drop)):
-            raise ValueError(f"attempt {self.number} has the {wrong}")
         if not 0 <= self.density <= 1 or self.bytes < 0:
             raise ValueError(f"attempt {self.number} has the density {self.density:g}")
 
