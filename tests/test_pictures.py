@@ -218,7 +218,7 @@ def test_other_rows_in_words_have_their_numbers(toy):
     assert plots.words(weight[:0]) == "No weight is left."
     mask = torch.tensor([[True, False, True], [True, False, False]])
     assert plots.words(mask) == (
-        "3 of 6 weights are kept; of 3 inputs 1 have none, and one has at most 2."
+        "3 of 6 weights are kept. Inputs without any: 1 of 3; most for one input: 2."
     )
     rows = counts.layers(toy, (1, 8, 8))
     assert plots.words(rows).startswith("100 % of 516 weights and 100 % of the operations are left")

@@ -105,9 +105,10 @@ def _histogram(weight: Tensor) -> str:
 
 def _mask(kept: Tensor) -> str:
     inputs = kept.sum(0).flatten()
+    none, most = int((inputs == 0).sum()), int(inputs.max())
     return (
-        f"{int(kept.sum()):,} of {kept.numel():,} weights are kept; of {inputs.numel():,} inputs "
-        f"{int((inputs == 0).sum()):,} have none, and one has at most {int(inputs.max())}."
+        f"{int(kept.sum()):,} of {kept.numel():,} weights are kept. Inputs without any: "
+        f"{none:,} of {inputs.numel():,}; most for one input: {most:,}."
     )
 
 
