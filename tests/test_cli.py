@@ -981,7 +981,7 @@ def test_a_line_for_each_epoch_and_no_plural_of_one(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     assert here("train", "--data", "mnist-5k", "--epochs", "1") == 0
     _, settings, epoch, accuracy, wrote = capsys.readouterr().out.splitlines()
-    assert settings == "1 epoch, learning rate 0.03, batches of 128 images"
+    assert settings == "1 epoch, learning rate 0.1, batches of 128 images"
     assert re.match(r"epoch +1/1 .*loss \d\.\d{3}.* \d+\.\d\d%", epoch)
     assert accuracy.startswith("accuracy on val: ")
     assert wrote == "wrote dense.safetensors"

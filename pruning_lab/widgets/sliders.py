@@ -13,8 +13,7 @@ from pruning_lab.layers import prunable
 from pruning_lab.studio import LayerMetrics, Studio
 from pruning_lab.widgets.drawing import WIDTH, height_for
 from pruning_lab.widgets.figures import WeightsFilm
-from pruning_lab.widgets.rows import on_grid, on_steps
-from pruning_lab.widgets.studio_view import StudioView
+from pruning_lab.widgets.studio_view import StudioView, on_grid, on_steps
 from pruning_lab.widgets.tables import table
 
 
