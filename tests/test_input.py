@@ -701,7 +701,7 @@ def new(words):
         ("prune dense.safetensors --density fc1=.5 fc1=.4 --out new", "for each layer once"),
         ("prune dense.safetensors --density", "--density requires at least 1 element"),
         ("train --model resnet --out new", "no built-in network 'resnet'; there are lenet-300"),
-        ("run --model resnet", 'Invalid value "resnet" for --model'),
+        ("run --model resnet", "no built-in network 'resnet'; there are lenet-300"),
         ("train --device tpu", 'Invalid value "tpu" for --device'),
     ],
 )

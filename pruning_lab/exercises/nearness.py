@@ -26,7 +26,7 @@ def factor(guess: float, truth: float) -> Near:
     """By the ratio of two positive numbers; half the score at a factor of two.
 
     >>> factor(100, 12.8).words
-    '7.8 times too high'
+    '7.81 times too high'
     """
     ratio = max(guess / truth, truth / guess)
     words = f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.3g}"

@@ -203,10 +203,10 @@ class History:
 
     def go(self, number: int) -> "History":
         """Make any attempt the current one; `redo` will come this way again."""
-        parent, children = self._numbered(number).parent, self.children
-        if parent is not None:
-            children = (*children[: parent - 1], number, *children[parent:])
-        return replace(self, now=number, children=children, drag=frozenset())
+        children, child = list(self.children), number
+        while (parent := self._numbered(child).parent) is not None:
+            children[parent - 1], child = child, parent
+        return replace(self, now=number, children=tuple(children), drag=frozenset())
 
     def rename(self, name: str, number: int | None = None) -> "History":
         return self.update(number, name=str(name))

@@ -16,7 +16,7 @@ WIDTH = 720  # of a picture, in the page's pixels
 
 def height_for(layers: int, least: int) -> int:
     """Pixels of a picture whose legend has a line for each layer."""
-    return max(least, 23 * (layers + 5))
+    return max(least, 24 * (layers + 5))
 
 
 def data_uri(pixels: np.ndarray) -> str:

@@ -12,7 +12,7 @@ def test_an_arrow_key_moves_the_allowed_drop_and_all_that_follows(run_all, page,
         page.locator(".drop-slider .widget-readout"),
         page.locator(".drop-slider .noUi-handle"),
     )
-    assert readout.inner_text() == "0.20"  # where a cell of the notebook has put it
+    assert readout.inner_text() == "0.50"  # where a cell of the notebook has put it
     before = settled(MEASURED)
     panel.scroll_into_view_if_needed()
     drawn = picture.screenshot(path=tmp_path / "picture-before.png")
@@ -26,14 +26,14 @@ def test_an_arrow_key_moves_the_allowed_drop_and_all_that_follows(run_all, page,
         "before => document.querySelector('.drop-headline').innerText != before", arg=before
     )
     after = settled(MEASURED)
-    assert readout.inner_text() == "0.30"
+    assert readout.inner_text() == "0.60"
     assert picture.screenshot(path=tmp_path / "picture-after.png") != drawn
     assert _kept(after) < _kept(before)
 
     for _ in range(20):  # fast: what stays is the last state
         page.keyboard.press("ArrowRight")
     page.wait_for_function(
-        "() => document.querySelector('.drop-slider .widget-readout').innerText == '2.30'"
+        "() => document.querySelector('.drop-slider .widget-readout').innerText == '2.60'"
     )
     page.wait_for_function(
         "after => document.querySelector('.drop-headline').innerText != after", arg=after

@@ -117,12 +117,12 @@ def use(hand: Hand, work) -> dict:
     hand.keys("fc1", "ArrowRight", 1)
     one = hand.until("fc1: quality 0.05$")
     pictures.append(hand.picture())
-    hand.keys("fc1", "ArrowRight", 29)  # a fast hand: what stays is the last state
-    moved = hand.until("fc1: quality 1.5$")
+    hand.keys("fc1", "ArrowRight", 39)  # fast: what stays is the last state
+    moved = hand.until("fc1: quality 2$")
     pictures.append(hand.picture())
     assert len({*pictures}) == 3
     assert len({dense["kept"], one["kept"], moved["kept"]}) == 3
-    assert moved["layers"]["fc1"][0] == pytest.approx(1.5)
+    assert moved["layers"]["fc1"][0] == pytest.approx(2)
     hand.fill("studio-box-conv2", "1.2345")
     exact = hand.until(r"conv2: quality 1\.23")
     assert exact["layers"]["conv2"][0] == pytest.approx(1.2345, abs=1e-9)
