@@ -185,7 +185,7 @@ class TrailFilm(Film):
         named, taken = [attempt for attempt in self._measured if attempt.name], []
         for attempt in sorted(named, key=self._place, reverse=True):
             x, y = ax.transAxes.inverted().transform(ax.transData.transform(self._place(attempt)))
-            side, y = ("left", y + 0.06) if x < 0.6 else ("right", y - 0.06)
+            side, x, y = ("left", x + 0.02, y + 0.06) if x < 0.6 else ("right", x - 0.03, y - 0.06)
             while any(abs(x - other) < 0.3 and abs(y - height) < 0.08 for other, height in taken):
                 y -= 0.02
             taken.append((x, y))
