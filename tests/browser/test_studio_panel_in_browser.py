@@ -144,7 +144,7 @@ def use(hand: Hand, work) -> dict:
     assert hand.page.locator("button.studio-undo").is_disabled()
     hand.shoot("4-retraining")
     hand.press("stop")
-    retrained = hand.until(r"retrained \d+ epochs? from \d+ % kept, stopped before 500")
+    retrained = hand.until(r"retrained \d+ epochs? from [\d.]+ ?% kept, stopped before 500")
     assert retrained["mask"] == suggested["mask"]
     hand.shoot("5-retrained")
 
