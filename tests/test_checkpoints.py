@@ -48,7 +48,7 @@ def drawing(rows) -> list:
 def test_a_resumed_training_ends_where_an_uninterrupted_one_ends(
     toy, split, tmp_path, done, density, source
 ):
-    """Bit for bit, with dropout, momentum and shifted images, whoever else draws numbers."""
+    """Bit for bit, with dropout, momentum and shifted images, and other draws between."""
     images = source(split)
     mask = None if density is None else masks.prune(toy, density=density)
     begun, resumed = copy.deepcopy(toy), copy.deepcopy(toy)

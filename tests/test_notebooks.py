@@ -248,7 +248,7 @@ def _move():
 
 
 def with_moves(notebook: nbformat.NotebookNode, seed: int) -> nbformat.NotebookNode:
-    """After each cell that shows a panel, somebody moves its thresholds."""
+    """After each cell that shows a panel, its thresholds are moved."""
     cells = [nbformat.v4.new_code_cell(MOVER.format(seed=seed))]
     for made in notebook.cells:
         cells.append(made)

