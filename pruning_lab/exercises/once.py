@@ -155,7 +155,8 @@ KEEP = Exercise(
 # -------------------------------------------------------------------------------------- 02.exact
 
 
-def _largest(saliency: Tensor, count: int) -> Tensor:
+def largest(saliency: Tensor, count: int) -> Tensor:
+    """bool, shaped like the saliency: its `count` largest; ties go by position."""
     order = saliency.flatten().argsort(descending=True, stable=True)
     kept = torch.zeros(saliency.numel(), dtype=torch.bool)
     kept[order[:count]] = True
@@ -220,12 +221,12 @@ EXACT = Exercise(
     importance=4,
     points=10,
     cases=_exact_cases,
-    answer=lambda w, d: _largest(w.abs(), _count(w, d)),
+    answer=lambda w, d: largest(w.abs(), _count(w, d)),
     observe=_sizes_kept,
     twins={
         "density is the fraction that stays, not the sparsity that goes.": (
-            lambda w, d: _largest(w.abs(), w.numel() - _count(w, d)),
-            lambda w, d: _largest(w.abs(), _count(w, 1 - d)),
+            lambda w, d: largest(w.abs(), w.numel() - _count(w, d)),
+            lambda w, d: largest(w.abs(), _count(w, 1 - d)),
         ),
         "all weights that tie at the threshold stay, so more than round(density * n) do. Rank "
         "places, not sizes: argsort or topk.": (
@@ -246,24 +247,24 @@ EXACT = Exercise(
             lambda w, d: w.abs() > w.abs().quantile(1 - d),
         ),
         "the mask is flat; give it the shape of the weight: kept.view_as(weight).": (
-            lambda w, d: _largest(w.abs(), _count(w, d)).flatten()
+            lambda w, d: largest(w.abs(), _count(w, d)).flatten()
         ),
         "the smallest weights stay; keep the largest.": (
-            lambda w, d: _largest(-w.abs(), _count(w, d))
+            lambda w, d: largest(-w.abs(), _count(w, d))
         ),
         "the weight at the threshold goes too: one weight too few, even without ties.": (
             lambda w, d: _above(w, d, further=0, strict=True),
-            lambda w, d: _largest(w.abs(), _count(w, d) - 1 if _count(w, d) else 0),
+            lambda w, d: largest(w.abs(), _count(w, d) - 1 if _count(w, d) else 0),
         ),
         "one weight too many stays; the places of a ranking are counted from 0.": (
-            lambda w, d: _largest(w.abs(), _count(w, d) + 1),
+            lambda w, d: largest(w.abs(), _count(w, d) + 1),
             lambda w, d: _above(w, d, further=1, strict=False),
         ),
         "signed weights are ranked, so large negative ones go; rank |w|.": (
-            lambda w, d: _largest(w, _count(w, d))
+            lambda w, d: largest(w, _count(w, d))
         ),
         "int() rounds down; keep round(density * n) weights.": (
-            lambda w, d: _largest(w.abs(), int(d * w.numel()))
+            lambda w, d: largest(w.abs(), int(d * w.numel()))
         ),
     },
     hints=(

@@ -48,8 +48,12 @@ class State:
 _unsaved: dict[Path, State] = {}  # where a file cannot be written
 
 
+def _path() -> Path:
+    return Path(".pruning_lab", "progress.json").absolute()
+
+
 def _load() -> State:
-    path = Path(".pruning_lab", "progress.json").absolute()
+    path = _path()
     if path in _unsaved or not path.exists():
         return _unsaved.get(path, State())
     try:
@@ -67,7 +71,7 @@ def _changed() -> Iterator[State]:
     """The state, written after the block; kept in memory where no file can be written."""
     state = _load()
     yield state
-    path = Path(".pruning_lab", "progress.json").absolute()
+    path = _path()
     try:
         files.save_json(path, {"format": FORM, **plain(state)})
         _unsaved.pop(path, None)
@@ -252,8 +256,8 @@ def progress(begins: str = "") -> Progress:
     A task earns its points when it is right; one that asks for a guess, or a sentence, when one
     was noted, however near it is.
     """
-    done = _load().students.get(_load().student, {})
-    rows = []
+    state, rows = _load(), []
+    done = state.students.get(state.student, {})
     for id_, exercise in EXERCISES.items():
         if not id_.startswith(begins):
             continue

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pruning_lab.exercises.comparison import brief
 from pruning_lab.exercises.exercise import Exercise, Guess, Verdict, call
 from pruning_lab.exercises.nearness import curve, points
+from pruning_lab.exercises.once import SIX
 from pruning_lab.masks import Mask
 from pruning_lab.training import TrainConfig
 
@@ -251,9 +252,8 @@ STEP = Exercise(
 
 # --------------------------------------------------------------------------------- 03.optimizers
 
-NUMBERS = (0.9, -0.1, 0.4, -0.7, 0.05, 0.3)
 TARGETS = (1.0, -0.3, 0.8, -1.0, 0.3, 0.1)
-SIX = {  # name -> how it is made, and why it does or does not bring a weight back
+TRIED = {  # name -> how it is made, and why it does or does not bring a weight back
     "SGD": (
         partial(torch.optim.SGD, lr=0.1),
         "its step is a multiple of the gradient, which is zero, and it remembers nothing",
@@ -283,7 +283,7 @@ SIX = {  # name -> how it is made, and why it does or does not bring a weight ba
 
 def _moved(make: Callable) -> float:
     """The largest of the three smallest of six weights, pruned after two steps, after a third."""
-    w, target = torch.tensor(NUMBERS, requires_grad=True), torch.tensor(TARGETS)
+    w, target = torch.tensor(SIX, requires_grad=True), torch.tensor(TARGETS)
     optimizer, kept = make([w]), torch.ones(6)
     for number in range(3):
         if number == 2:
@@ -298,13 +298,13 @@ def _moved(make: Callable) -> float:
 
 def _all_run(comes_back: object) -> Verdict:
     """A sentence for each wrong entry; all six are run."""
-    if not isinstance(comes_back, Mapping) or comes_back.keys() != SIX.keys():
-        raise ValueError(f"comes_back is a dict with the keys {', '.join(SIX)}")
+    if not isinstance(comes_back, Mapping) or comes_back.keys() != TRIED.keys():
+        raise ValueError(f"comes_back is a dict with the keys {', '.join(TRIED)}")
     if odd := [name for name, entry in comes_back.items() if entry not in (True, False)]:
         raise ValueError(f"an entry is True or False, got {brief(comes_back[odd[0]])} ({odd[0]})")
-    moved = {name: _moved(make) for name, (make, _) in SIX.items()}
+    moved = {name: _moved(make) for name, (make, _) in TRIED.items()}
     lines = tuple((name, f"{far:.3f}") for name, far in moved.items())
-    wrong = [f"{n}: {SIX[n][1]}" for n in SIX if bool(comes_back[n]) != (moved[n] > 0)]
+    wrong = [f"{n}: {TRIED[n][1]}" for n in TRIED if bool(comes_back[n]) != (moved[n] > 0)]
     if wrong:
         return Verdict("✗", f"wrong: {'; '.join(wrong)}.")
     return Verdict("✓", "right. The largest pruned weight after one more step:", lines)

@@ -16,6 +16,7 @@ from pruning_lab.evaluation import Drop, drop, evaluate
 from pruning_lab.exercises.comparison import brief
 from pruning_lab.exercises.exercise import Exercise, Guess, Verdict
 from pruning_lab.exercises.nearness import order, points
+from pruning_lab.exercises.once import largest
 from pruning_lab.masks import masked, prune
 from pruning_lab.paper import LAYER_TABLES
 from pruning_lab.sensitivity import choose
@@ -104,10 +105,7 @@ def _scanned(scan: Callable, toy: Toy, densities: list[float]) -> dict | None:
 
 
 def _largest(weight: Tensor, density: float) -> Tensor:
-    kept = torch.zeros(weight.numel(), dtype=torch.bool)
-    ranked = weight.abs().flatten().argsort(descending=True, stable=True)
-    kept[ranked[: round(density * weight.numel())]] = True
-    return kept.view(weight.shape)
+    return largest(weight.abs(), round(density * weight.numel()))
 
 
 def _cut(model, name, density, *, at_once=False, compound=False, keep=_largest) -> None:
