@@ -37,6 +37,14 @@ class Recipe:
     def epochs(self) -> int:
         return self.dense.epochs + sum(config.epochs for config in self.retrain)
 
+    @property
+    def control(self) -> "Recipe":
+        """The dense network trained on for exactly as long: the same recipe, which prunes nothing.
+
+        Every training has the epochs, schedule, seed and augmentation that the pruned one has.
+        """
+        return replace(self, rounds=({"density": 1.0},) * len(self.retrain), choose=None)
+
     def seeded(self, seed: int) -> "Recipe":
         """The same recipe with a different order of images in every phase."""
         configs = enumerate((self.dense, *self.retrain))
