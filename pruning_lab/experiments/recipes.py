@@ -33,9 +33,10 @@ class Recipe:
         """What a file says of the network, so that `models.build` can build it again."""
         return {"network": self.network, **self.shape}
 
-    @property
-    def epochs(self) -> int:
-        return self.dense.epochs + sum(config.epochs for config in self.retrain)
+    def total_epochs(self, control: bool = True) -> int:
+        """Of all trainings: the dense network's, the pruned one's, and the control's."""
+        retrain = sum(config.epochs for config in self.retrain)
+        return self.dense.epochs + retrain * (2 if control else 1)
 
     @property
     def control(self) -> "Recipe":
