@@ -4,6 +4,8 @@ A run is a value (`Recipe`) and a seed; its result is a plain record of rows tha
 and that tables, plots and reports read.
 """
 
+from pruning_lab.experiments.figures import Figure, figure_1, figure_4, figure_6, figure_7, trained
+from pruning_lab.experiments.penalties import figure_5
 from pruning_lab.experiments.recipes import (
     REDUCED,
     Recipe,
@@ -13,11 +15,20 @@ from pruning_lab.experiments.recipes import (
 )
 from pruning_lab.experiments.records import Config, Run, load_config
 from pruning_lab.experiments.running import Note, compare, run
+from pruning_lab.experiments.tables import (
+    recipe_for,
+    table_1,
+    table_2,
+    table_3,
+    table_4,
+    table_5,
+)
 from pruning_lab.experiments.workspace import Workspace
 
 __all__ = [
     "REDUCED",
     "Config",
+    "Figure",
     "Note",
     "Recipe",
     "Run",
@@ -25,7 +36,19 @@ __all__ = [
     "chosen_recipe",
     "compare",
     "compressed_recipe",
+    "figure_1",
+    "figure_4",
+    "figure_5",
+    "figure_6",
+    "figure_7",
     "load_config",
     "paper_recipe",
+    "recipe_for",
     "run",
+    "table_1",
+    "table_2",
+    "table_3",
+    "table_4",
+    "table_5",
+    "trained",
 ]
