@@ -131,7 +131,7 @@ def run(
         if not config:
             recipe = goal.recipe(about, splits.name)
             if bf16 or (splits.val.device.type == "cuda" and "size" in about):
-                recipe = recipe.in_bf16()
+                recipe = recipe.trained_with(bf16=True)
         output.say(f"{recipe.network}, seed {seed}, {_cost(recipe, control)}; files go to {folder}")
         result = _done(recipe, splits, seed, control, folder, output)
     page = folder / "report.html"
