@@ -180,6 +180,7 @@ def photos() -> str:
                 f"{theirs.dense_error:.2%}",
                 f"{theirs.error:.2%}",
                 f"{theirs.parameters / 1e6:.1f}M of {theirs.dense_parameters / 1e6:.0f}M",
+                "",
                 f"{theirs.compression}x",
                 "",
             )
@@ -196,13 +197,14 @@ def photos() -> str:
                     f"{row['dense_error']:.2%}",
                     "**{:.2%}** ({:+z.2f} to {:+z.2f})".format(row["error"], *points),
                     f"{_million(row['parameters'])} of {_million(row['dense_parameters'])}",
+                    f"{1 / row['densities']['total']:.1f}x",
                     f"**{row['compression']:.1f}x**",
                     f"{minutes:.1f} on {'2 cores' if device == 'cpu' else device.split(' ')[1]}",
                 )
             )
     headers = (
-        *("network", "photos", "dense error", "pruned error (change of accuracy, points)"),
-        *("parameters left", "compression", "minutes"),
+        *("network", "photos", "dense error", "pruned error (change from the dense, points)"),
+        *("parameters left", "weights", "all parameters", "minutes"),
     )
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
