@@ -277,8 +277,7 @@ def _merge_(before: nn.Linear, after: nn.Linear, count: int) -> None:
     incoming, outgoing = before.weight.detach().cpu().double(), after.weight.detach().cpu().double()
     if before.bias is not None:
         incoming = torch.cat([incoming, before.bias.detach().cpu().double()[:, None]], dim=1)
-    # Not by a matrix product, in which equal neurons would come out a little apart.
-    apart = torch.cdist(incoming, incoming, compute_mode="donot_use_mm_for_euclid_dist").square()
+    apart = torch.cdist(incoming, incoming).square()
     saliency = apart.fill_diagonal_(math.inf) * outgoing.square().mean(0).clamp(min=_LEAST)
     kept = torch.ones(len(apart), dtype=torch.bool)
     for _ in range(count):
