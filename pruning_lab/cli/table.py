@@ -58,10 +58,13 @@ def table(
         torch.set_num_threads(threads)  # LeNet-300-100 has set it to one
         made.append(_rows(number, name, shape, images, range(seeds), output))
     rows = type(made[0])((row for each in made for row in each), **vars(made[0]))
-    record = {"format": f"pruning_lab table {number}", "rows": lab.rows.plain(rows)}
+    caption = getattr(rows, "caption", "")
+    record = {"format": f"pruning_lab table {number}", "caption": caption}
+    record["rows"] = lab.rows.plain(rows)
     if out:
         lab.files.save_json(out, record)
-    output.show(record, f"\n{rows}" + (f"\n\nwrote {out}" if out else ""))
+    text = f"\n{caption}\n{rows}" if caption else f"\n{rows}"
+    output.show(record, text + (f"\n\nwrote {out}" if out else ""))
 
 
 def _rows(number: int, name: str, shape: Shape, images, seeds: range, output) -> lab.rows.Rows:
@@ -82,5 +85,5 @@ def recipe_of(name: str, shape: Shape, images: common.Images, output: common.Out
     _, about, splits = prepare(shape.about(name, images), 0, images, output)
     recipe = Goal().recipe(about, splits.name)
     if splits.val.device.type == "cuda" and "size" in about:
-        recipe = recipe.in_bf16()
+        recipe = recipe.trained_with(bf16=True)
     return recipe, splits

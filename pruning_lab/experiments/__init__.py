@@ -5,6 +5,7 @@ and that tables, plots and reports read.
 """
 
 from pruning_lab.experiments.figures import Figure, figure_1, figure_4, figure_6, figure_7, trained
+from pruning_lab.experiments.frontier import Frontier, FrontierRow, frontier, row_of
 from pruning_lab.experiments.penalties import figure_5
 from pruning_lab.experiments.recipes import (
     REDUCED,
@@ -14,6 +15,15 @@ from pruning_lab.experiments.recipes import (
     paper_recipe,
 )
 from pruning_lab.experiments.records import Config, Run, load_config
+from pruning_lab.experiments.rivals import (
+    Rival,
+    Table6,
+    choose_ranks,
+    merge_neurons,
+    naive_cut,
+    svd,
+    table_6,
+)
 from pruning_lab.experiments.running import Note, compare, run
 from pruning_lab.experiments.tables import (
     recipe_for,
@@ -29,10 +39,15 @@ __all__ = [
     "REDUCED",
     "Config",
     "Figure",
+    "Frontier",
+    "FrontierRow",
     "Note",
     "Recipe",
+    "Rival",
     "Run",
+    "Table6",
     "Workspace",
+    "choose_ranks",
     "chosen_recipe",
     "compare",
     "compressed_recipe",
@@ -41,14 +56,20 @@ __all__ = [
     "figure_5",
     "figure_6",
     "figure_7",
+    "frontier",
     "load_config",
+    "merge_neurons",
+    "naive_cut",
     "paper_recipe",
     "recipe_for",
+    "row_of",
     "run",
+    "svd",
     "table_1",
     "table_2",
     "table_3",
     "table_4",
     "table_5",
+    "table_6",
     "trained",
 ]

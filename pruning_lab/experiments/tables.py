@@ -106,7 +106,7 @@ class LayerTable(Rows[LayerRow]):
         return list(zip(*columns, strict=True))
 
     def __str__(self) -> str:
-        return f"{self.caption}\n{aligned(self.cells)}"
+        return aligned(self.cells)
 
 
 def network_row(records: Sequence[dict]) -> NetworkRow:
