@@ -36,32 +36,37 @@ def figure(
     Args:
         number: 1 (energy), 4 (kept pixels), 5 (L1 and L2), 6 (sensitivity) or 7 (weights).
         model: A network, or your own function: package.module:function.
-        out: File for the picture (default: figure-NUMBER.png).
+        out: File for the picture (default: runs/paper/figure-NUMBER.png, made again); the rows
+            go to a .json beside it.
     """
     if number in (2, 3):
         raise ValueError(f"figure {number} is a drawing of the method; there are 1, 4, 5, 6 and 7")
     if seeds > 1 and number != 5:
         raise ValueError(f"figure {number} is of one network; leave --seeds out")
-    path = Path(out or f"figure-{number}.png")
+    path = Path(out or lab.experiments.results.FOLDER / f"figure-{number}.png")
     if path.suffix != ".png":
         raise ValueError(f"--out {path}: the picture is a PNG; name a file that ends in .png")
-    outputs.check_file("--out", path, "picture", replace=output.force)
+    beside, replace = path.with_suffix(".json"), output.force or not out
+    outputs.check_file("--out", path, "picture", replace=replace)
+    outputs.check_file("the .json beside", beside, "figure", replace=replace)
     name = model or NETWORKS.get(number)
-    rows, run = _measured(number, name, shape, images, range(seeds), output)
+    rows, run, trained = _measured(number, name, shape, images, range(seeds), output)
+    result = lab.experiments.Result.of(
+        f"figure-{number}", rows, trained, range(seeds), images.where(), output.command
+    )
     lab.files.write(path, lab.plots.png(_drawn(number, rows, run)))
-    record = {"figure": number, "out": str(path), "rows": lab.rows.plain(rows)}
-    record |= {"caption": rows.caption, "sentences": rows.sentences}
-    if number == 5:
-        record["comparisons"] = lab.rows.plain(rows.comparisons)
-    output.show(record, "\n".join(("", rows.caption, *rows.sentences, f"wrote {path}")))
+    lab.files.save_json(beside, result.record)
+    text = "\n".join(("", rows.caption, *rows.sentences, f"wrote {path} and {beside}"))
+    output.show({**result.record, "out": str(path)}, text)
 
 
 def _measured(number: int, name: str, shape: Shape, images, seeds: range, output) -> tuple:
-    """The rows of a figure, and the run that they are of, if it is one."""
+    """The rows of a figure, the run that they are of, if it is one, and what was trained."""
     experiments = lab.experiments
     if number == 1:
-        return experiments.figure_1(), None
+        return experiments.figure_1(), None, []
     recipe, splits = recipe_of(name, shape, images, output)
+    trained = [experiments.Trained(recipe, splits.name)]
     if number == 4:  # now, not after the training
         masks = lab.Mask.of(common.build(recipe.about)).values()
         experiments.figures.check_takes_pixels(next(iter(masks)))
@@ -69,12 +74,13 @@ def _measured(number: int, name: str, shape: Shape, images, seeds: range, output
     with watching(epochs.get(number, recipe.total_epochs()), output) as notify:
         options = {"workspace": experiments.Workspace(RUNS, notify), "build": common.build}
         if number == 5:
-            return experiments.figure_5(splits, recipe, seeds=seeds, **options), None
+            return experiments.figure_5(splits, recipe, seeds=seeds, **options), None, trained
         if number == 6:
-            return experiments.figure_6(splits, recipe, **options), None
+            return experiments.figure_6(splits, recipe, **options), None, trained
         load = common.Network(model=name).load
         run = options["workspace"].run(recipe, splits, build=common.build, load=load)
-        return (experiments.figure_4 if number == 4 else experiments.figure_7)(run), run
+        rows = (experiments.figure_4 if number == 4 else experiments.figure_7)(run)
+        return rows, run, trained
 
 
 def _drawn(number: int, rows: lab.rows.Rows, run: lab.experiments.Run | None):

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from cyclopts import Parameter
+
 import pruning_lab as lab
 from pruning_lab.cli import common, outputs
 
 
 def report(
-    file: Annotated[str, common.File()],
+    file: Annotated[str | None, common.File()] = None,
     *,
+    paper: Annotated[bool, Parameter(name="--all")] = False,
     dense: common.InputFile = None,
     out: Annotated[str | None, common.File("page"), common.FILE] = None,
     network: common.Network = common.Network(),
@@ -20,15 +23,29 @@ def report(
 ) -> None:
     """Compare a pruned network with the dense one and with the paper (uses the test images).
 
+    With --all: one page of every table and figure of the paper, beside those that the commands
+    table and figure have made. Nothing is measured for it.
+
     example:
       pruning-lab report runs/first
       pruning-lab report pruned.safetensors --dense dense.safetensors
+      pruning-lab report --all
 
     Args:
-        file: The folder of a run, or a pruned network's file.
+        file: The folder of a run, or a pruned network's file; with --all the folder of the
+            tables and figures (default: runs/paper).
+        paper: Show all of the paper's tables and figures.
         dense: The network before pruning.
-        out: File for the page (default: report.html, in the folder of the run).
+        out: File for the page (default: report.html in the folder of the run; paper.html).
     """
+    if paper:
+        _of_the_paper(file, dense, out, output)
+        return
+    if file is None:
+        raise ValueError(
+            "name the folder of a run or a pruned network's file, or add --all for the page of "
+            "the paper"
+        )
     is_run = Path(file).is_dir()
     page = Path(out or Path(file if is_run else "") / "report.html")
     # The page that a run has made itself is made again unasked.
@@ -50,3 +67,19 @@ def report(
         result = lab.experiments.Run(record, before, model, lab.Mask.of(model))
     lab.files.write(page, lab.reports.html(result, None if is_run else output.command))
     output.show(result.record, f"\n{lab.reports.text(result.record)}\n\nOpen {page} for the plots")
+
+
+def _of_the_paper(
+    folder: str | None, dense: str | None, out: str | None, output: common.WritingOutput
+) -> None:
+    if dense:
+        raise ValueError("--dense goes with one network's file; leave it out, or --all")
+    if folder and not Path(folder).is_dir():
+        raise FileNotFoundError(f"no folder {folder}; name one that has tables and figures")
+    place = Path(folder or lab.experiments.results.FOLDER)
+    page = Path(out or place / "paper.html")
+    outputs.check_file("--out", page, "page", replace=output.force or not out)
+    sections = lab.reports.paper_sections(place)
+    lab.files.write(page, lab.reports.paper_html(sections))
+    record = {"out": str(page), "verdicts": {part.name: part.verdict for part in sections}}
+    output.show(record, f"{lab.reports.paper_text(sections)}\n\nOpen {page}")

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 import pruning_lab as lab
-from pruning_lab.cli import common
+from pruning_lab.cli import common, outputs
 from pruning_lab.cli.run import Goal, watching
 from pruning_lab.cli.train import Shape, prepare
 
@@ -46,29 +46,31 @@ def table(
     Args:
         number: 1 (accuracy and compression), 2-5 (layer by layer) or 6 (other methods).
         model: A network, or several for table 1.
-        out: File for the rows, as JSON.
+        out: File for the rows, as JSON (default: runs/paper/table-NUMBER.json, made again).
     """
     import torch
 
+    path = Path(out or lab.experiments.results.FOLDER / f"table-{number}.json")
+    outputs.check_file("--out", path, "table", replace=output.force or not out)
     names = model or NETWORKS[number]
     if number != 1 and len(names) > 1:
         raise ValueError(f"table {number} is of one network, got {' '.join(names)}")
-    made, threads = [], torch.get_num_threads()
+    made, trained, threads = [], [], torch.get_num_threads()
     for name in names:
         torch.set_num_threads(threads)  # LeNet-300-100 has set it to one
-        made.append(_rows(number, name, shape, images, range(seeds), output))
+        recipe, splits = recipe_of(name, shape, images, output)
+        made.append(_rows(number, name, recipe, splits, range(seeds), output))
+        trained.append(lab.experiments.Trained(recipe, splits.name))
     rows = type(made[0])((row for each in made for row in each), **vars(made[0]))
-    caption = getattr(rows, "caption", "")
-    record = {"format": f"pruning_lab table {number}", "caption": caption}
-    record["rows"] = lab.rows.plain(rows)
-    if out:
-        lab.files.save_json(out, record)
-    text = f"\n{caption}\n{rows}" if caption else f"\n{rows}"
-    output.show(record, text + (f"\n\nwrote {out}" if out else ""))
+    result = lab.experiments.Result.of(
+        f"table-{number}", rows, trained, range(seeds), images.where(), output.command
+    )
+    lab.files.save_json(path, result.record)
+    text = f"\n{result.caption}\n{rows}" if result.caption else f"\n{rows}"
+    output.show(result.record, f"{text}\n\nwrote {path}")
 
 
-def _rows(number: int, name: str, shape: Shape, images, seeds: range, output) -> lab.rows.Rows:
-    recipe, splits = recipe_of(name, shape, images, output)
+def _rows(number: int, name: str, recipe, splits, seeds: range, output) -> lab.rows.Rows:
     with watching(len(seeds) * recipe.total_epochs(), output) as notify:
         workspace = lab.experiments.Workspace(RUNS, notify)
         options = {"seeds": seeds, "workspace": workspace}

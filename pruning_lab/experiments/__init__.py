@@ -15,6 +15,7 @@ from pruning_lab.experiments.recipes import (
     paper_recipe,
 )
 from pruning_lab.experiments.records import Config, Run, load_config
+from pruning_lab.experiments.results import Result, Trained
 from pruning_lab.experiments.rivals import (
     Rival,
     Table6,
@@ -43,9 +44,11 @@ __all__ = [
     "FrontierRow",
     "Note",
     "Recipe",
+    "Result",
     "Rival",
     "Run",
     "Table6",
+    "Trained",
     "Workspace",
     "choose_ranks",
     "chosen_recipe",

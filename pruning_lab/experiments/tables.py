@@ -57,7 +57,7 @@ class NetworkRow:
         source = images_of(self.network)
         names = ("", "") if self.data == source else (f", {source}", f", {self.data}")
         errors = f"{theirs.dense_error:.2%}", f"{theirs.error:.2%}"
-        sizes = _short(theirs.dense_parameters), _short(theirs.parameters)
+        sizes = short(theirs.dense_parameters), short(theirs.parameters)
         lost, rate = change(theirs.error - theirs.dense_error), f"{theirs.compression}x"
         reported = (*errors, lost, "", "", *sizes, rate, "")
         lines = [(row[0], cell, *row[1:]) for row, cell in zip(ours, reported, strict=True)]
@@ -235,10 +235,10 @@ def _theirs(row: LayerRow, name: str) -> str:
     if row.theirs is None:
         return ""
     value = getattr(row.theirs, name)
-    return f"{100 * value:.3g}%" if "density" in name else _short(value)
+    return f"{100 * value:.3g}%" if "density" in name else short(value)
 
 
-def _short(count: float) -> str:
+def short(count: float) -> str:
     """A count as the paper prints it: 22K, 6.7M, 3.7B."""
     scale, letter = (1e9, "B") if count >= 1e9 else (1e6, "M") if count >= 1e6 else (1e3, "K")
     return f"{count / scale:g}{letter}"
