@@ -13,6 +13,7 @@ from pruning_lab.experiments.recipes import (
 )
 from pruning_lab.experiments.records import Config, Run, load_config
 from pruning_lab.experiments.running import Note, compare, run
+from pruning_lab.experiments.workspace import Workspace
 
 __all__ = [
     "REDUCED",
@@ -20,6 +21,7 @@ __all__ = [
     "Note",
     "Recipe",
     "Run",
+    "Workspace",
     "chosen_recipe",
     "compare",
     "compressed_recipe",

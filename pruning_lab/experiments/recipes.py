@@ -33,9 +33,18 @@ class Recipe:
         """What a file says of the network, so that `models.build` can build it again."""
         return {"network": self.network, **self.shape}
 
+    def total_epochs(self, control: bool = True) -> int:
+        """Of all trainings: the dense network's, the pruned one's, and the control's."""
+        retrain = sum(config.epochs for config in self.retrain)
+        return self.dense.epochs + retrain * (2 if control else 1)
+
     @property
-    def epochs(self) -> int:
-        return self.dense.epochs + sum(config.epochs for config in self.retrain)
+    def control(self) -> "Recipe":
+        """The dense network trained on for exactly as long: the same recipe, which prunes nothing.
+
+        Every training has the epochs, schedule, seed and augmentation that the pruned one has.
+        """
+        return replace(self, rounds=({"density": 1.0},) * len(self.retrain), choose=None)
 
     def seeded(self, seed: int) -> "Recipe":
         """The same recipe with a different order of images in every phase."""

@@ -3,7 +3,7 @@
 import copy
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,15 @@ from pruning_lab import counts, files, models, processes, provenance, retraining
 from pruning_lab.data import Splits
 from pruning_lab.evaluation import Accuracy, drop, evaluate
 from pruning_lab.experiments.recipes import Recipe, down_to
-from pruning_lab.experiments.records import CONFIG, RUN, Run, load_config
+from pruning_lab.experiments.records import (
+    CONFIG,
+    RUN,
+    Config,
+    Run,
+    load_config,
+    settings_of,
+    shelf,
+)
 from pruning_lab.layers import seeded
 from pruning_lab.rows import plain
 from pruning_lab.training import Epoch, train
@@ -34,34 +42,52 @@ def run(
     splits: Splits,
     *,
     seed: int = 0,
+    control: bool = True,
     folder: str | Path | None = None,
+    trained: Path | None = None,
     notify: Callable[[Note], None] = lambda note: None,
     command: str | None = None,
     build: Callable[[dict], nn.Module] = models.build,
 ) -> Run:
     """Do the whole recipe; thresholds and progress look at val, and test is used once, at the end.
 
+    The control, the dense network trained on for exactly as long (`Recipe.control`), says what
+    pruning itself cost; `control=False` saves its time.
+
     With `folder`, every epoch leaves a checkpoint there, and a call that finds checkpoints resumes
     from them to the same end. At the end the folder holds dense.safetensors, model.safetensors,
-    mask.safetensors, scan.csv with scan.json, plan.json where one was chosen, and, last, run.json.
+    control.safetensors, mask.safetensors, scan.csv with scan.json, plan.json where one was chosen,
+    and, last, run.json. In the folder `trained`, which runs can share, the checkpoints of the dense
+    network and of the control stay, so that another run with the same ones reads them.
     `command` is what the user typed, for the record; that of the call that began the run stays.
     `build` makes a network of one's own from `recipe.about`. The caller's random states stay.
     """
     folder = folder and Path(folder)
     checkpoints = folder and folder / "checkpoints"
     if folder:
-        command = _claim(folder, recipe, splits, seed, command)
+        command = _claim(folder, settings_of(recipe, splits, seed, control), command)
     recipe, device = recipe.seeded(seed), splits.train.device
-    epochs, stages = [], []
+    at = _checkpoints(recipe, splits, seed, checkpoints, trained)
+    epochs, stages, longer = [], [], None
 
     def watch(phase: str, epoch: Epoch) -> None:
         epochs.append({"phase": phase, **plain(epoch)})
         notify(Note(phase, epoch=epoch))
 
+    def retrained(model: nn.Module, rounds: Sequence[dict], phase: Callable[[], str], place: str):
+        return retraining.iterative(
+            model,
+            splits.train,
+            recipe.retrain,
+            rounds,
+            freeze=recipe.freeze or [()] * len(rounds),
+            on_epoch=lambda epoch: watch(phase(), epoch),
+            checkpoints=at[place],
+        )
+
     with seeded(seed, device):
         dense = build(recipe.about).to(device)
-        checkpoint = checkpoints and checkpoints / "dense.safetensors"
-        for epoch in train(dense, splits.train, recipe.dense, checkpoint=checkpoint):
+        for epoch in train(dense, splits.train, recipe.dense, checkpoint=at["dense"]):
             watch("train", epoch)
         dense_val = evaluate(dense, splits.val)
         notify(Note("train", f"dense, val error {dense_val.error:.2%}"))
@@ -70,38 +96,38 @@ def run(
         scan_seconds = time.perf_counter() - began
         rounds = down_to(plan.densities, len(recipe.retrain)) if plan else recipe.rounds
         model = copy.deepcopy(dense)
-        for stage in retraining.iterative(
-            model,
-            splits.train,
-            recipe.retrain,
-            rounds,
-            freeze=recipe.freeze or [()] * len(rounds),
-            on_epoch=lambda epoch: watch(f"round {len(stages) // 2 + 1}", epoch),
-            checkpoints=checkpoints,
-        ):
+        for stage in retrained(model, rounds, lambda: f"round {len(stages) // 2 + 1}", "pruned"):
             stages.append(_row(stage, dense_val, evaluate(model, splits.val)))
             if stage.kind == "retrained":
                 cut, now = (1 - row["val"]["value"] for row in stages[-2:])
                 text = f"{stage.mask.density:.1%} of the weights kept, val error {cut:.2%}"
                 notify(Note(f"round {stage.round}", f"{text} -> retrained {now:.2%}"))
+        if control:
+            longer = copy.deepcopy(dense)
+            for _ in retrained(longer, recipe.control.rounds, lambda: "control", "control"):
+                pass
+            error = evaluate(longer, splits.val).error
+            notify(Note("control", f"dense, trained on for as long: val error {error:.2%}"))
 
-    trained = [row["seconds"] for row in epochs if row["phase"] == "train"]
-    retrained = [row["seconds"] for row in epochs if row["phase"] != "train"]
+    seconds = {"train": 0.0, "scan": scan_seconds, "retrain": 0.0, "control": 0.0}
+    for row in epochs:
+        phase = row["phase"] if row["phase"] in seconds else "retrain"
+        seconds[phase] += row["seconds"]
     record = {
         "format": RUN,
         "seed": seed,
         "command": command,
         "recipe": recipe,
-        **compare(dense, model, splits),
+        **compare(dense, model, splits, longer),
         "dense_val": dense_val,
         "scan": scan,
         "plan": plan,
         "stages": stages,
         "epochs": epochs,
-        "seconds": {"train": sum(trained), "scan": scan_seconds, "retrain": sum(retrained)},
+        "seconds": seconds,
     }
     notify(Note("test", "used once, for the tables"))
-    result = Run(plain(record), dense, model, stage.mask)
+    result = Run(plain(record), dense, model, stage.mask, longer)
     if folder and processes.rank() == 0:
         result.save(folder)
         shutil.rmtree(checkpoints, ignore_errors=True)
@@ -109,9 +135,27 @@ def run(
     return result
 
 
-def compare(dense: nn.Module, model: nn.Module, splits: Splits) -> dict:
-    """The part of a record that the paper's tables need: both networks on the test split, once."""
+def _checkpoints(
+    recipe: Recipe, splits: Splits, seed: int, folder: Path | None, trained: Path | None
+) -> dict[str, Path | None]:
+    """Where the checkpoints of the three networks are; those of pruned ones are never shared."""
+    at = {name: folder and folder / name for name in ("dense", "pruned", "control")}
+    if trained:
+        what = {"network": recipe.about, "seed": seed, "dense": recipe.dense}
+        what |= {"train": splits.train.fingerprint(), "processes": processes.world()}
+        at["dense"] = shelf(trained, what)
+        at["control"] = shelf(trained, what | {"on": recipe.retrain, "freeze": recipe.freeze})
+    return at
+
+
+def compare(
+    dense: nn.Module, model: nn.Module, splits: Splits, control: nn.Module | None = None
+) -> dict:
+    """The part of a record that the paper's tables need: each network on the test split, once."""
     before, after = evaluate(dense, splits.test), evaluate(model, splits.test)
+    longer = control and evaluate(control, splits.test)
+    test = {"dense": before, "pruned": after, "control": longer}
+    test |= {"drop": drop(before, after), "control_drop": longer and drop(longer, after)}
     tables = {"dense": counts.layers(dense, splits.val), "pruned": counts.layers(model, splits.val)}
     total, kept = counts.parameters(dense).total, counts.parameters(model).kept
     return {
@@ -122,7 +166,7 @@ def compare(dense: nn.Module, model: nn.Module, splits: Splits) -> dict:
         },
         "versions": provenance.versions(),
         "machine": provenance.machine(splits.test.device),
-        "test": plain({"dense": before, "pruned": after, "drop": drop(before, after)}),
+        "test": plain(test),
         "parameters": {"dense": total, "pruned": kept},
         "layers": {which: plain((*table, table.total)) for which, table in tables.items()},
     }
@@ -170,12 +214,8 @@ def _scanned(
     return scan, plan
 
 
-def _claim(
-    folder: Path, recipe: Recipe, splits: Splits, seed: int, command: str | None
-) -> str | None:
+def _claim(folder: Path, settings: Config, command: str | None) -> str | None:
     """Write down what this folder's run is, or make sure that it is this one; its command."""
-    sha256 = splits.train.fingerprint()
-    settings = {"recipe": recipe, "data": splits.name, "train_sha256": sha256, "seed": seed}
     if (folder / "run.json").exists():
         raise FileExistsError(f"{folder} holds a finished run; name another folder")
     if not (folder / "config.json").exists() and processes.rank() == 0:
@@ -194,6 +234,6 @@ def _claim(
 
 
 _WRITTEN = (
-    *("dense.safetensors", "model.safetensors", "mask.safetensors", "scan.csv", "scan.json"),
-    *("plan.json", "report.html", "checkpoints"),
+    *("dense.safetensors", "model.safetensors", "control.safetensors", "mask.safetensors"),
+    *("scan.csv", "scan.json", "plan.json", "report.html", "checkpoints"),
 )
