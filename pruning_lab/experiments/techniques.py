@@ -1,0 +1,177 @@
+"""The paper's techniques one by one: arms that differ in one thing, with one control."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from pruning_lab import criteria, masks, models, retraining
+from pruning_lab.data import Images, Splits
+from pruning_lab.evaluation import Accuracy, Drop, drop, evaluate, pooled
+from pruning_lab.experiments.recipes import Recipe, paper_recipe
+from pruning_lab.experiments.running import Note
+from pruning_lab.experiments.workspace import Workspace
+from pruning_lab.rows import Rows
+
+ARMS = {  # technique -> what is compared, first what the paper settled on
+    "survivors": ("kept", "re-initialised"),
+    "schedule": ("iterative", "one-shot", "gradual"),
+    "penalty": ("L2", "L1"),
+    "saliency": ("magnitude", "probabilistic"),
+    "dropout": ("adjusted", "not adjusted"),
+    "freezing": ("in turn", "none"),
+}
+_WORSE_IN_THE_PAPER = ("re-initialised", "one-shot", "L1", "probabilistic")
+
+
+@dataclass(frozen=True)
+class TechniqueRow:
+    """One arm of a technique, measured on the test split."""
+
+    technique: str
+    arm: str
+    network: str
+    density: float  # of all weights
+    seeds: int
+    error: float  # mean over the seeds
+    drop: Drop  # from the control, over all seeds
+    difference: Drop | None  # from the first arm, over all seeds; None for that arm itself
+
+
+class Techniques(Rows[TechniqueRow]):
+    """Two or three rows per technique; `conclusions` says what came out."""
+
+    columns: ClassVar = {
+        "technique": lambda row: row.technique,
+        "arm": lambda row: row.arm,
+        "network": lambda row: row.network,
+        "density": lambda row: f"{row.density:.1%}",
+        "seeds": lambda row: row.seeds,
+        "test error": lambda row: f"{row.error:.2%}",
+        "change from the control": lambda row: row.drop,
+        "from the first arm": lambda row: row.difference or "",
+    }
+
+    @property
+    def conclusions(self) -> list[str]:
+        """A sentence for each arm but a first one, whichever way it came out."""
+        sentences = []
+        for row in (row for row in self if row.difference is not None):
+            outcome, paper = row.difference.conclusion, ""
+            arms = f"{row.technique}: {row.arm} is {outcome} than {ARMS[row.technique][0]}"
+            if outcome not in ("worse", "better"):
+                arms = f"{row.technique}, {row.arm} or {ARMS[row.technique][0]}: {outcome}"
+            elif row.arm in _WORSE_IN_THE_PAPER:
+                paper = f", {'as' if outcome == 'worse' else 'unlike'} in the paper"
+            sentences.append(f"{arms}{paper} ({row.difference}).")
+        return sentences
+
+
+def techniques(
+    splits: Splits,
+    *,
+    recipes: Mapping[str, Recipe] | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    workspace: Workspace = Workspace(),
+) -> Techniques:
+    """Retrain every arm of each technique for as many epochs, from the same dense network.
+
+    `recipes`, technique -> recipe, says which are tried on what (default: `technique_recipes`). The
+    arms of a technique have data, seed, final density and number of epochs in common, and the
+    control, the dense network trained on. But for "schedule" and "freezing" they prune once, to
+    the densities of the recipe's last round. No arm is chosen by its result, so each network is
+    measured on the test split, once. Each seed is compared with itself (`evaluation.pooled`).
+    """
+    recipes = technique_recipes(splits.name) if recipes is None else recipes
+    for technique, recipe in recipes.items():
+        if technique not in ARMS or not recipe.rounds:
+            there = f"a recipe with rounds for any of {', '.join(ARMS)}"
+            raise ValueError(f"got {technique!r} with {len(recipe.rounds)} rounds; give {there}")
+    if workspace.folder is None:  # techniques share networks
+        with TemporaryDirectory() as folder:
+            own = replace(workspace, folder=Path(folder))
+            return techniques(splits, recipes=recipes, seeds=seeds, workspace=own)
+    rows = []
+    for technique, recipe in recipes.items():
+        trials = [_trial(technique, recipe, splits, seed, workspace) for seed in seeds]
+        control, first, *others = zip(*trials, strict=True)
+        for arm, answers in zip(ARMS[technique], (first, *others), strict=True):
+            density = fmean(density for _, density in answers)
+            error = fmean(accuracy.error for accuracy, _ in answers)
+            about = technique, arm, recipe.network, density, len(trials), error
+            difference = None if arm == ARMS[technique][0] else _pooled(first, answers)
+            rows.append(TechniqueRow(*about, _pooled(control, answers), difference))
+    return Techniques(rows)
+
+
+def _pooled(before: Sequence, after: Sequence) -> Drop:
+    return pooled([drop(old, new) for (old, _), (new, _) in zip(before, after, strict=True)])
+
+
+def technique_recipes(data: str = "mnist") -> dict[str, Recipe]:
+    """LeNet-300-100 for every technique, with dropout where it is adjusted; LeNet-5 for freezing.
+
+    LeNet-5's fully connected layers are pruned in a first round, its convolutions in a second.
+    """
+    recipes = dict.fromkeys(ARMS, paper_recipe("lenet-300-100", data))
+    recipes["dropout"] = paper_recipe("lenet-300-100", data, {"dropout": 0.5})
+    recipe = paper_recipe("lenet-5", data)
+    final, last = recipe.rounds[-1]["density"], recipe.retrain[-1]
+    fc, conv = ({n: d for n, d in final.items() if n.startswith(kind)} for kind in ("fc", "conv"))
+    half = replace(last, epochs=last.epochs // 2)
+    in_turn = {"rounds": ({"density": fc}, {"density": conv}), "freeze": (tuple(conv), tuple(fc))}
+    return recipes | {"freezing": replace(recipe, retrain=(half, half), **in_turn)}
+
+
+def _trial(
+    technique: str, recipe: Recipe, splits: Splits, seed: int, workspace: Workspace
+) -> Iterator[tuple[Accuracy, float]]:
+    """Accuracy on test and density of the control, then of every arm."""
+    whole = replace(recipe.retrain[-1], epochs=sum(config.epochs for config in recipe.retrain))
+    base = replace(recipe, rounds=recipe.rounds[-1:], retrain=(whole,), freeze=())
+    base = recipe if technique == "freezing" else base
+    run = workspace.run(base, splits, seed=seed)
+    base, recipe = base.seeded(seed), recipe.seeded(seed)
+    what = {"base": base, "recipe": recipe, "seed": seed, "train": splits.train.fingerprint()}
+    for arm in ("control", *ARMS[technique]):
+        model = run.control if arm == "control" else run.model
+        if changes := _changes(base, recipe, run.dense).get(arm):
+            model, note = copy.deepcopy(run.dense), partial(Note, f"{technique}: {arm}")
+            changes["on_epoch"] = lambda epoch, note=note: workspace.notify(note(epoch=epoch))
+            training = partial(_train, model, splits.train, base, changes)
+            model = workspace.network({"arm": arm, **what}, model, training)
+        yield evaluate(model, splits.test), masks.Mask.of(model).density
+
+
+def _changes(base: Recipe, recipe: Recipe, dense: nn.Module) -> dict[str, dict]:
+    """Arm -> the keywords of `retraining` in which it differs from `base`."""
+    config, amounts = base.retrain[0], base.rounds[0]
+    own = [replace(config, epochs=each.epochs, seed=each.seed) for each in recipe.retrain]
+    mask, layers = masks.prune(dense, **amounts), masks.prunable(dense)
+    size = torch.cat([layers[name].weight[mask[name]] for name in mask]).abs().mean().item()
+    l1 = size * config.weight_decay  # pulls the mean survivor as strongly as the L2 does
+    return {
+        "re-initialised": {"reinitialise": partial(models.build, base.about)},
+        "iterative": {"config": own, "rounds": recipe.rounds},
+        "gradual": {"config": config, **amounts},
+        "L1": {"config": replace(config, weight_decay=0.0, l1=l1)},
+        "probabilistic": {"rounds": [{**amounts, "saliency": criteria.probabilistic(config.seed)}]},
+        "not adjusted": {"adjust_dropout": False},
+        "none": {"freeze": ()},
+    }
+
+
+def _train(
+    model: nn.Module, images: Images, base: Recipe, changes: dict, checkpoints: Path
+) -> Iterator[retraining.Stage]:
+    if "density" in changes:
+        return retraining.gradual(model, images, **changes, checkpoints=checkpoints)
+    options = {"config": base.retrain, "rounds": base.rounds, "freeze": base.freeze, **changes}
+    return retraining.iterative(model, images, **options, checkpoints=checkpoints)
