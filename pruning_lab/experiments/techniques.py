@@ -1,7 +1,7 @@
 """The paper's techniques one by one: arms that differ in one thing, with one control."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from pruning_lab import criteria, masks, models, retraining
-from pruning_lab.data import Images, Splits
+from pruning_lab.data import Splits
 from pruning_lab.evaluation import Accuracy, Drop, drop, evaluate, pooled
-from pruning_lab.experiments.recipes import Recipe, paper_recipe
+from pruning_lab.experiments.recipes import Recipe, down_to, paper_recipe
 from pruning_lab.experiments.running import Note
 from pruning_lab.experiments.workspace import Workspace
 from pruning_lab.rows import Rows
@@ -64,13 +64,14 @@ class Techniques(Rows[TechniqueRow]):
         """A sentence for each arm but a first one, whichever way it came out."""
         sentences = []
         for row in (row for row in self if row.difference is not None):
-            outcome, paper = row.difference.conclusion, ""
-            arms = f"{row.technique}: {row.arm} is {outcome} than {ARMS[row.technique][0]}"
+            first, outcome, paper = ARMS[row.technique][0], row.difference.conclusion, ""
+            said = f"{row.arm} is {outcome} than {first}"
             if outcome not in ("worse", "better"):
-                arms = f"{row.technique}, {row.arm} or {ARMS[row.technique][0]}: {outcome}"
+                said = f"{row.arm} or {first}, {outcome}"
             elif row.arm in _WORSE_IN_THE_PAPER:
                 paper = f", {'as' if outcome == 'worse' else 'unlike'} in the paper"
-            sentences.append(f"{arms}{paper} ({row.difference}).")
+            where = f"{row.technique} at {row.density:.1%} kept"
+            sentences.append(f"{where}: {said}{paper}; {row.difference}.")
         return sentences
 
 
@@ -115,63 +116,65 @@ def _pooled(before: Sequence, after: Sequence) -> Drop:
     return pooled([drop(old, new) for (old, _), (new, _) in zip(before, after, strict=True)])
 
 
-def technique_recipes(data: str = "mnist") -> dict[str, Recipe]:
+def technique_recipes(data: str = "mnist", fraction: float = 1.0) -> dict[str, Recipe]:
     """LeNet-300-100 for every technique, with dropout where it is adjusted; LeNet-5 for freezing.
 
-    LeNet-5's fully connected layers are pruned in a first round, its convolutions in a second.
+    They end at a fraction of the densities that the paper reports. LeNet-5's fully connected layers
+    are pruned in a first round, its convolutions in a second.
     """
-    recipes = dict.fromkeys(ARMS, paper_recipe("lenet-300-100", data))
+    recipes = {technique: paper_recipe("lenet-300-100", data) for technique in ARMS}
     recipes["dropout"] = paper_recipe("lenet-300-100", data, {"dropout": 0.5})
-    recipe = paper_recipe("lenet-5", data)
-    final, last = recipe.rounds[-1]["density"], recipe.retrain[-1]
-    fc, conv = ({n: d for n, d in final.items() if n.startswith(kind)} for kind in ("fc", "conv"))
-    half = replace(last, epochs=last.epochs // 2)
-    in_turn = {"rounds": ({"density": fc}, {"density": conv}), "freeze": (tuple(conv), tuple(fc))}
-    return recipes | {"freezing": replace(recipe, retrain=(half, half), **in_turn)}
+    recipes["freezing"] = paper_recipe("lenet-5", data)
+    for technique, recipe in recipes.items():
+        final = {n: fraction * density for n, density in recipe.rounds[-1]["density"].items()}
+        changed = {"rounds": down_to(final, len(recipe.rounds)), "scan": recipe.scan[-1:]}
+        if technique == "freezing":
+            fc, conv = ({n: final[n] for n in final if n.startswith(k)} for k in ("fc", "conv"))
+            half = replace(recipe.retrain[-1], epochs=recipe.retrain[-1].epochs // 2)
+            changed |= {"rounds": ({"density": fc}, {"density": conv}), "retrain": (half, half)}
+            changed |= {"freeze": (tuple(conv), tuple(fc))}
+        recipes[technique] = replace(recipe, **changed)
+    return recipes
 
 
 def _trial(
     technique: str, recipe: Recipe, splits: Splits, seed: int, workspace: Workspace
 ) -> Iterator[tuple[Accuracy, float]]:
     """Accuracy on test and density of the control, then of every arm."""
-    whole = replace(recipe.retrain[-1], epochs=sum(config.epochs for config in recipe.retrain))
-    base = replace(recipe, rounds=recipe.rounds[-1:], retrain=(whole,), freeze=())
-    base = recipe if technique == "freezing" else base
+    base, epochs = recipe, sum(config.epochs for config in recipe.retrain)
+    if technique != "freezing":
+        retrain = (replace(recipe.retrain[-1], epochs=epochs),)
+        base = replace(recipe, rounds=recipe.rounds[-1:], retrain=retrain, freeze=())
     run = workspace.run(base, splits, seed=seed)
     base, recipe = base.seeded(seed), recipe.seeded(seed)
     what = {"base": base, "recipe": recipe, "seed": seed, "train": splits.train.fingerprint()}
     for arm in ("control", *ARMS[technique]):
         model = run.control if arm == "control" else run.model
-        if changes := _changes(base, recipe, run.dense).get(arm):
+        if retrain := _retrainings(base, recipe, run.dense).get(arm):
             model, note = copy.deepcopy(run.dense), partial(Note, f"{technique}: {arm}")
-            changes["on_epoch"] = lambda epoch, note=note: workspace.notify(note(epoch=epoch))
-            training = partial(_train, model, splits.train, base, changes)
-            model = workspace.network({"arm": arm, **what}, model, training)
+            watch = {"on_epoch": lambda epoch, note=note: workspace.notify(note(epoch=epoch))}
+            train = partial(retrain, model, splits.train, **watch)
+            what["arm"] = arm
+            model = workspace.network(what, model, lambda at, train=train: train(checkpoints=at))
         yield evaluate(model, splits.test), masks.Mask.of(model).density
 
 
-def _changes(base: Recipe, recipe: Recipe, dense: nn.Module) -> dict[str, dict]:
-    """Arm -> the keywords of `retraining` in which it differs from `base`."""
+def _retrainings(base: Recipe, recipe: Recipe, dense: nn.Module) -> dict[str, Callable]:
+    """Arm -> its retraining, a function of the network and the images, where `base` is not it."""
     config, amounts = base.retrain[0], base.rounds[0]
     own = [replace(config, epochs=each.epochs, seed=each.seed) for each in recipe.retrain]
     mask, layers = masks.prune(dense, **amounts), masks.prunable(dense)
     size = torch.cat([layers[name].weight[mask[name]] for name in mask]).abs().mean().item()
     l1 = size * config.weight_decay  # pulls the mean survivor as strongly as the L2 does
+    chances = {**amounts, "saliency": criteria.probabilistic(config.seed)}
+    options = {"config": base.retrain, "rounds": base.rounds, "freeze": base.freeze}
+    same = partial(retraining.iterative, **options)
     return {
-        "re-initialised": {"reinitialise": partial(models.build, base.about)},
-        "iterative": {"config": own, "rounds": recipe.rounds},
-        "gradual": {"config": config, **amounts},
-        "L1": {"config": replace(config, weight_decay=0.0, l1=l1)},
-        "probabilistic": {"rounds": [{**amounts, "saliency": criteria.probabilistic(config.seed)}]},
-        "not adjusted": {"adjust_dropout": False},
-        "none": {"freeze": ()},
+        "re-initialised": partial(same, reinitialise=partial(models.build, base.about)),
+        "iterative": partial(same, config=own, rounds=recipe.rounds),
+        "gradual": partial(retraining.gradual, config=config, **amounts),
+        "L1": partial(same, config=replace(config, weight_decay=0.0, l1=l1)),
+        "probabilistic": partial(same, rounds=[chances]),
+        "not adjusted": partial(same, adjust_dropout=False),
+        "none": partial(same, freeze=()),
     }
-
-
-def _train(
-    model: nn.Module, images: Images, base: Recipe, changes: dict, checkpoints: Path
-) -> Iterator[retraining.Stage]:
-    if "density" in changes:
-        return retraining.gradual(model, images, **changes, checkpoints=checkpoints)
-    options = {"config": base.retrain, "rounds": base.rounds, "freeze": base.freeze, **changes}
-    return retraining.iterative(model, images, **options, checkpoints=checkpoints)
