@@ -131,7 +131,7 @@ def run(
         if not config:
             recipe = goal.recipe(about, splits.name)
             if bf16 or (splits.val.device.type == "cuda" and "size" in about):
-                recipe = recipe.in_bf16()
+                recipe = recipe.trained_with(bf16=True)
         output.say(f"{recipe.network}, seed {seed}, {_cost(recipe, control)}; files go to {folder}")
         result = _done(recipe, splits, seed, control, folder, output)
     page = folder / "report.html"
@@ -159,10 +159,11 @@ def _done(
 
 
 def _cost(recipe: lab.experiments.Recipe, control: bool) -> str:
+    alone = recipe.total_epochs(control=False)
     epochs = f"{lab.rows.counted(recipe.total_epochs(control), 'epoch')} in all"
-    epochs += ", those of the control included" if control else ", without a control"
+    epochs += f", {recipe.total_epochs() - alone} of them for the control," if control else ""
     if not recipe.choose or recipe.choose.get("method") == "single":
-        return epochs
+        return epochs.rstrip(",")
     return (
         f"{epochs} and a search of at most {recipe.choose.get('evaluations', 1000):,} evaluations"
     )
