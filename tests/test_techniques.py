@@ -1,6 +1,7 @@
 """Techniques compared: arms alike in all but one thing, paired seed by seed; chances by |w|."""
 
 import copy
+import json
 from dataclasses import replace
 from functools import partial
 from itertools import permutations
@@ -8,11 +9,9 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
-from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from pruning_lab import criteria, data, evaluation, experiments, masks, models, plots, retraining
+from pruning_lab import criteria, data, masks, models, retraining
 from pruning_lab.evaluation import Drop
 from pruning_lab.experiments import Workspace
 from pruning_lab.experiments.techniques import (
@@ -22,6 +21,8 @@ from pruning_lab.experiments.techniques import (
     technique_recipes,
     techniques,
 )
+from pruning_lab.plots.techniques import techniques as draw
+from pruning_lab.rows import decode, plain
 
 # --- probabilistic pruning ---------------------------------------------------------------------
 
@@ -80,21 +81,23 @@ def test_probabilistic_pruning_is_a_saliency_that_scans_and_files_can_name():
 
 
 def tiny(recipe):
-    """One epoch wherever it has many, and a narrow network."""
-    retrain = tuple(replace(config, epochs=1) for config in recipe.retrain)
-    dense, shape = replace(recipe.dense, epochs=1), {**recipe.shape, "width": 0.1}
-    return replace(recipe, dense=dense, retrain=retrain, shape=shape)
+    """A narrow network, one epoch wherever it has many, and a penalty that changes answers."""
+    short = {"epochs": 1, "batch_size": 16}
+    retrain = tuple(replace(config, **short, weight_decay=0.05) for config in recipe.retrain)
+    shape = {**recipe.shape, "width": 0.1}
+    return replace(recipe, dense=replace(recipe.dense, **short), retrain=retrain, shape=shape)
 
 
 @pytest.fixture(scope="module")
 def digits():
     splits = data.load("mnist-5k")
-    return replace(splits, train=splits.train.head(600), val=splits.val.head(100))
+    parts = {"train": splits.train.head(300), "val": splits.val.head(100)}
+    return replace(splits, **parts, test=splits.test.head(500))
 
 
 @pytest.fixture(scope="module")
 def recipes():
-    return {name: tiny(recipe) for name, recipe in technique_recipes("mnist-5k", 2.0).items()}
+    return {name: tiny(recipe) for name, recipe in technique_recipes("mnist-5k").items()}
 
 
 @pytest.fixture(scope="module")
@@ -130,39 +133,62 @@ def test_every_arm_has_the_density_and_the_epochs_of_the_others(tried, recipes):
     assert len(epochs) == 6
 
 
-def by_hand(model, dense, splits):
-    """(lost, won) on test from `dense` to `model`."""
+def changed(before, after, splits):
+    """(lost, won): images of test that only one of two networks answers correctly."""
     x, y = splits.test.normalise(splits.test.images), splits.test.labels
     with torch.no_grad():
-        before, after = ((net.eval()(x).argmax(1) == y).numpy() for net in (dense, model))
+        before, after = ((model.eval()(x).argmax(1) == y).numpy() for model in (before, after))
     return (before & ~after).sum(), (after & ~before).sum()
 
 
-@pytest.mark.parametrize("technique", ["survivors", "dropout", "freezing"])
-def test_a_row_is_what_training_the_arms_by_hand_gives(technique, tried, digits, recipes):
-    rows, _, _ = tried
-    first, second = (row for row in rows if row.technique == technique)
-    lost, won = np.zeros(2, int), np.zeros(2, int)  # from the control, and from the first arm
-    recipe = recipes[technique]
+def as_strong(config, amounts, dense):
+    """L1 that pulls the mean of the weights that stay as L2 does."""
+    mask, layers = masks.prune(dense, **amounts), masks.prunable(dense)
+    kept = np.concatenate([layers[n].weight.detach()[mask[n]].abs().numpy() for n in mask])
+    return replace(config, weight_decay=0.0, l1=config.weight_decay * kept.mean(dtype=float))
+
+
+def by_hand(arm, once, recipe, dense, images):
+    """The dense network retrained as the arm says: in one round, but for iterative and freezing."""
+    model, (config, *_), (amounts, *_) = copy.deepcopy(dense), once.retrain, once.rounds
+    chances = {**amounts, "saliency": criteria.probabilistic(config.seed)}
+    own = {
+        "re-initialised": {"reinitialise": partial(models.build, once.about)},
+        "iterative": {"config": recipe.retrain, "rounds": recipe.rounds},
+        "L1": {"config": as_strong(config, amounts, dense)},
+        "probabilistic": {"rounds": [chances]},
+        "not adjusted": {"adjust_dropout": False},
+        "none": {"freeze": ()},
+    }
+    options = {"config": once.retrain, "rounds": once.rounds, "freeze": once.freeze}
+    if arm == "gradual":
+        list(retraining.gradual(model, images, config, amounts["density"]))
+    else:
+        list(retraining.iterative(model, images, **{**options, **own.get(arm, {})}))
+    return model
+
+
+@pytest.mark.parametrize(("technique", "arm"), [(name, arm) for name in ARMS for arm in ARMS[name]])
+def test_a_row_is_what_retraining_by_hand_gives(technique, arm, tried, digits, recipes):
+    rows, folder, _ = tried
+    recipe = once = recipes[technique]
     if technique != "freezing":
-        once = (replace(recipe.retrain[-1], epochs=3),)
-        recipe = replace(recipe, rounds=recipe.rounds[-1:], retrain=once)
+        whole = (replace(recipe.retrain[-1], epochs=3),)
+        once = replace(recipe, rounds=recipe.rounds[-1:], retrain=whole)
+    drops = np.zeros((2, 2), int)
     for seed in (0, 1):
-        run, seeded = experiments.run(recipe, digits, seed=seed), recipe.seeded(seed)
-        options = {
-            "survivors": {"reinitialise": partial(models.build, recipe.about)},
-            "dropout": {"adjust_dropout": False},
-            "freezing": {},
-        }[technique]
-        model = copy.deepcopy(run.dense)
-        list(retraining.iterative(model, digits.train, seeded.retrain, seeded.rounds, **options))
-        pairs = [by_hand(model, other, digits) for other in (run.control, run.model)]
-        lost, won = lost + [pair[0] for pair in pairs], won + [pair[1] for pair in pairs]
+        run = Workspace(folder).run(once, digits, seed=seed)
+        settings = once.seeded(seed), recipe.seeded(seed), run.dense, digits.train
+        own, first = by_hand(arm, *settings), by_hand(ARMS[technique][0], *settings)
+        drops += [changed(other, own, digits) for other in (run.control, first)]
+    row = next(row for row in rows if (row.technique, row.arm) == (technique, arm))
     n = 2 * digits.test.n
-    assert second.drop == Drop.counted(lost[0], won[0], n)
-    assert second.difference == Drop.counted(lost[1], won[1], n)
-    assert first.difference is None
-    assert second.seeds == 2
+    assert row.drop == Drop.counted(*drops[0].tolist(), n)
+    assert row.drop.value == pytest.approx(sum(row.drops) / 2)
+    if arm == ARMS[technique][0]:
+        assert row.difference is None
+    else:
+        assert row.difference == Drop.counted(*drops[1].tolist(), n)
 
 
 def test_what_is_in_the_folder_is_not_trained_again(tried, digits, recipes):
@@ -175,38 +201,62 @@ def test_what_is_in_the_folder_is_not_trained_again(tried, digits, recipes):
     assert again == rows
 
 
-def test_an_arm_varies_one_thing(tried, digits, recipes, monkeypatch):
-    """What reaches the retraining differs from the recipe in one round in the arm's own keywords."""
-    seen = {}
-    for name in ("iterative", "gradual"):
-        real = getattr(retraining, name)
+def test_rows_survive_json(tried):
+    rows, _, _ = tried
+    assert decode(list[TechniqueRow], json.loads(json.dumps(plain(rows))), "it") == list(rows)
+    assert "survivors" in str(rows)
 
-        def watched(model, images, *args, name=name, real=real, **options):
-            seen.setdefault(name, []).append((copy.deepcopy(model), args, options))
-            return real(model, images, *args, **options)
 
-        monkeypatch.setattr(retraining, name, watched)
-    chosen = {name: recipes[name] for name in ("schedule", "penalty", "saliency")}
-    techniques(digits, recipes=chosen, seeds=(4,))
-    ((model, _, gradual),) = seen["gradual"]
-    # The run's own and its control; then the arms in order.
-    one_shot, _, iterative, l1, probabilistic = seen["iterative"]
-    (config,), (amounts,) = one_shot[1][0], one_shot[1][1]
-    assert config.epochs == 3
-    assert {gradual["config"], l1[2]["config"]} == {
-        config,
-        replace(config, weight_decay=0.0, l1=l1[2]["config"].l1),
-    }
-    assert gradual["density"] == amounts["density"]
-    assert sum(each.epochs for each in iterative[2]["config"]) == 3
-    assert iterative[2]["rounds"][-1] == amounts
-    assert {replace(c, epochs=3, seed=config.seed) for c in iterative[2]["config"]} == {config}
-    for _, _, options in seen["iterative"][2:]:
-        assert options["freeze"] == ()
-    assert probabilistic[2]["config"] == (config,)
-    assert isinstance(probabilistic[2]["rounds"][0].pop("saliency"), criteria.Probabilistic)
-    assert probabilistic[2]["rounds"] == [amounts]
-    layers = masks.prunable(model)
-    mask = masks.prune(model, **amounts)
-    pulls = [layers[n].weight[kept].abs() for n, kept in mask.items()]
-    assert l1[2]["config"].l1 == pytest.approx(config.weight_decay * torch.cat(pulls).mean().item())
+def test_without_a_folder_techniques_share_what_they_have_in_common(tried, digits, recipes):
+    rows, _, _ = tried
+    notes = []
+    shared = {name: recipes[name] for name in ("survivors", "saliency")}
+    own = techniques(digits, recipes=shared, seeds=(0, 1), workspace=Workspace(None, notes.append))
+    assert list(own) == [row for row in rows if row.technique in shared]
+    assert len([note for note in notes if note.phase == "train" and note.epoch]) == 2  # seeds
+
+
+def test_what_cannot_be_tried_is_refused_before_anything_is_trained(digits, recipes):
+    for wrong in (
+        {"magic": recipes["survivors"]},
+        {"survivors": replace(recipes["survivors"], rounds=())},
+    ):
+        with pytest.raises(ValueError, match="give a recipe with rounds for any of survivors, "):
+            techniques(digits, recipes=wrong)
+
+
+# --- what came out -----------------------------------------------------------------------------
+
+
+def row(technique, arm, lost, won, first=False):
+    drop = Drop.counted(lost, won, 1000)
+    rest = drop, (drop.value,), None if first else drop
+    return TechniqueRow(technique, arm, "lenet-5", 0.08, 1, 0.02, *rest)
+
+
+def test_the_sentences_tell_every_outcome():
+    rows = [row(name, arms[0], 0, 0, first=True) for name, arms in ARMS.items()]
+    rows.insert(1, row("survivors", "re-initialised", 50, 10))
+    rows.insert(5, row("penalty", "L1", 10, 50))
+    rows.append(row("freezing", "none", 30, 32))
+    assert Techniques(rows).conclusions == [
+        "survivors at 8.0% kept: re-initialised is worse than kept, as in the paper; "
+        "-4.00 points (-5.50 to -2.48).",
+        "penalty at 8.0% kept: L1 is better than L2, unlike in the paper; "
+        "+4.00 points (+2.48 to +5.50).",
+        "freezing at 8.0% kept: none or in turn, these 1,000 images cannot tell the two apart; "
+        "+0.20 points (-1.35 to +1.75).",
+    ]
+
+
+def test_the_picture_has_a_mark_per_arm_and_draws_a_loss_to_the_left():
+    rows = [row("penalty", "L2", 10, 50, first=True), row("penalty", "L1", 50, 10)]
+    ax = draw(rows)
+    marks = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [mark.get_xdata()[0] for mark in marks] == pytest.approx([4.0, -4.0])
+    assert [mark.get_markerfacecolor() == "white" for mark in marks] == [False, True]
+    assert marks[0].get_ydata()[0] > marks[1].get_ydata()[0]
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["penalty, 8.0% kept:  L2", "L1"]
+    with pytest.raises(ValueError, match="no rows to draw"):
+        draw([])

@@ -41,8 +41,9 @@ class TechniqueRow:
     density: float  # of all weights
     seeds: int
     error: float  # mean over the seeds
-    drop: Drop  # from the control, over all seeds
-    difference: Drop | None  # from the first arm, over all seeds; None for that arm itself
+    drop: Drop  # from the control, pooled over the seeds
+    drops: tuple[float, ...]  # of each seed
+    difference: Drop | None  # from the first arm, pooled; None for that arm itself
 
 
 class Techniques(Rows[TechniqueRow]):
@@ -106,14 +107,14 @@ def techniques(
         for arm, answers in zip(ARMS[technique], (first, *others), strict=True):
             density = fmean(density for _, density in answers)
             error = fmean(accuracy.error for accuracy, _ in answers)
-            about = technique, arm, recipe.network, density, len(trials), error
-            difference = None if arm == ARMS[technique][0] else _pooled(first, answers)
-            rows.append(TechniqueRow(*about, _pooled(control, answers), difference))
+            lost, worse = (
+                [drop(old, new) for (old, _), (new, _) in zip(before, answers, strict=True)]
+                for before in (control, first)
+            )
+            about = technique, arm, recipe.network, density, len(trials), error, pooled(lost)
+            difference = None if arm == ARMS[technique][0] else pooled(worse)
+            rows.append(TechniqueRow(*about, tuple(d.value for d in lost), difference))
     return Techniques(rows)
-
-
-def _pooled(before: Sequence, after: Sequence) -> Drop:
-    return pooled([drop(old, new) for (old, _), (new, _) in zip(before, after, strict=True)])
 
 
 def technique_recipes(data: str = "mnist", fraction: float = 1.0) -> dict[str, Recipe]:
@@ -167,8 +168,7 @@ def _retrainings(base: Recipe, recipe: Recipe, dense: nn.Module) -> dict[str, Ca
     size = torch.cat([layers[name].weight[mask[name]] for name in mask]).abs().mean().item()
     l1 = size * config.weight_decay  # pulls the mean survivor as strongly as the L2 does
     chances = {**amounts, "saliency": criteria.probabilistic(config.seed)}
-    options = {"config": base.retrain, "rounds": base.rounds, "freeze": base.freeze}
-    same = partial(retraining.iterative, **options)
+    same = partial(retraining.iterative, config=base.retrain, rounds=base.rounds)
     return {
         "re-initialised": partial(same, reinitialise=partial(models.build, base.about)),
         "iterative": partial(same, config=own, rounds=recipe.rounds),
@@ -176,5 +176,5 @@ def _retrainings(base: Recipe, recipe: Recipe, dense: nn.Module) -> dict[str, Ca
         "L1": partial(same, config=replace(config, weight_decay=0.0, l1=l1)),
         "probabilistic": partial(same, rounds=[chances]),
         "not adjusted": partial(same, adjust_dropout=False),
-        "none": partial(same, freeze=()),
+        "none": same,
     }
