@@ -23,6 +23,12 @@ from pruning_lab.experiments.rivals import (
     table_6,
 )
 from pruning_lab.experiments.running import Note, compare, run
+from pruning_lab.experiments.techniques import (
+    TechniqueRow,
+    Techniques,
+    technique_recipes,
+    techniques,
+)
 from pruning_lab.experiments.workspace import Workspace
 
 __all__ = [
@@ -35,6 +41,8 @@ __all__ = [
     "Rival",
     "Run",
     "Table6",
+    "TechniqueRow",
+    "Techniques",
     "Workspace",
     "choose_ranks",
     "chosen_recipe",
@@ -49,4 +57,6 @@ __all__ = [
     "run",
     "svd",
     "table_6",
+    "technique_recipes",
+    "techniques",
 ]
