@@ -60,7 +60,7 @@ def every_plot(toy, batches):
 
 
 FRONTIER = experiments.FrontierRow(
-    *("$a$", "mnist", True, 2, 26_000.0, 10.0, 9.9, 0.01, 0.01, 0.02, lost(1), lost(2)),
+    *("$a$", "mnist", True, 2, 26_000.0, 10.0, 9.9, None, 0.01, 0.01, 0.02, lost(1), lost(2)),
     (0.01, 0.03),
 )
 TECHNIQUE = experiments.TechniqueRow("a", "$b$", "c", 0.1, 2, 0.02, lost(2), (0.01, 0.03), None)
