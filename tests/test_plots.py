@@ -17,6 +17,7 @@ from matplotlib.text import Text
 from scipy.stats import binomtest, laplace, norm
 
 from pruning_lab import counts, evaluation, experiments, masks, models, paper, plots, sensitivity
+from pruning_lab.experiments import penalties
 
 
 def accuracy(right: int, n: int = 100) -> evaluation.Accuracy:
@@ -56,6 +57,7 @@ def every_plot(toy, batches):
         "energy": lambda **o: plots.energy(paper.ENERGY_PJ, **o),
         "frontier": lambda **o: plots.frontier([FRONTIER], **o),
         "techniques": lambda **o: plots.techniques([TECHNIQUE], **o),
+        "penalties": lambda **o: plots.penalties(PENALTIES, **o),
     }
 
 
@@ -64,10 +66,13 @@ FRONTIER = experiments.FrontierRow(
     (0.01, 0.03),
 )
 TECHNIQUE = experiments.TechniqueRow("a", "$b$", "c", 0.1, 2, 0.02, lost(2), (0.01, 0.03), None)
-
+PENALTIES = [
+    penalties.CurvePoint(curve, 0.1, 1, None, lost(n), lost(n))
+    for n, curve in enumerate(penalties.CURVES)
+]
 
 PLOTS = ["weights", "trade_off", "sensitivity", "prior", "layer_table", "bands", "kept_pixels"]
-PLOTS += ["images", "energy", "epochs", "frontier", "techniques"]
+PLOTS += ["images", "energy", "epochs", "frontier", "techniques", "penalties"]
 
 
 def test_every_public_plot_is_tested_here():
