@@ -26,53 +26,19 @@ from pruning_lab.experiments.rivals import (
     table_6,
 )
 from pruning_lab.experiments.running import Note, compare, run
-from pruning_lab.experiments.tables import (
-    recipe_for,
-    table_1,
-    table_2,
-    table_3,
-    table_4,
-    table_5,
+from pruning_lab.experiments.tables import recipe_for, table_1, table_2, table_3, table_4, table_5
+from pruning_lab.experiments.techniques import (
+    TechniqueRow,
+    Techniques,
+    technique_recipes,
+    techniques,
 )
 from pruning_lab.experiments.workspace import Workspace
 
-__all__ = [
-    "REDUCED",
-    "Config",
-    "Figure",
-    "Frontier",
-    "FrontierRow",
-    "Note",
-    "Recipe",
-    "Result",
-    "Rival",
-    "Run",
-    "Table6",
-    "Trained",
-    "Workspace",
-    "choose_ranks",
-    "chosen_recipe",
-    "compare",
-    "compressed_recipe",
-    "figure_1",
-    "figure_4",
-    "figure_5",
-    "figure_6",
-    "figure_7",
-    "frontier",
-    "load_config",
-    "merge_neurons",
-    "naive_cut",
-    "paper_recipe",
-    "recipe_for",
-    "row_of",
-    "run",
-    "svd",
-    "table_1",
-    "table_2",
-    "table_3",
-    "table_4",
-    "table_5",
-    "table_6",
-    "trained",
-]
+__all__ = ["REDUCED", "Config", "Figure", "Frontier", "FrontierRow", "Note", "Recipe", "Result"]
+__all__ += ["Rival", "Run", "Table6", "TechniqueRow", "Techniques", "Trained", "Workspace"]
+__all__ += ["choose_ranks", "chosen_recipe", "compare", "compressed_recipe", "figure_1", "figure_4"]
+__all__ += ["figure_5", "figure_6", "figure_7", "frontier", "load_config", "merge_neurons"]
+__all__ += ["naive_cut", "paper_recipe", "recipe_for", "row_of", "run", "svd", "table_1", "table_2"]
+__all__ += ["table_3", "table_4", "table_5", "table_6", "technique_recipes", "techniques"]
+__all__ += ["trained"]

@@ -28,7 +28,7 @@ class NetworkRow:
     runs: int
     accuracy: dict[str, Accuracy]  # of "dense", "pruned" and "control"
     drop: dict[str, Drop]  # from "dense" and from "control" to the pruned network
-    parameters: dict[str, float]  # of "dense" and "pruned", biases counted
+    parameters: dict[str, int]  # of "dense" and "pruned", biases counted
     total: LayerCount  # of the pruned network, biases not counted
     theirs: paper.Result | None
 
@@ -45,8 +45,8 @@ class NetworkRow:
             ("change of accuracy, points", *paired["dense"]),
             ("error, control", *(error_of(control) if control else ("", "none"))),
             ("change against the control", *paired.get("control", ("", ""))),
-            ("parameters, dense", f"{before:,.0f}", ""),
-            ("parameters, pruned", f"{left:,.0f}", ""),
+            ("parameters, dense", f"{before:,}", ""),
+            ("parameters, pruned", f"{left:,}", ""),
             ("compression, all parameters", f"{before / left:.1f}x", ""),
             ("compression, weights only", f"{total.weights / max(total.kept, 1):.1f}x", ""),
         ]
@@ -198,9 +198,10 @@ def together(found: Sequence[Accuracy]) -> Accuracy:
 
 
 def _means(each: Sequence[dict]) -> dict:
-    """Field by field; what is the same in all stays as it is."""
+    """Field by field, of counts whole numbers; what is the same in all stays as it is."""
     columns = {name: [one[name] for one in each] for name in each[0]}
-    return {n: v[0] if len({*v}) == 1 else fmean(v) for n, v in columns.items()}
+    means = {name: fmean(values) for name, values in columns.items() if len({*values}) > 1}
+    return each[0] | {n: round(m) if isinstance(each[0][n], int) else m for n, m in means.items()}
 
 
 def described(network: str, shape: Mapping | None = None) -> str:

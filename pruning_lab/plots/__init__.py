@@ -30,10 +30,11 @@ from pruning_lab.plots.pictures import (
     weights_beside,
 )
 from pruning_lab.plots.shown import DPI, Picture, encoded, png, show, without_formulas, words
+from pruning_lab.plots.techniques import techniques
 
 __all__ = ["before_and_after", "penalties", "pixels"]
 __all__ += ["CURVES", "DPI", "GONE", "INK", "KEPT", "LIMIT", "NOISE", "OURS", "PAPER", "STYLE"]
 __all__ += ["Picture", "answered", "bands", "encoded", "energy", "epochs", "frontier", "images"]
 __all__ += ["kept_pixels", "layer_table", "lost_images", "png", "prior", "sensitivity"]
-__all__ += ["sensitivity_grid", "short_names", "show", "style", "trade_off", "weights"]
-__all__ += ["weights_beside", "without_formulas", "words"]
+__all__ += ["sensitivity_grid", "short_names", "show", "style", "techniques", "trade_off"]
+__all__ += ["weights", "weights_beside", "without_formulas", "words"]

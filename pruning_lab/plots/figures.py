@@ -33,6 +33,8 @@ def penalties(rows: Sequence[CurvePoint], *, title: str = "", ax: Axes | None = 
     for number, curve in enumerate(CURVES):
         beside = 1.018 ** (2.5 - number)  # else one curve's bars would hide another's
         points = [(beside * row.density, row.dense_drop) for row in rows if row.curve == curve]
+        if not points:
+            continue
         ax = trade_off(points, label=curve, title=title, ax=ax)
         line, caps, bars = ax.containers[-1]
         line.set(**_LOOKS[curve])
