@@ -175,7 +175,7 @@ def test_the_command_prints_a_table_and_says_what_it_did_not_do_again(inside, ca
     assert "235K    235,200" in said
     assert "has this run" not in said
     rows = json.loads((inside / "rows.json").read_text())
-    assert rows["format"] == "pruning_lab table 2"
+    assert (rows["format"], rows["name"]) == ("pruning_lab table 1", "table-2")
     assert [row["layer"] for row in rows["rows"]] == ["fc1", "fc2", "fc3", "total"]
     (folder,) = inside.glob("runs/*/run.json")
     assert cli.main(("table", "1", "--model", "lenet-300-100")) == 0
@@ -184,6 +184,8 @@ def test_the_command_prints_a_table_and_says_what_it_did_not_do_again(inside, ca
     assert "Table 1: LeNet-300-100\n" in said
     assert cli.main(("table", "2", "--json")) == 0
     assert json.loads(capsys.readouterr().out)["rows"] == rows["rows"]
+    kept = json.loads((inside / "runs/paper/table-2.json").read_text())
+    assert kept == rows | {"command": "pruning-lab table 2 --json"}
     assert cli.main(("table", "2", "--out", "rows.json")) == 2
     assert "--out rows.json is there already; add --force" in capsys.readouterr().err
     assert cli.main(("table", "2", "--out", "rows.json", "--force")) == 0

@@ -47,7 +47,8 @@ def _networks(result: Result) -> Iterator[Finding]:
             continue
         rate = row.parameters["dense"] / row.parameters["pruned"]
         lossless = all(drop.conclusion != "worse" for drop in row.drop.values())
-        each = ("{1} ({2}) from the {0}".format(n, *change_of(d)) for n, d in row.drop.items())
+        change = "{1} points ({2}) from the {0} network"
+        each = (change.format(which, *change_of(drop)) for which, drop in row.drop.items())
         size = f"{rate:.1f}x fewer parameters, paper {theirs.compression}x"
         of = f"{row.network} on {row.data}, {counted(row.runs, 'run')}"
         found = f"{of}: {size}; accuracy {', '.join(each)}"

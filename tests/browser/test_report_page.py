@@ -1,14 +1,15 @@
-"""The page of a run on screens of all sizes, light and dark."""
+"""The pages of a run and of the paper on screens of all sizes, light and dark."""
 
 import io
 import re
+from contextlib import chdir
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pruning_lab import data, experiments, reports
+from pruning_lab import cli, data, experiments, reports
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +46,15 @@ def test_the_page_fits_the_screen_and_follows_the_theme(page, report, width, sch
     background = np.median(picture)
     assert (background < 128) == (scheme == "dark")
     assert abs(picture - background).max() > 150  # and its letters stand out from it
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_of_the_paper_fits_the_screen(page, tmp_path, width):
+    with chdir(tmp_path):
+        assert cli.main(("figure", "1")) == cli.main(("report", "--all")) == 0
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(f"file://{tmp_path}/runs/paper/paper.html")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    page.get_by_role("link", name="Figure 1", exact=True).click()
+    assert page.locator("#figure-1").bounding_box()["y"] < 100
