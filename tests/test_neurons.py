@@ -498,7 +498,7 @@ def test_dtype_mode_frozen_weights_and_masks_are_kept(toy, dtype):
     toy.fc1.weight.data[:8] = 0
     toy = toy.to(dtype)
     toy.drop2.eval()
-    toy.conv1.weight.requires_grad_(False)
+    toy.fc1.weight.requires_grad_(False)
     network, report = neurons.remove(toy)
     assert report.total.removed >= 8
     assert {p.dtype for p in network.parameters()} == {dtype}
