@@ -9,6 +9,7 @@ from pruning_lab.evaluation.accuracy import (
     drop,
     evaluate,
     measuring,
+    pooled,
     right,
     wilson,
 )
@@ -18,5 +19,5 @@ from pruning_lab.evaluation.replica import Changes
 from pruning_lab.evaluation.thresholded import Thresholded
 
 __all__ = ["Accuracy", "Changes", "Drop", "Evaluator", "Thresholded", "batch_norms", "change"]
-__all__ += ["check_labels", "check_logits", "drop", "evaluate", "measuring", "recalibrate"]
-__all__ += ["right", "wilson"]
+__all__ += ["check_labels", "check_logits", "drop", "evaluate", "measuring", "pooled"]
+__all__ += ["recalibrate", "right", "wilson"]

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -81,6 +81,17 @@ class Drop:
         return cls((lost - won) / n, max(-1.0, middle - half), min(1.0, middle + half), n)
 
     @property
+    def changed(self) -> int:
+        """Images whose answer changed, read off the interval's width: lost and won together."""
+        n = self.n + 2
+        if self.low > -1 and self.high < 1:
+            half = (self.high - self.low) / 2
+        else:  # one end was cut off
+            middle = self.value * self.n / n
+            half = max(middle - self.low, self.high - middle)
+        return round((half * n / Z) ** 2 + (self.value * self.n) ** 2 / n - 1)
+
+    @property
     def conclusion(self) -> str:
         """What the interval says of the second network: "worse", "better", or that it is open."""
         if self.low <= 0 <= self.high:
@@ -89,6 +100,18 @@ class Drop:
 
     def __str__(self) -> str:
         return f"{change(self.value)} points ({change(self.high)} to {change(self.low)})"
+
+
+def pooled(drops: Sequence[Drop]) -> Drop:
+    """The drop over all images of several: of one recipe with several seeds, say.
+
+    Each network's answer to an image counts as one; how far seeds differ is not in the interval.
+    """
+    if not drops:
+        raise ValueError("no drops to pool; give one for each seed")
+    net = sum(round(drop.value * drop.n) for drop in drops)
+    changed, n = sum(drop.changed for drop in drops), sum(drop.n for drop in drops)
+    return Drop.counted((changed + net) // 2, (changed - net) // 2, n)
 
 
 def change(lost: float) -> str:

@@ -4,6 +4,9 @@ A run is a value (`Recipe`) and a seed; its result is a plain record of rows tha
 and that tables, plots and reports read.
 """
 
+from pruning_lab.experiments.figures import Figure, figure_1, figure_4, figure_6, figure_7, trained
+from pruning_lab.experiments.frontier import Frontier, FrontierRow, frontier, row_of
+from pruning_lab.experiments.penalties import figure_5
 from pruning_lab.experiments.recipes import (
     REDUCED,
     Recipe,
@@ -12,18 +15,29 @@ from pruning_lab.experiments.recipes import (
     paper_recipe,
 )
 from pruning_lab.experiments.records import Config, Run, load_config
+from pruning_lab.experiments.rivals import (
+    Rival,
+    Table6,
+    choose_ranks,
+    merge_neurons,
+    naive_cut,
+    svd,
+    table_6,
+)
 from pruning_lab.experiments.running import Note, compare, run
+from pruning_lab.experiments.tables import recipe_for, table_1, table_2, table_3, table_4, table_5
+from pruning_lab.experiments.techniques import (
+    TechniqueRow,
+    Techniques,
+    technique_recipes,
+    techniques,
+)
+from pruning_lab.experiments.workspace import Workspace
 
-__all__ = [
-    "REDUCED",
-    "Config",
-    "Note",
-    "Recipe",
-    "Run",
-    "chosen_recipe",
-    "compare",
-    "compressed_recipe",
-    "load_config",
-    "paper_recipe",
-    "run",
-]
+__all__ = ["REDUCED", "Config", "Figure", "Frontier", "FrontierRow", "Note", "Recipe", "Rival"]
+__all__ += ["Run", "Table6", "TechniqueRow", "Techniques", "Workspace", "choose_ranks"]
+__all__ += ["chosen_recipe", "compare", "compressed_recipe", "figure_1", "figure_4", "figure_5"]
+__all__ += ["figure_6", "figure_7", "frontier", "load_config", "merge_neurons", "naive_cut"]
+__all__ += ["paper_recipe", "recipe_for", "row_of", "run", "svd", "table_1", "table_2"]
+__all__ += ["table_3", "table_4", "table_5", "table_6", "technique_recipes", "techniques"]
+__all__ += ["trained"]
