@@ -21,7 +21,7 @@ Table = list[tuple[str, ...]]  # the first row is the header
 
 
 def sentence(record: dict) -> str:
-    """The result: weights kept, compression, and the change of accuracy from the dense network."""
+    """The result: weights kept, compression, the change of accuracy and that from the control."""
     total, data, test = _counts(record).total, record["data"], record["test"]
     points, interval = _change(Drop(**test["drop"]))
     return (
@@ -29,7 +29,21 @@ def sentence(record: dict) -> str:
         f"({total.density:.1%}; {_compression(record):.1f}x fewer parameters, biases counted), and "
         f"its accuracy on {data['images']['test']:,} test images of {data['name']} changes by "
         f"{points} points ({interval}, paired 95 % interval) from the dense network's "
-        f"{test['dense']['value']:.2%}."
+        f"{test['dense']['value']:.2%}. {_against_control(test)}"
+    )
+
+
+def _against_control(test: dict) -> str:
+    """What pruning itself cost: the control had the same training."""
+    if test["control"] is None:
+        return "There was no control, so what pruning itself cost is not known."
+    found = Drop(**test["control_drop"])
+    points, interval = _change(found)
+    verdict = {"worse": "so pruning cost accuracy", "better": "so pruning gained accuracy"}
+    return (
+        f"Against the control, the dense network trained on for exactly as long "
+        f"({test['control']['value']:.2%}), it changes by {points} points ({interval}), "
+        f"{verdict.get(found.conclusion, 'which may be chance')}."
     )
 
 
@@ -39,16 +53,18 @@ def table_1(record: dict) -> Table:
     Of a network that the paper does not have, this run alone.
     """
     theirs, counted = paper.TABLE_1.get(record["recipe"]["network"]), record["parameters"]
-    dense, pruned = (Accuracy(**record["test"][which]) for which in ("dense", "pruned"))
-    points, interval = _change(Drop(**record["test"]["drop"]))
+    test, total = record["test"], _counts(record).total
     rows = [
         ("", "this run", "95 % interval"),
-        ("error, dense", *_error(dense)),
-        ("error, pruned", *_error(pruned)),
-        ("change of accuracy, points", points, f"{interval}, paired"),
+        ("error, dense", *_error(Accuracy(**test["dense"]))),
+        ("error, pruned", *_error(Accuracy(**test["pruned"]))),
+        ("change of accuracy, points", *_paired(test["drop"])),
+        ("error, control", *(_error(Accuracy(**c)) if (c := test["control"]) else ("", "none"))),
+        ("change against the control", *_paired(test["control_drop"])),
         ("parameters, dense", f"{counted['dense']:,}", ""),
         ("parameters, pruned", f"{counted['pruned']:,}", ""),
-        ("compression", f"{_compression(record):.1f}x", ""),
+        ("compression, all parameters", f"{_compression(record):.1f}x", ""),
+        ("compression, weights only", f"{total.weights / max(total.kept, 1):.1f}x", ""),
     ]
     if theirs is None:
         return rows
@@ -61,11 +77,21 @@ def table_1(record: dict) -> Table:
         f"{theirs.dense_error:.2%}",
         f"{theirs.error:.2%}",
         change(theirs.error - theirs.dense_error),
+        "",
+        "",
         _short(theirs.dense_parameters),
         _short(theirs.parameters),
         f"{theirs.compression}x",
+        "",
     )
     return [(row[0], cell, *row[1:]) for row, cell in zip(rows, reported, strict=True)]
+
+
+def _paired(drop: dict | None) -> tuple[str, str]:
+    if drop is None:
+        return "", ""
+    points, interval = _change(Drop(**drop))
+    return points, f"{interval}, paired"
 
 
 def layer_table(record: dict) -> Table:

@@ -103,7 +103,7 @@ def test_run_leaves_every_file_it_promises(finished):
     folder, _ = finished
     names = {path.name for path in (folder / "first").iterdir()}
     expected = {"config.json", "run.json", "report.html", "scan.csv", "scan.json"}
-    expected |= {f"{name}.safetensors" for name in ("dense", "model", "mask")}
+    expected |= {f"{name}.safetensors" for name in ("dense", "model", "control", "mask")}
     assert names == expected
 
 

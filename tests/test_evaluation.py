@@ -242,6 +242,21 @@ def test_the_paired_interval_is_narrower_than_two_unpaired_ones():
     assert drop.high - drop.low < 0.4 * unpaired
 
 
+@given(st.lists(st.tuples(*[st.integers(0, 60)] * 3), min_size=1, max_size=5))
+def test_pooled_drops_are_those_of_all_images_together(cells):
+    """An oracle that knows each seed's lost and won images, which a Drop no longer has."""
+    cells = [(lost, won, lost + won + same + 1) for lost, won, same in cells]
+    drops = [evaluation.Drop.counted(*cell) for cell in cells]
+    assert [drop.changed for drop in drops] == [lost + won for lost, won, _ in cells]
+    together = [sum(column) for column in zip(*cells, strict=True)]
+    assert evaluation.pooled(drops) == evaluation.Drop.counted(*together)
+
+
+def test_pooling_nothing_is_refused():
+    with pytest.raises(ValueError, match="no drops to pool"):
+        evaluation.pooled([])
+
+
 def test_a_drop_needs_the_same_images(toy, split):
     whole, part = evaluation.evaluate(toy, split), evaluation.evaluate(toy, split.head(20))
     with pytest.raises(ValueError, match="the same images, got 50 before and 20 after"):

@@ -1,12 +1,22 @@
 """The main job: recipes that end where they say, runs that use the test images at the end only."""
 
+import copy
 import json
 from dataclasses import asdict, replace
 
 import pytest
 import torch
 
-from pruning_lab import data, experiments, masks, models, paper, sensitivity
+from pruning_lab import (
+    data,
+    evaluation,
+    experiments,
+    masks,
+    models,
+    paper,
+    sensitivity,
+    training,
+)
 from pruning_lab.rows import decode
 
 NETWORKS = ("lenet-300-100", "lenet-5")
@@ -127,10 +137,10 @@ def test_the_test_images_are_looked_at_last_and_once_by_each_network(digits):
 
     splits = replace(digits, val=watched(digits.val), test=watched(digits.test))
     experiments.run(quick(experiments.paper_recipe("lenet-300-100")), splits)
-    assert looked.count("test") == 2  # dense and pruned
+    assert looked.count("test") == 3  # dense, pruned and control
     first = looked.index("test")
     assert "val" in looked[:first]
-    assert looked[first : first + 2] == ["test", "test"]
+    assert looked[first : first + 3] == ["test"] * 3
 
 
 def test_a_run_leaves_the_callers_random_state(digits):
@@ -229,14 +239,131 @@ def test_the_record_says_what_was_measured(digits):
     run = experiments.run(recipe, digits, seed=2)
     record = json.loads(json.dumps(run.record))
     x, y = digits.test.normalise(digits.test.images), digits.test.labels
-    for which, model in (("dense", run.dense), ("pruned", run.model)):
+    for which, model in (("dense", run.dense), ("pruned", run.model), ("control", run.control)):
         with torch.no_grad():
             right = (model.eval()(x).argmax(1) == y).sum().item()
         assert record["test"][which]["value"] == right / len(y)
         assert record["test"][which]["n"] == len(y)
     kinds = [(stage["kind"], stage["round"]) for stage in record["stages"]]
     assert kinds == [(kind, n) for n in (1, 2, 3) for kind in ("cut", "retrained")]
-    assert [row["phase"] for row in record["epochs"]] == ["train", "round 1", "round 2", "round 3"]
+    phases = ["train", "round 1", "round 2", "round 3", *["control"] * 3]
+    assert [row["phase"] for row in record["epochs"]] == phases
     assert record["data"]["name"] == "mnist-5k"
     assert record["versions"]["torch"] == torch.__version__
     assert len(record["scan"]) == 4
+
+
+# --- the control -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        experiments.paper_recipe("alexnet", "imagenette", {"width": 0.25, "size": 64}),
+        experiments.compressed_recipe("lenet-300-100", 80).seeded(3),
+        experiments.chosen_recipe("lenet-5", {"density": 0.1}),
+    ],
+    ids=lambda recipe: recipe.network,
+)
+def test_the_controls_recipe_differs_in_what_is_pruned_alone(recipe):
+    pruned, control = asdict(recipe), asdict(recipe.control)
+    assert control.pop("rounds") == tuple({"density": 1.0} for _ in recipe.retrain)
+    assert control.pop("choose") is None
+    assert control == {n: value for n, value in pruned.items() if n not in ("rounds", "choose")}
+    assert recipe.seeded(5).control == recipe.control.seeded(5)
+
+
+def test_the_control_is_the_dense_network_trained_on_by_the_same_configs(digits):
+    recipe = quick(experiments.paper_recipe("lenet-300-100", "mnist-5k"))
+    found = experiments.run(recipe, digits, seed=1)
+    model = copy.deepcopy(found.dense)
+    for config in recipe.seeded(1).retrain:
+        for _ in training.train(model, digits.train, config):
+            pass
+    expected = model.state_dict()
+    assert all(torch.equal(t, expected[n]) for n, t in found.control.state_dict().items())
+    test = found.record["test"]
+    paired = evaluation.drop(
+        evaluation.evaluate(model, digits.test), evaluation.evaluate(found.model, digits.test)
+    )
+    assert test["control_drop"] == asdict(paired)
+    lrs = {
+        kind: [row["lr"] for row in found.record["epochs"] if row["phase"].startswith(kind)]
+        for kind in ("round", "control")
+    }
+    assert lrs["round"] == lrs["control"]
+
+
+def test_without_a_control_nothing_is_said_of_one(digits, tmp_path):
+    recipe = quick(experiments.paper_recipe("lenet-300-100", "mnist-5k"))
+    found = experiments.run(recipe, digits, control=False, folder=tmp_path)
+    assert found.control is None
+    assert found.record["test"]["control"] is found.record["test"]["control_drop"] is None
+    assert not (tmp_path / "control.safetensors").exists()
+    assert experiments.Run.load(tmp_path).control is None
+    assert recipe.total_epochs(control=False) == 4
+    assert recipe.total_epochs() == 7
+
+
+# --- workspaces --------------------------------------------------------------------------------
+
+
+def test_a_workspace_trains_a_shared_network_once_and_finds_its_runs_again(digits, tmp_path):
+    notes = []
+    workspace = experiments.Workspace(tmp_path, notes.append)
+    recipe = quick(experiments.paper_recipe("lenet-300-100", "mnist-5k"))
+    first = workspace.run(recipe, digits)
+    other = replace(recipe, rounds=(*recipe.rounds[:2], {"density": 0.01}))
+    second = workspace.run(other, digits)
+    assert second.mask.density == pytest.approx(0.01, abs=1e-4)
+    for name in ("dense", "control"):  # read, and not trained again: the seconds are the first's
+        phase = "train" if name == "dense" else "control"
+        assert second.record["test"][name] == first.record["test"][name]
+        assert second.record["seconds"][phase] == first.record["seconds"][phase]
+    del notes[:]
+    again = workspace.run(recipe, digits, control=False)  # the one with a control serves
+    assert again.record == first.record
+    assert [note.epoch for note in notes] == [None]
+    assert "has this run" in notes[0].text
+    assert workspace.run(recipe, digits, seed=1).record["seed"] == 1
+
+
+def test_what_was_measured_once_is_read(tmp_path):
+    calls = []
+
+    def measure():
+        calls.append(1)
+        return [evaluation.Accuracy.counted(len(calls), 10)]
+
+    workspace = experiments.Workspace(tmp_path)
+    kind = list[evaluation.Accuracy]
+    first = workspace.measured({"a": 1, "b": 2}, kind, measure)
+    assert workspace.measured({"b": 2, "a": 1}, kind, measure) == first
+    assert workspace.measured({"a": 2, "b": 2}, kind, measure) != first
+    assert len(calls) == 2
+    experiments.Workspace().measured({"a": 1, "b": 2}, kind, measure)
+    assert len(calls) == 3
+
+
+def test_a_network_of_a_workspace_resumes_and_is_read(digits, tmp_path):
+    workspace, config = experiments.Workspace(tmp_path), training.TrainConfig(epochs=2)
+
+    def made(epochs=None):
+        model = models.lenet_300_100()
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.normal_(0, 0.05)
+
+        def steps(checkpoint):
+            for epoch in training.train(model, digits.train, config, checkpoint=checkpoint):
+                yield epoch
+                if epoch.epoch == epochs:
+                    raise KeyboardInterrupt
+
+        return workspace.network({"config": asdict(config)}, model, steps)
+
+    with pytest.raises(KeyboardInterrupt):
+        made(epochs=1)
+    first, second = made().state_dict(), made().state_dict()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())

@@ -913,7 +913,8 @@ def test_a_run_says_what_its_search_costs_before_it_trains(here, capsys, monkeyp
     for words, says in (
         (("--density", "0.5"), " and a search of at most 1,000 evaluations; files go to"),
         (("--max-drop", "1", "--evaluations", "7"), " and a search of at most 7 evaluations; file"),
-        (("--density", "0.5", "--method", "single"), "epochs in all; files go to"),
+        (("--density", "0.5", "--method", "single", "--no-control"), "epochs in all; files go to"),
+        (("--density", "0.5", "--method", "single"), "of them for the control; files go to"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(experiments, "run", lambda *_, **__: (_ for _ in ()).throw(KeyError))

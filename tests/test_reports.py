@@ -30,7 +30,7 @@ def test_table_1_has_the_papers_column_and_ours(run):
     assert rows["error, pruned"][0] == "0.77%"
     assert rows["change of accuracy, points"][0] == "+0.03"
     assert rows["parameters, pruned"][:2] == ("36K", f"{43_050 + 580:,}")
-    assert rows["compression"][:2] == ("12x", f"{431_080 / 43_630:.1f}x")
+    assert rows["compression, all parameters"][:2] == ("12x", f"{431_080 / 43_630:.1f}x")
 
 
 def test_an_errors_interval_holds_the_error_and_runs_upwards(run):
@@ -60,7 +60,6 @@ def test_the_sentence_has_the_weights_the_compression_and_the_change_with_its_si
     record = json.loads(json.dumps(run.record))
     record["test"]["drop"] = plain(evaluation.Drop.counted(9, 2, 359))
     said = reports.sentence(record)
-    assert said.count(". ") == 0  # one sentence
     assert "LeNet-5 keeps 43,050 of its 430,500 weights (10.0%" in said
     assert "9.9x fewer parameters" in said
     dense = record["test"]["dense"]["value"]
@@ -143,3 +142,39 @@ def test_each_layer_of_ours_stands_beside_the_papers():
     assert list(table.index) == ["fc1", "fc2", "fc3", "total"]
     assert table["weights"].loc["fc1"].to_dict() == {"paper": "235,000", "ours": "235,200"}
     assert table["density"].loc["fc3"].to_dict() == {"paper": "26.00%", "ours": "100.00%"}
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "says"),
+    [
+        (40, 10, ("-3.00", ", so pruning cost accuracy.")),
+        (10, 40, ("+3.00", ", so pruning gained accuracy.")),
+        (10, 12, ("+0.20", ", which may be chance.")),
+    ],
+)
+def test_what_pruning_cost_is_said_against_the_control(whole, lost, won, says):
+    record = json.loads(json.dumps(whole[0].record))
+    record["test"]["control_drop"] = plain(evaluation.Drop.counted(lost, won, 1000))
+    said = reports.sentence(record)
+    assert "Against the control, the dense network trained on for exactly as long (" in said
+    assert f"it changes by {says[0]} points (" in said
+    assert said.endswith(f"){says[1]}")
+    cells = {row[0]: row[1:] for row in reports.table_1(record)}
+    assert cells["change against the control"][1] == says[0]
+    assert cells["error, control"][1] == f"{1 - record['test']['control']['value']:.2%}"
+
+
+def test_both_compressions_stand_in_the_table(whole):
+    run, _ = whole
+    cells = {row[0]: row[1:] for row in reports.table_1(run.record)}
+    kept = sum(int(layer.weight.count_nonzero()) for layer in masks.prunable(run.model).values())
+    biases = 300 + 100 + 10
+    assert cells["compression, all parameters"][1] == f"{266_610 / (kept + biases):.1f}x"
+    assert cells["compression, weights only"][1] == f"{266_200 / kept:.1f}x"
+
+
+def test_a_record_without_a_control_says_so(whole):
+    record = json.loads(json.dumps(whole[0].record))
+    record["test"] |= {"control": None, "control_drop": None}
+    assert reports.sentence(record).endswith("what pruning itself cost is not known.")
+    assert {row[0]: row[2:] for row in reports.table_1(record)}["error, control"] == ("", "none")

@@ -70,7 +70,7 @@ def test_photos_lose_nothing_and_are_of_the_recipes_that_the_library_has(row):
         ask = (recorded.network, round(row["compression"]), row["data"], recorded.shape)
         recipe = experiments.compressed_recipe(*ask)
     if recorded.dense.bf16:
-        recipe = recipe.in_bf16()
+        recipe = recipe.trained_with(bf16=True)
     assert replace(recorded, rounds=()) == replace(recipe.seeded(row["seed"]), rounds=())
     for ours, now in zip(recorded.rounds, recipe.rounds, strict=True):
         assert ours["density"] == pytest.approx(now["density"], rel=1e-5)

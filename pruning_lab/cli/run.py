@@ -74,6 +74,7 @@ def run(
     bf16: bool = False,
     goal: Goal = Goal(),
     out: str | None = None,
+    no_control: bool = False,
     resume: bool = False,
     images: common.Images = common.Images(),
     seed: Annotated[int | None, common.SEED] = None,
@@ -96,6 +97,8 @@ def run(
             your own function that returns a network, as package.module:function.
         bf16: Autocast to bfloat16 (always for photos on a GPU).
         out: Folder for the files (default: runs/MODEL).
+        no_control: Do not train the dense network on for as long as the pruned one; the run is
+            shorter, and what pruning itself cost is not known.
         resume: Continue the unfinished run in --out (default: the latest in runs/).
         seed: Random seed (default: 0).
     """
@@ -108,6 +111,7 @@ def run(
         raise FileExistsError(
             f"{folder} holds a run already; resume it with --resume, or name another --out"
         )
+    control = not no_control
     if config:
         typed = {"size": images.size, "model": model, "data": images.data, "seed": seed}
         _check_same(folder, config, {**vars(shape), **typed, "bf16": bf16 or None}, goal)
@@ -119,7 +123,7 @@ def run(
         result = lab.experiments.Run.load(folder, common.Network(model=model).load)
     else:
         if config:
-            recipe, seed = config["recipe"], config["seed"]
+            recipe, seed, control = config["recipe"], config["seed"], config["control"]
             about = {**recipe.about, "data": config["data"]}
         else:
             about, seed = shape.about(model or common.RECIPES[0], images), seed or 0
@@ -127,18 +131,20 @@ def run(
         if not config:
             recipe = goal.recipe(about, splits.name)
             if bf16 or (splits.val.device.type == "cuda" and "size" in about):
-                recipe = recipe.in_bf16()
-        output.say(f"{recipe.network}, seed {seed}, {_cost(recipe)}; files go to {folder}")
-        result = _done(recipe, splits, seed, folder, output)
+                recipe = recipe.trained_with(bf16=True)
+        output.say(f"{recipe.network}, seed {seed}, {_cost(recipe, control)}; files go to {folder}")
+        result = _done(recipe, splits, seed, control, folder, output)
     page = folder / "report.html"
     if lab.processes.rank() == 0:
         lab.files.write(page, lab.reports.html(result))
     output.show(result.record, f"\n{lab.reports.text(result.record)}\n\nThe plots are in {page}")
 
 
-def _done(recipe, splits, seed: int, folder: Path, output: common.Output) -> lab.experiments.Run:
+def _done(
+    recipe, splits, seed: int, control: bool, folder: Path, output: common.Output
+) -> lab.experiments.Run:
     """The recipe carried out, with a bar of its epochs."""
-    with output.bar(recipe.epochs, "epochs") as bar:
+    with output.bar(recipe.total_epochs(control), "epochs") as bar:
 
         def notify(note: lab.experiments.Note) -> None:
             if note.epoch:
@@ -147,15 +153,17 @@ def _done(recipe, splits, seed: int, folder: Path, output: common.Output) -> lab
             if note.text:
                 output.say(f"  {note.phase:8} {note.text}")
 
-        options = {"seed": seed, "notify": notify, "command": output.command}
+        options = {"seed": seed, "control": control, "notify": notify, "command": output.command}
         options |= {"folder": folder, "build": common.build}
         return lab.experiments.run(recipe, splits, **options)
 
 
-def _cost(recipe: lab.experiments.Recipe) -> str:
-    epochs = f"{lab.rows.counted(recipe.epochs, 'epoch')} in all"
+def _cost(recipe: lab.experiments.Recipe, control: bool) -> str:
+    alone = recipe.total_epochs(control=False)
+    epochs = f"{lab.rows.counted(recipe.total_epochs(control), 'epoch')} in all"
+    epochs += f", {recipe.total_epochs() - alone} of them for the control," if control else ""
     if not recipe.choose or recipe.choose.get("method") == "single":
-        return epochs
+        return epochs.rstrip(",")
     return (
         f"{epochs} and a search of at most {recipe.choose.get('evaluations', 1000):,} evaluations"
     )

@@ -4,6 +4,7 @@ A run is a value (`Recipe`) and a seed; its result is a plain record of rows tha
 and that tables, plots and reports read.
 """
 
+from pruning_lab.experiments.frontier import Frontier, FrontierRow, frontier, row_of
 from pruning_lab.experiments.recipes import (
     REDUCED,
     Recipe,
@@ -18,6 +19,8 @@ from pruning_lab.experiments.workspace import Workspace
 __all__ = [
     "REDUCED",
     "Config",
+    "Frontier",
+    "FrontierRow",
     "Note",
     "Recipe",
     "Run",
@@ -25,7 +28,9 @@ __all__ = [
     "chosen_recipe",
     "compare",
     "compressed_recipe",
+    "frontier",
     "load_config",
     "paper_recipe",
+    "row_of",
     "run",
 ]

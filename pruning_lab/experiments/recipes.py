@@ -33,9 +33,10 @@ class Recipe:
         """What a file says of the network, so that `models.build` can build it again."""
         return {"network": self.network, **self.shape}
 
-    @property
-    def epochs(self) -> int:
-        return self.dense.epochs + sum(config.epochs for config in self.retrain)
+    def total_epochs(self, control: bool = True) -> int:
+        """Of all trainings: the dense network's, the pruned one's, and the control's."""
+        retrain = sum(config.epochs for config in self.retrain)
+        return self.dense.epochs + retrain * (2 if control else 1)
 
     @property
     def control(self) -> "Recipe":
@@ -51,10 +52,14 @@ class Recipe:
         dense, *retrain = (replace(config, seed=100 * seed + phase) for phase, config in configs)
         return replace(self, dense=dense, retrain=tuple(retrain))
 
-    def in_bf16(self) -> "Recipe":
-        """The same recipe with every forward pass in bfloat16."""
-        dense, *retrain = (replace(config, bf16=True) for config in (self.dense, *self.retrain))
+    def trained_with(self, **changes) -> "Recipe":
+        """The same recipe with these fields of every `TrainConfig` changed, such as bf16=True."""
+        dense, *retrain = (replace(config, **changes) for config in (self.dense, *self.retrain))
         return replace(self, dense=dense, retrain=tuple(retrain))
+
+    def unaugmented(self) -> "Recipe":
+        """The same recipe on the images as they are: not shifted, mirrored, cropped or tinted."""
+        return self.trained_with(shift=0, flip=False, crop=1.0, colour=0.0)
 
 
 # What trains each network well, found by trying, on val.

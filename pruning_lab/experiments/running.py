@@ -139,7 +139,8 @@ def _checkpoints(
     recipe: Recipe, splits: Splits, seed: int, folder: Path | None, trained: Path | None
 ) -> dict[str, Path | None]:
     """Where the checkpoints of the three networks are; those of pruned ones are never shared."""
-    at = {name: folder and folder / name for name in ("dense", "pruned", "control")}
+    names = {"dense": "dense.safetensors", "pruned": "", "control": "control"}
+    at = {name: folder and folder / place for name, place in names.items()}
     if trained:
         what = {"network": recipe.about, "seed": seed, "dense": recipe.dense}
         what |= {"train": splits.train.fingerprint(), "processes": processes.world()}
