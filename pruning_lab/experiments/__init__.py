@@ -14,6 +14,12 @@ from pruning_lab.experiments.recipes import (
 )
 from pruning_lab.experiments.records import Config, Run, load_config
 from pruning_lab.experiments.running import Note, compare, run
+from pruning_lab.experiments.saliencies import (
+    Saliencies,
+    SaliencyRow,
+    obd_against_magnitude,
+    saliencies,
+)
 from pruning_lab.experiments.workspace import Workspace
 
 __all__ = [
@@ -24,13 +30,17 @@ __all__ = [
     "Note",
     "Recipe",
     "Run",
+    "Saliencies",
+    "SaliencyRow",
     "Workspace",
     "chosen_recipe",
     "compare",
     "compressed_recipe",
     "frontier",
     "load_config",
+    "obd_against_magnitude",
     "paper_recipe",
     "row_of",
     "run",
+    "saliencies",
 ]
