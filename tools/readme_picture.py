@@ -1,21 +1,37 @@
-"""The README's picture, from a finished run of LeNet-300-100.
+"""The README's pictures: of a finished run of LeNet-300-100, and of the frontier.
 
 pruning-lab run --data mnist --out runs/lenet-300-100
 python tools/readme_picture.py runs/lenet-300-100
+python tools/readme_picture.py
 """
 
 import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from readme_tables import frontier_rows
 
 from pruning_lab import experiments, plots
 
-TARGET = Path(__file__).resolve().parent.parent / "results" / "lenet-300-100.png"
+RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
-def main(folder: str) -> None:
-    run = experiments.Run.load(folder)
+def main(folder: str | None = None) -> None:
+    if folder:
+        save(first_layer(experiments.Run.load(folder)), "lenet-300-100.png")
+    else:
+        figure = Figure(figsize=(9, 4.8), layout="constrained")
+        plots.frontier(frontier_rows(), ax=figure.subplots())
+        save(figure, "frontier.png")
+
+
+def save(figure: Figure, name: str) -> None:
+    figure.savefig(RESULTS / name, dpi=110)
+    print(f"wrote {name}")
+
+
+def first_layer(run: experiments.Run) -> Figure:
+    """Its weights before and after, and which pixels it still looks at."""
     kept = run.mask["fc1"]
     figure = Figure(figsize=(11, 5.6), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(1, 1.1))
@@ -25,8 +41,7 @@ def main(folder: str) -> None:
     plots.kept_pixels(kept, title="what each pixel still feeds", ax=right)
     title = f"fc1 with {kept.float().mean():.0%} of its weights, one band per row of pixels"
     plots.bands(kept, title=title, ax=below.subplots())
-    figure.savefig(TARGET, dpi=110)
-    print(f"wrote {TARGET.name}")
+    return figure
 
 
 if __name__ == "__main__":

@@ -12,44 +12,64 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from pruning_lab import files, paper
+from pruning_lab import experiments, files, paper
+from pruning_lab.evaluation import Drop
+from pruning_lab.rows import decode
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", ROOT / "results" / "README.md")
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def lenets() -> str:
-    """The paper's numbers, then every recipe's five seeds."""
-    rows = []
-    for network in ("lenet-300-100", "lenet-5"):
+def frontier() -> str:
+    """What pruning cost against the control, recipe by recipe, beside the paper's rows."""
+    rows, found = [], frontier_rows()
+    for network in dict.fromkeys(row.network for row in found):
         theirs = paper.TABLE_1[network]
-        rows.append(
-            (
-                theirs.network,
-                "the paper",
-                f"{theirs.dense_error:.2%}",
-                f"{theirs.error:.2%}",
-                f"{theirs.parameters / 1e3:.0f}K",
-                f"{theirs.compression}x",
-            )
-        )
-        found = (ROOT / "results").glob(f"{network}*.json")
-        for result in sorted(map(files.load_json, found), key=lambda r: r["median"]["compression"]):
-            median, seeds = result["median"], result["rows"]
-            errors = sorted(row["error"] for row in seeds)
+        source = "MNIST" if network.startswith("lenet") else "ImageNet"
+        reported = (f"{theirs.dense_error:.2%}", "none", f"{theirs.error:.2%}")
+        change = f"{100 * (theirs.dense_error - theirs.error):+.2f}"
+        rows.append((f"{theirs.network}, the paper", source, *reported, change, "", ""))
+        rows[-1] += (f"{theirs.compression}x",)
+        free = {on: found.free(network, augmented=on) for on in (True, False)}
+        for row in (row for row in found if row.network == network):
+            compression = f"{row.compression:.1f}x"
             rows.append(
                 (
-                    "",
-                    f"ours, {len(seeds)} seeds",
-                    f"{median['dense_error']:.2%}",
-                    f"**{median['error']:.2%}** ({errors[0]:.2%} to {errors[-1]:.2%})",
-                    f"{median['parameters']:,.0f}",
-                    f"**{median['compression']:.1f}x**",
+                    "ours" + ("" if row.augmented else ", not augmented"),
+                    _images(row.data),
+                    f"{row.dense_error:.2%}",
+                    f"{row.control_error:.2%}",
+                    f"{row.error:.2%}",
+                    _points(row.drop),
+                    _points(row.cost),
+                    f"**{compression}**" if row == free[row.augmented] else compression,
+                    f"{row.parameter_compression:.1f}x",
                 )
             )
-    headers = ("network", "", "dense error", "pruned error", "parameters left", "compression")
+    headers = (
+        *("network", "images", "dense error", "control", "pruned", "change from the dense"),
+        *("change from the control", "weights", "all parameters"),
+    )
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def frontier_rows() -> experiments.Frontier:
+    """Of every recipe that was run with several seeds, the least compressed first."""
+    found = map(files.load_json, sorted((ROOT / "results" / "frontier").glob("*.json")))
+    rows = [decode(experiments.FrontierRow, result["row"], "a row") for result in found]
+    networks = [*paper.TABLE_1]
+    rows.sort(key=lambda r: (networks.index(r.network), not r.augmented, r.compression))
+    return experiments.Frontier(rows)
+
+
+def _images(name: str) -> str:
+    return name.upper() if name == "mnist" else name.capitalize()
+
+
+def _points(drop: Drop) -> str:
+    """A change of accuracy with its interval, in points."""
+    return str(drop).replace(" points", "")
 
 
 def epochs() -> str:
@@ -160,6 +180,7 @@ def photos() -> str:
                 f"{theirs.dense_error:.2%}",
                 f"{theirs.error:.2%}",
                 f"{theirs.parameters / 1e6:.1f}M of {theirs.dense_parameters / 1e6:.0f}M",
+                "",
                 f"{theirs.compression}x",
                 "",
             )
@@ -176,13 +197,14 @@ def photos() -> str:
                     f"{row['dense_error']:.2%}",
                     "**{:.2%}** ({:+z.2f} to {:+z.2f})".format(row["error"], *points),
                     f"{_million(row['parameters'])} of {_million(row['dense_parameters'])}",
+                    f"{1 / row['densities']['total']:.1f}x",
                     f"**{row['compression']:.1f}x**",
                     f"{minutes:.1f} on {'2 cores' if device == 'cpu' else device.split(' ')[1]}",
                 )
             )
     headers = (
-        *("network", "photos", "dense error", "pruned error (change of accuracy, points)"),
-        *("parameters left", "compression", "minutes"),
+        *("network", "photos", "dense error", "pruned error (change from the dense, points)"),
+        *("parameters left", "weights", "all parameters", "minutes"),
     )
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
@@ -207,7 +229,7 @@ def gpu() -> str:
 
 
 SCAN_SPEED = ROOT / "results" / "scan-speed.json"
-TABLES = {"lenets": lenets, "epochs": epochs, "steps": steps, "choosing": choosing}
+TABLES = {"frontier": frontier, "epochs": epochs, "steps": steps, "choosing": choosing}
 TABLES |= {"photos": photos, "gpu": gpu}
 if SCAN_SPEED.exists():  # benchmarks/scan.py --save writes it
     TABLES["scan"] = scan

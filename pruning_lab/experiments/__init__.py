@@ -13,6 +13,15 @@ from pruning_lab.experiments.recipes import (
     paper_recipe,
 )
 from pruning_lab.experiments.records import Config, Run, load_config
+from pruning_lab.experiments.rivals import (
+    Rival,
+    Table6,
+    choose_ranks,
+    merge_neurons,
+    naive_cut,
+    svd,
+    table_6,
+)
 from pruning_lab.experiments.running import Note, compare, run
 from pruning_lab.experiments.saliencies import (
     Saliencies,
@@ -29,18 +38,25 @@ __all__ = [
     "FrontierRow",
     "Note",
     "Recipe",
+    "Rival",
     "Run",
     "Saliencies",
     "SaliencyRow",
+    "Table6",
     "Workspace",
+    "choose_ranks",
     "chosen_recipe",
     "compare",
     "compressed_recipe",
     "frontier",
     "load_config",
+    "merge_neurons",
+    "naive_cut",
     "obd_against_magnitude",
     "paper_recipe",
     "row_of",
     "run",
     "saliencies",
+    "svd",
+    "table_6",
 ]

@@ -3,8 +3,9 @@
 import copy
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -68,22 +69,14 @@ def run(
         command = _claim(folder, settings_of(recipe, splits, seed, control), command)
     recipe, device = recipe.seeded(seed), splits.train.device
     at = _checkpoints(recipe, splits, seed, checkpoints, trained)
-    epochs, stages, longer = [], [], None
+    epochs, stages = [], []
 
     def watch(phase: str, epoch: Epoch) -> None:
         epochs.append({"phase": phase, **plain(epoch)})
         notify(Note(phase, epoch=epoch))
 
-    def retrained(model: nn.Module, rounds: Sequence[dict], phase: Callable[[], str], place: str):
-        return retraining.iterative(
-            model,
-            splits.train,
-            recipe.retrain,
-            rounds,
-            freeze=recipe.freeze or [()] * len(rounds),
-            on_epoch=lambda epoch: watch(phase(), epoch),
-            checkpoints=at[place],
-        )
+    def watch_round(epoch: Epoch) -> None:
+        watch(f"round {len(stages) // 2 + 1}", epoch)
 
     with seeded(seed, device):
         dense = build(recipe.about).to(device)
@@ -95,37 +88,22 @@ def run(
         scan, plan = _scanned(dense, splits, recipe, folder, notify)
         scan_seconds = time.perf_counter() - began
         rounds = down_to(plan.densities, len(recipe.retrain)) if plan else recipe.rounds
-        model = copy.deepcopy(dense)
-        for stage in retrained(model, rounds, lambda: f"round {len(stages) // 2 + 1}", "pruned"):
+        model, longer = copy.deepcopy(dense), copy.deepcopy(dense) if control else None
+        for stage in _retrained(model, splits, recipe, rounds, watch_round, at["pruned"]):
             stages.append(_row(stage, dense_val, evaluate(model, splits.val)))
             if stage.kind == "retrained":
-                cut, now = (1 - row["val"]["value"] for row in stages[-2:])
-                text = f"{stage.mask.density:.1%} of the weights kept, val error {cut:.2%}"
-                notify(Note(f"round {stage.round}", f"{text} -> retrained {now:.2%}"))
+                notify(_note(stage, *stages[-2:]))
         if control:
-            longer = copy.deepcopy(dense)
-            for _ in retrained(longer, recipe.control.rounds, lambda: "control", "control"):
+            same, rounds = partial(watch, "control"), recipe.control.rounds
+            for _ in _retrained(longer, splits, recipe, rounds, same, at["control"]):
                 pass
             error = evaluate(longer, splits.val).error
             notify(Note("control", f"dense, trained on for as long: val error {error:.2%}"))
 
-    seconds = {"train": 0.0, "scan": scan_seconds, "retrain": 0.0, "control": 0.0}
-    for row in epochs:
-        phase = row["phase"] if row["phase"] in seconds else "retrain"
-        seconds[phase] += row["seconds"]
-    record = {
-        "format": RUN,
-        "seed": seed,
-        "command": command,
-        "recipe": recipe,
-        **compare(dense, model, splits, longer),
-        "dense_val": dense_val,
-        "scan": scan,
-        "plan": plan,
-        "stages": stages,
-        "epochs": epochs,
-        "seconds": seconds,
-    }
+    record = {"format": RUN, "seed": seed, "command": command, "recipe": recipe}
+    record |= compare(dense, model, splits, longer)
+    record |= {"dense_val": dense_val, "scan": scan, "plan": plan, "stages": stages}
+    record |= {"epochs": epochs, "seconds": _seconds(epochs) | {"scan": scan_seconds}}
     notify(Note("test", "used once, for the tables"))
     result = Run(plain(record), dense, model, stage.mask, longer)
     if folder and processes.rank() == 0:
@@ -133,6 +111,20 @@ def run(
         shutil.rmtree(checkpoints, ignore_errors=True)
     processes.wait()
     return result
+
+
+def _retrained(
+    model: nn.Module,
+    splits: Splits,
+    recipe: Recipe,
+    rounds: Sequence[dict],
+    on_epoch: Callable[[Epoch], None],
+    checkpoints: Path | None,
+) -> Iterator[retraining.Stage]:
+    """The recipe's retraining with these rounds: its own, or those of its control."""
+    freeze = recipe.freeze or [()] * len(rounds)
+    options = {"freeze": freeze, "on_epoch": on_epoch, "checkpoints": checkpoints}
+    return retraining.iterative(model, splits.train, recipe.retrain, rounds, **options)
 
 
 def _checkpoints(
@@ -171,6 +163,20 @@ def compare(
         "parameters": {"dense": total, "pruned": kept},
         "layers": {which: plain((*table, table.total)) for which, table in tables.items()},
     }
+
+
+def _seconds(epochs: Sequence[dict]) -> dict[str, float]:
+    """What each kind of training took."""
+    seconds = {"train": 0.0, "retrain": 0.0, "control": 0.0}
+    for row in epochs:
+        seconds[row["phase"] if row["phase"] in seconds else "retrain"] += row["seconds"]
+    return seconds
+
+
+def _note(stage: retraining.Stage, cut: dict, retrained: dict) -> Note:
+    before, after = (1 - row["val"]["value"] for row in (cut, retrained))
+    text = f"{stage.mask.density:.1%} of the weights kept, val error {before:.2%}"
+    return Note(f"round {stage.round}", f"{text} -> retrained {after:.2%}")
 
 
 def _row(stage: retraining.Stage, dense_val: Accuracy, accuracy: Accuracy) -> dict:

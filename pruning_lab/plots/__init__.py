@@ -3,6 +3,8 @@
 A colour means the same in every plot. Names are drawn as they are: a `$` begins no formula.
 """
 
+from pruning_lab.plots.comparisons import saliencies
+from pruning_lab.plots.costs import frontier
 from pruning_lab.plots.curves import epochs, prior, sensitivity, sensitivity_grid, trade_off
 from pruning_lab.plots.gallery import energy, images
 from pruning_lab.plots.looks import (
@@ -30,7 +32,15 @@ from pruning_lab.plots.pictures import (
 from pruning_lab.plots.shown import DPI, Picture, encoded, png, show, without_formulas, words
 
 __all__ = ["CURVES", "DPI", "GONE", "INK", "KEPT", "LIMIT", "NOISE", "OURS", "PAPER", "STYLE"]
-__all__ += ["Picture", "answered", "bands", "encoded", "energy", "epochs", "images"]
-__all__ += ["kept_pixels", "layer_table", "lost_images", "png", "prior", "sensitivity"]
-__all__ += ["sensitivity_grid", "short_names", "show", "style", "trade_off", "weights"]
+__all__ += ["Picture", "answered", "bands", "encoded", "energy", "epochs", "frontier", "images"]
+__all__ += ["kept_pixels", "layer_table", "lost_images", "png", "prior", "saliencies"]
+__all__ += [
+    "sensitivity",
+    "sensitivity_grid",
+    "short_names",
+    "show",
+    "style",
+    "trade_off",
+    "weights",
+]
 __all__ += ["weights_beside", "without_formulas", "words"]
