@@ -1,23 +1,28 @@
 """Prune and retrain: once, iteratively or gradually; between two stages the model can be measured.
 
 Surviving weights keep their values; initialising them again is worse (Han et al. 2015, section
-3.3). Retraining is also called fine-tuning.
+3.3), which `reinitialise` tries. Retraining is also called fine-tuning.
 """
 
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from pruning_lab import criteria, processes
 from pruning_lab.checkpoints import Epoch, fingerprint
 from pruning_lab.criteria import Saliency
 from pruning_lab.data import Images
+from pruning_lab.evaluation import batch_norms
+from pruning_lab.layers import device_of, seeded, unwrapped
 from pruning_lab.masks import Amount, Mask, prunable, prune, unknown_layer
+from pruning_lab.models.stored import check_fit
 from pruning_lab.training import TrainConfig, train
 
 
@@ -47,6 +52,8 @@ def iterative(
     *,
     freeze: Sequence[str] | Sequence[Sequence[str]] = (),
     rewind: TrainConfig | None = None,
+    adjust_dropout: bool = True,
+    reinitialise: Callable[[], nn.Module] | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     checkpoints: str | Path | None = None,
     **options,
@@ -55,15 +62,20 @@ def iterative(
 
     An entry holds the keywords of `masks.prune`: `[{"quality": 0.8}] * 3` prunes three times, with
     thresholds that grow because sigma is that of the survivors (paper, section 3.4). `config` is
-    one for all rounds or one for each. Dropout is lowered while retraining (`dropout_adjusted`).
-    Layers in `freeze` keep their weights: names, or names for each round, since the paper retrains
-    the fully connected layers with the convolutions fixed, and then those (section 3.3).
+    one for all rounds or one for each. Dropout is lowered while retraining (`dropout_adjusted`),
+    unless `adjust_dropout=False`. Layers in `freeze` stay as they are (`frozen`): names, or names
+    for each round, since the paper retrains the fully connected layers with the convolutions fixed,
+    and then those (section 3.3).
     `checkpoints` names a folder from which an interrupted call resumes; it holds a file for each
     round. `options` are those of `training.train`. Yields a stage after each pruning and after each
     retraining.
 
     With `rewind`, the config of the dense training, every round repeats the learning rates of its
     last `config.epochs` epochs (learning rate rewinding: Renda, Frankle and Carbin 2020).
+
+    With `reinitialise`, a function that makes the network with new random weights, such as
+    `models.lenet_5`, only the mask of a round is kept: before it is retrained, every parameter that
+    is trained, biases too, gets its value in a network made with a seed drawn from `config.seed`.
 
     Raises ValueError where one of several processes would prune other weights than the others.
     """
@@ -89,14 +101,14 @@ def iterative(
         if checkpoints is not None:
             options["checkpoint"] = Path(checkpoints) / f"round-{number}.safetensors"
         epochs = []
-        with (
-            dropout_adjusted(model, mask),
-            frozen(model, names),
-            closing(train(model, images, settings, mask=mask, **options)) as training,
-        ):
-            for epoch in training:
-                on_epoch(epoch)
-                epochs.append(epoch)
+        adjusted = dropout_adjusted(model, mask) if adjust_dropout else nullcontext()
+        with adjusted, frozen(model, names):
+            if reinitialise:
+                _initialise_(model, reinitialise, f"{settings.seed} {number}")
+            with closing(train(model, images, settings, mask=mask, **options)) as training:
+                for epoch in training:
+                    on_epoch(epoch)
+                    epochs.append(epoch)
         yield Stage("retrained", number, len(rounds), mask, tuple(epochs))
 
 
@@ -112,6 +124,7 @@ def gradual(
     across: str = "layer",
     saliency: Saliency = criteria.magnitude,
     freeze: Sequence[str] = (),
+    adjust_dropout: bool = True,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     checkpoints: str | Path | None = None,
     **options,
@@ -148,9 +161,10 @@ def gradual(
             last, mask = update, _pruned(model, f"update {update}", density=amounts, **how)
             held.close()
             held.enter_context(mask.hold(model))
-            held.enter_context(dropout_adjusted(model, mask))
+            if adjust_dropout:
+                held.enter_context(dropout_adjusted(model, mask))
 
-    plan = (density, begin, end, updates, across, saliency, initial)
+    plan = (density, begin, end, updates, across, saliency, adjust_dropout, initial)
     before_step.fingerprint = lambda: fingerprint(plan)
     if checkpoints is not None:
         options["checkpoint"] = Path(checkpoints) / "gradual.safetensors"
@@ -202,6 +216,21 @@ def _in_last(schedule: Callable[[float], float], last: float, progress: float) -
     return schedule(1 - last * (1 - progress))
 
 
+@torch.no_grad()
+def _initialise_(model: nn.Module, make: Callable[[], nn.Module], seed: str) -> None:
+    """Set every parameter that is trained to its value in the network that `make` makes."""
+    # A seed as plain as `config.seed` may well be the dense network's, whose first values would
+    # come back: that is another technique (Frankle and Carbin 2019).
+    with seeded(zlib.crc32(f"initial values {seed}".encode()), device_of(model)):
+        new = unwrapped(make())
+    model = unwrapped(model)
+    check_fit(model, new.state_dict(), "the network of reinitialise")
+    values = dict(new.named_parameters())
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.copy_(values[name])
+
+
 def dropout_rate(original: float, density: float) -> float:
     """D_r = D_o * sqrt(C_ir / C_io): a sparser layer needs less dropout (paper, equation 2).
 
@@ -242,12 +271,21 @@ def dropout_adjusted(model: nn.Module, mask: Mask) -> Iterator[nn.Module]:
 
 @contextmanager
 def frozen(model: nn.Module, names: Sequence[str]) -> Iterator[nn.Module]:
-    """The named layers require no gradient, so training leaves them (paper, section 3.3)."""
+    """The named layers stay bit for bit while the others are trained (paper, section 3.3).
+
+    Their parameters require no gradient, so neither weight decay nor momentum moves them. Any
+    module can be named: a BatchNorm, or a block with some, keeps its running statistics, by which
+    it then normalises as in evaluation. A BatchNorm that is not named belongs to no layer and is
+    trained on, between frozen convolutions too.
+    """
     layers = prunable(model)
     known = {n: layer.module for n, layer in layers.items()} | dict(model.named_modules())
     if unknown := [name for name in names if name not in known]:
         raise KeyError(unknown_layer(unknown[0], layers))
-    held = [p for name in names for p in known[name].parameters() if p.requires_grad]
+    modules = [known[name] for name in names]
+    held = [p for module in modules for p in module.parameters() if p.requires_grad]
+    norms = {norm for module in modules for norm in batch_norms(module).values()}
+    hooks = [norm.register_forward_pre_hook(_as_in_evaluation) for norm in norms]
     try:
         for parameter in held:
             parameter.requires_grad_(False)
@@ -255,3 +293,9 @@ def frozen(model: nn.Module, names: Sequence[str]) -> Iterator[nn.Module]:
     finally:
         for parameter in held:
             parameter.requires_grad_(True)
+        for hook in hooks:
+            hook.remove()
+
+
+def _as_in_evaluation(norm: nn.Module, _) -> None:
+    norm.training = False  # here, as training switches the mode of all modules

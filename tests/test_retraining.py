@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from pruning_lab import masks, retraining, training
+from pruning_lab import masks, models, retraining, training
 
 CONFIG = training.TrainConfig(epochs=2, batch_size=16, lr=0.02)
 
@@ -113,6 +113,114 @@ def test_every_round_may_have_its_own_settings(toy, split):
     assert [row.epoch for row in seen] == [1, 2, 1, 2, 3]
     with pytest.raises(ValueError, match="one config for all rounds, or one for each: 3 for 2"):
         list(retraining.iterative(toy, split, [CONFIG] * 3, rounds))
+
+
+@pytest.mark.parametrize(("l1", "l2"), [(0.01, 0.0), (0.0, 0.1), (0.02, 0.05)])
+def test_penalties_are_what_a_calculation_by_hand_says(toy, batches, l1, l2):
+    """v = 0.9 v + g + l2 w + l1 sign(w), w = w - lr v; of what is pruned nothing; biases too."""
+    toy.drop2.p = 0.0
+    x, y = batches[0]
+    config = replace(CONFIG, epochs=3, nesterov=False, l1=l1, weight_decay=l2)
+    stages = retraining.once(toy, [(x, y)], config, {"density": 0.4}, schedule=lambda _: 1.0)
+    mask = next(stages).mask
+    plain = copy.deepcopy(toy)
+    parameters = dict(plain.named_parameters())
+    velocity = dict.fromkeys(parameters, 0.0)
+    for _ in range(3):
+        loss = nn.functional.cross_entropy(plain(x), y)
+        gradients = torch.autograd.grad(loss, [*parameters.values()])
+        for (name, w), g in zip(parameters.items(), gradients, strict=True):
+            kept = mask.get(name.removesuffix(".weight"), torch.tensor(True))
+            pull = kept * (g + l2 * w.detach() + l1 * w.detach().sign())
+            velocity[name] = 0.9 * velocity[name] + pull
+            w.data -= 0.02 * velocity[name]
+    next(stages)
+    assert zeros_hold(toy, mask)
+    for ours, theirs in zip(toy.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+# --- new initial values ------------------------------------------------------------------------
+
+
+def new_toy(seen):
+    """A function that makes the network of the toy, and notes a copy."""
+
+    def make():
+        layers = {"conv1": nn.Conv2d(1, 4, kernel_size=3), "pool1": nn.MaxPool2d(2)}
+        layers |= {"relu1": nn.ReLU(), "flatten": nn.Flatten(), "fc1": nn.Linear(36, 12)}
+        layers |= {"relu2": nn.ReLU(), "drop2": nn.Dropout(0.5), "fc2": nn.Linear(12, 4)}
+        seen.append(nn.Sequential(OrderedDict(layers)))
+        return copy.deepcopy(seen[-1])
+
+    return make
+
+
+def test_survivors_and_biases_start_from_the_values_of_a_new_network(toy, split):
+    made, before = [], torch.get_rng_state()
+    none = replace(CONFIG, epochs=0)
+    options = {"reinitialise": new_toy(made)}
+    stages = retraining.iterative(toy, split, none, [{"density": 0.4}, {"density": 0.2}], **options)
+    trained = copy.deepcopy(toy)
+    for number, (cut, retrained) in enumerate(zip(stages, stages, strict=True)):
+        mask = cut.mask
+        assert mask == retrained.mask
+        if number == 0:  # chosen by the trained weights
+            assert mask == masks.prune(trained, density=0.4)
+        for name, value in toy.named_parameters():
+            new = made[number].get_parameter(name)
+            kept = mask.get(name.removesuffix(".weight"), torch.ones_like(new))
+            assert torch.equal(value, new * kept)
+    assert not same(made[0], made[1])  # each round has its own
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_cut_is_measured_before_the_survivors_get_new_values(toy, split):
+    before = copy.deepcopy(toy)
+    stages = retraining.once(toy, split, CONFIG, {"density": 0.4}, reinitialise=new_toy([]))
+    mask = next(stages).mask
+    assert torch.equal(toy.fc1.weight, before.fc1.weight * mask["fc1"])
+
+
+def test_new_values_are_the_seeds_and_not_those_of_the_dense_network(toy, split):
+    made = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        made.append(new_toy([])())  # as a dense network before its training
+        config = replace(CONFIG, epochs=0, seed=seed)
+        list(retraining.once(toy, split, config, {"density": 0.4}, reinitialise=new_toy(made)))
+    dense, values = made[::2], made[1::2]
+    assert same(dense[0], dense[1])
+    assert same(values[0], values[1])
+    assert not same(values[1], values[2])
+    assert not same(values[0], dense[0])
+
+
+def test_what_is_frozen_keeps_its_values_when_others_get_new_ones(toy, split):
+    before = copy.deepcopy(toy)
+    options = {"freeze": ["conv1"], "reinitialise": new_toy([])}
+    list(retraining.once(toy, split, CONFIG, {"density": {"fc1": 0.4}}, **options))
+    assert same(toy.conv1, before.conv1)
+    assert not torch.equal(toy.fc2.weight, before.fc2.weight)
+
+
+def test_new_values_of_another_network_are_refused_in_one_sentence(toy, split):
+    make = partial(nn.Linear, 2, 2)
+    with pytest.raises(ValueError, match=r"reinitialise: conv1\.weight is missing") as caught:
+        list(retraining.once(toy, split, CONFIG, {"density": 0.4}, reinitialise=make))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_retraining_from_new_values_resumes_to_the_same_end(toy, split, tmp_path):
+    rounds, resumed = [{"density": 0.5}, {"density": 0.3}], copy.deepcopy(toy)
+    options = {"reinitialise": new_toy([])}
+    list(retraining.iterative(toy, split, CONFIG, rounds, **options))
+    for stop in (2, 4):  # after the first round, and to the end
+        again = copy.deepcopy(resumed)
+        stages = retraining.iterative(again, split, CONFIG, rounds, **options, checkpoints=tmp_path)
+        list(islice(stages, stop))
+        stages.close()
+    assert same(again, toy)
 
 
 # --- gradual pruning ---------------------------------------------------------------------------
@@ -362,6 +470,39 @@ def test_in_torchvisions_order_the_first_rate_follows_the_layer_it_feeds():
     assert rates(model) == [0.5, 0.4]
 
 
+@pytest.mark.parametrize(
+    ("network", "densities", "expected"),
+    [
+        ("lenet-300-100", {"fc1": 0.08, "fc2": 0.09}, {"drop1": 0.141, "drop2": 0.15}),
+        ("lenet-5", {"conv2": 0.5, "fc1": 0.08}, {"drop3": 0.141}),
+        ("alexnet", {"conv5": 0.5, "fc1": 0.09, "fc2": 0.08}, {"drop6": 0.15, "drop7": 0.141}),
+        ("alexnet-torchvision", {"fc1": 0.09, "fc2": 0.5}, {"drop5": 0.15, "drop6": 0.15}),
+        ("vgg-16", {"fc6": 0.04, "fc7": 0.09}, {"drop6": 0.10, "drop7": 0.15}),
+    ],
+)
+def test_in_every_network_a_rate_follows_the_right_layer(network, densities, expected):
+    """Rates by the paper's equation 2, worked out: 9 % kept, 0.15; 4 %, 0.10; 8 %, 0.141."""
+    photos = {} if network.startswith("lenet") else {"width": 0.05, "size": 32}
+    model = models.build({"network": network, "dropout": 0.5, **photos})
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Dropout)}
+    with retraining.dropout_adjusted(model, masks.prune(model, density=densities)):
+        found = {name: dropout.p for name, dropout in layers.items()}
+    assert found == {name: pytest.approx(rate, abs=0.001) for name, rate in expected.items()}
+
+
+@pytest.mark.parametrize(("adjust", "rate"), [(True, 0.25), (False, 0.5)])
+def test_dropout_is_adjusted_unless_told_not_to(toy, split, adjust, rate):
+    seen = []
+    toy.register_forward_pre_hook(lambda *_: seen.append(toy.drop2.p))
+    options = {"adjust_dropout": adjust}
+    list(retraining.once(toy, split, CONFIG, {"density": 0.25}, **options))
+    list(retraining.iterative(toy, split, CONFIG, [{"density": 0.25}], **options))
+    list(retraining.gradual(toy, split, CONFIG, 0.25, **options))
+    assert len(seen) == 3 * 8
+    assert set(seen) == {rate}
+    assert toy.drop2.p == 0.5
+
+
 def test_dropout_between_convolutions_stays_as_it_is():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout2d(0.3), nn.Conv2d(2, 2, 3))
     with retraining.dropout_adjusted(model, masks.prune(model, density=0.1)):
@@ -433,6 +574,43 @@ def test_frozen_layers_stay_bit_for_bit_and_can_learn_again(toy, split):
     assert not same(toy.fc1, before.fc1)
     flags = {name for name, p in toy.named_parameters() if not p.requires_grad}
     assert flags == {"fc2.bias"}
+
+
+def test_convolutions_and_fully_connected_layers_are_frozen_in_turn(toy, split):
+    """The paper's section 3.3: bit for bit, whatever weight decay, L1 and momentum."""
+    config = replace(CONFIG, weight_decay=0.1, l1=0.01)
+    conv, fc = ["conv1"], ["fc1", "fc2"]
+    rounds = [{"density": dict.fromkeys(fc, 0.5)}, {"density": {"conv1": 0.5}}] * 2
+    stages = retraining.iterative(toy, split, config, rounds, freeze=[conv, fc] * 2)
+    for number, _ in enumerate(stages):
+        if number % 2 == 0:
+            before = copy.deepcopy(toy)
+            continue
+        kept, moved = (conv, fc) if number in (1, 5) else (fc, conv)
+        assert all(same(toy.get_submodule(name), before.get_submodule(name)) for name in kept)
+        for name in moved:
+            assert not torch.equal(toy.get_submodule(name).bias, before.get_submodule(name).bias)
+            survivors = toy.get_submodule(name).weight != 0
+            assert (toy.get_submodule(name).weight != before.get_submodule(name).weight)[
+                survivors
+            ].all()
+
+
+def test_a_frozen_batch_norm_is_the_same_function_and_another_one_learns(branching, split):
+    branching.norm.running_mean.uniform_(-1, 1)
+    for names, moves in ((["stem", "norm"], False), (["stem"], True)):
+        model, seen = copy.deepcopy(branching), []
+        model.norm.register_forward_hook(lambda norm, x, y, seen=seen: seen.append((x[0], y)))
+        list(retraining.once(model, split, CONFIG, {"density": {"head": 0.5}}, freeze=names))
+        assert same(model.stem, branching.stem)
+        assert same(model.norm, branching.norm) == (not moves)
+        fixed = copy.deepcopy(branching.norm).eval()
+        assert all(torch.equal(fixed(x), y) for x, y in seen) == (not moves)
+        assert not same(model.head, branching.head)
+        assert all(module.training for module in model.modules())  # the mode of before
+        before = model.norm.num_batches_tracked.item()
+        list(training.train(model, split, CONFIG))
+        assert model.norm.num_batches_tracked == before + 8  # learns again
 
 
 def test_an_unknown_layer_to_freeze_names_the_nearest(toy, split):

@@ -9,6 +9,7 @@ layer all the same, so repeating a call never compounds.
 from pruning_lab.criteria.hessian import obd
 from pruning_lab.criteria.saliencies import (
     Computed,
+    Probabilistic,
     Random,
     Saliency,
     by_name,
@@ -16,6 +17,7 @@ from pruning_lab.criteria.saliencies import (
     gradient,
     magnitude,
     name_of,
+    probabilistic,
     random,
     saliency_of,
     taylor,
@@ -32,7 +34,7 @@ from pruning_lab.criteria.selecting import (
     sigma,
 )
 
-__all__ = ["Computed", "Random", "Saliency", "across_layers", "by_densities", "by_density"]
-__all__ += ["by_levels", "by_name", "by_quality", "by_threshold", "check", "check_amount"]
-__all__ += ["gradient", "lamp", "magnitude", "name_of", "obd", "random", "saliency_of", "sigma"]
-__all__ += ["taylor"]
+__all__ = ["Computed", "Probabilistic", "Random", "Saliency", "across_layers", "by_densities"]
+__all__ += ["by_density", "by_levels", "by_name", "by_quality", "by_threshold", "check"]
+__all__ += ["check_amount", "gradient", "lamp", "magnitude", "name_of", "obd", "probabilistic"]
+__all__ += ["random", "saliency_of", "sigma", "taylor"]

@@ -37,6 +37,22 @@ class Random:
 random = Random  # a control, as in random(seed)
 
 
+class Probabilistic(Random):
+    """|w| / e, e exponential: a density keeps weights at random, with chances that grow with |w|.
+
+    The weights that stay are drawn one after the other without replacement, each time with chances
+    in proportion to |w| (Efraimidis and Spirakis 2006). Our reading of the probabilistic pruning
+    that Han et al. 2015 found worse (section 3.4) and do not describe.
+    """
+
+    def __call__(self, weight: Tensor, layer: str = "") -> Tensor:
+        return magnitude(weight) / -super().__call__(weight, layer).log()
+
+
+probabilistic = Probabilistic
+_SEEDED = {"random": Random, "probabilistic": Probabilistic}
+
+
 class Computed(dict[str, Tensor]):
     """Saliencies computed beforehand, layer name -> tensor, with the name of the method."""
 
@@ -124,13 +140,13 @@ def saliency_of(saliency: Saliency, layer: str, weight: Tensor) -> Tensor:
 def name_of(saliency: Saliency) -> str:
     """What scans and plans call a saliency, so that another one is noticed.
 
-    "magnitude" and "random(seed=0)" say all; any other name ends in a digest of a dict's values, or
-    of a function's values for fixed weights: "taylor 1f0c9a2b8d7e".
+    "magnitude", "random(seed=0)" and "probabilistic(seed=0)" say all; any other name ends in a
+    digest of a dict's values, or of a function's values for fixed weights: "taylor 1f0c9a2b8d7e".
     """
     if saliency is magnitude:
         return "magnitude"
     if isinstance(saliency, Random):
-        return f"random(seed={saliency.seed})"
+        return f"{type(saliency).__name__.lower()}(seed={saliency.seed})"
     if isinstance(saliency, Mapping):
         name, values = getattr(saliency, "name", "computed"), saliency
     else:
@@ -150,8 +166,8 @@ def by_name(name: str) -> Saliency | None:
     """The saliency that `name_of` named, where its name says all of it; else None."""
     if name == "magnitude":
         return magnitude
-    seeded = re.fullmatch(r"random\(seed=(\d+)\)", name)
-    return Random(int(seeded[1])) if seeded else None
+    seeded = re.fullmatch(r"(random|probabilistic)\(seed=(\d+)\)", name)
+    return _SEEDED[seeded[1]](int(seeded[2])) if seeded else None
 
 
 def _samples() -> dict[str, nn.Parameter]:

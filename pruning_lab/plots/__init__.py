@@ -34,13 +34,5 @@ from pruning_lab.plots.shown import DPI, Picture, encoded, png, show, without_fo
 __all__ = ["CURVES", "DPI", "GONE", "INK", "KEPT", "LIMIT", "NOISE", "OURS", "PAPER", "STYLE"]
 __all__ += ["Picture", "answered", "bands", "encoded", "energy", "epochs", "frontier", "images"]
 __all__ += ["kept_pixels", "layer_table", "lost_images", "png", "prior", "saliencies"]
-__all__ += [
-    "sensitivity",
-    "sensitivity_grid",
-    "short_names",
-    "show",
-    "style",
-    "trade_off",
-    "weights",
-]
-__all__ += ["weights_beside", "without_formulas", "words"]
+__all__ += ["sensitivity", "sensitivity_grid", "short_names", "show", "style", "trade_off"]
+__all__ += ["weights", "weights_beside", "without_formulas", "words"]

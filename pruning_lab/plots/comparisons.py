@@ -58,7 +58,7 @@ def saliencies(
         colour, marker, line = _LOOKS.get(name) or (*next(others), "-.")
         look = {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.5}
         # Beside each other, so that no bar hides another.
-        x = [row.density * 1.025 ** ((len(names) - 1) / 2 - place) for row in own]
+        x = [row.density * 1.012 ** ((len(names) - 1) / 2 - place) for row in own]
         losses = [(np.mean(row.losses), min(row.losses), max(row.losses)) for row in own]
         after = [looks.points_of(row.cost) for row in own] if retrained else losses
         for ax, points in ((left, [looks.points_of(row.cut) for row in own]), (right, after)):
