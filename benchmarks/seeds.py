@@ -29,6 +29,7 @@ def main() -> None:
         "--compression", type=float, nargs="*", help="all parameters, before / after (the paper's)"
     )
     parser.add_argument("--unaugmented", action="store_true", help="train on images as they are")
+    parser.add_argument("--bf16", action="store_true", help="autocast, as pruning-lab run --bf16")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="folder for the files of every run")
@@ -48,6 +49,8 @@ def main() -> None:
         name = options.model + ("" if compression is None else f"-{compression:g}x")
         if options.unaugmented:
             recipe, name = recipe.unaugmented(), f"{name}-unaugmented"
+        if options.bf16:
+            recipe = recipe.trained_with(bf16=True)
         measure(recipe, splits, name, options.seeds, workspace)
 
 

@@ -13,7 +13,16 @@ __version__ = "0.3.0"
 
 _MODULES = (
     *("paper", "provenance", "rows", "files", "processes", "layers", "criteria", "masks"),
-    *("models", "data", "evaluation", "checkpoints", "training", "counts", "sensitivity"),
+    *(
+        "models",
+        "data",
+        "evaluation",
+        "checkpoints",
+        "training",
+        "counts",
+        "neurons",
+        "sensitivity",
+    ),
     *("retraining", "experiments", "plots", "reports", "exercises", "studio", "widgets", "cli"),
 )
 _HOMES = {

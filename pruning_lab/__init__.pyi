@@ -11,6 +11,7 @@ from pruning_lab import files as files
 from pruning_lab import layers as layers
 from pruning_lab import masks as masks
 from pruning_lab import models as models
+from pruning_lab import neurons as neurons
 from pruning_lab import paper as paper
 from pruning_lab import plots as plots
 from pruning_lab import processes as processes

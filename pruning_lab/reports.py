@@ -7,23 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from jinja2 import Environment, PackageLoader
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from tabulate import tabulate
 
 from pruning_lab import paper, plots
 from pruning_lab.counts import Counts, LayerCount
-from pruning_lab.evaluation import Accuracy, Drop, change
-from pruning_lab.experiments import Run
+from pruning_lab.evaluation import Accuracy, Drop
+from pruning_lab.experiments import Run, tables
+from pruning_lab.experiments.tables import Cells, aligned, change_of, described, error_of, images_of
 from pruning_lab.masks import Receipt, ReceiptRow, prunable
 from pruning_lab.rows import decode
 from pruning_lab.sensitivity import ScanPoint
-
-Table = list[tuple[str, ...]]  # the first row is the header
 
 
 def sentence(record: dict) -> str:
     """The result: weights kept, compression, the change of accuracy and that from the control."""
     total, data, test = _counts(record).total, record["data"], record["test"]
-    points, interval = _change(Drop(**test["drop"]))
+    points, interval = change_of(Drop(**test["drop"]))
     return (
         f"{_name(record)} keeps {total.kept:,} of its {total.weights:,} weights "
         f"({total.density:.1%}; {_compression(record):.1f}x fewer parameters, biases counted), and "
@@ -38,7 +36,7 @@ def _against_control(test: dict) -> str:
     if test["control"] is None:
         return "There was no control, so what pruning itself cost is not known."
     found = Drop(**test["control_drop"])
-    points, interval = _change(found)
+    points, interval = change_of(found)
     verdict = {"worse": "so pruning cost accuracy", "better": "so pruning gained accuracy"}
     return (
         f"Against the control, the dense network trained on for exactly as long "
@@ -47,67 +45,14 @@ def _against_control(test: dict) -> str:
     )
 
 
-def table_1(record: dict) -> Table:
-    """The network's line of Table 1, turned on its side: paper | this run, with intervals.
-
-    Of a network that the paper does not have, this run alone.
-    """
-    theirs, counted = paper.TABLE_1.get(record["recipe"]["network"]), record["parameters"]
-    test, total = record["test"], _counts(record).total
-    rows = [
-        ("", "this run", "95 % interval"),
-        ("error, dense", *_error(Accuracy(**test["dense"]))),
-        ("error, pruned", *_error(Accuracy(**test["pruned"]))),
-        ("change of accuracy, points", *_paired(test["drop"])),
-        ("error, control", *(_error(Accuracy(**c)) if (c := test["control"]) else ("", "none"))),
-        ("change against the control", *_paired(test["control_drop"])),
-        ("parameters, dense", f"{counted['dense']:,}", ""),
-        ("parameters, pruned", f"{counted['pruned']:,}", ""),
-        ("compression, all parameters", f"{_compression(record):.1f}x", ""),
-        ("compression, weights only", f"{total.weights / max(total.kept, 1):.1f}x", ""),
-    ]
-    if theirs is None:
-        return rows
-    source, ours = _paper_images(record), record["data"]["name"]
-    # Numbers on other images are never shown as if they were on the same.
-    names = ("", "") if ours == source else (f", {source}", f", {ours}")
-    rows[0] = ("", f"this run{names[1]}", "95 % interval")
-    reported = (
-        f"paper{names[0]}",
-        f"{theirs.dense_error:.2%}",
-        f"{theirs.error:.2%}",
-        change(theirs.error - theirs.dense_error),
-        "",
-        "",
-        _short(theirs.dense_parameters),
-        _short(theirs.parameters),
-        f"{theirs.compression}x",
-        "",
-    )
-    return [(row[0], cell, *row[1:]) for row, cell in zip(rows, reported, strict=True)]
+def table_1(record: dict) -> Cells:
+    """The network's line of Table 1, on its side: paper | this run, with intervals."""
+    return tables.network_row([record]).cells
 
 
-def _paired(drop: dict | None) -> tuple[str, str]:
-    if drop is None:
-        return "", ""
-    points, interval = _change(Drop(**drop))
-    return points, f"{interval}, paired"
-
-
-def layer_table(record: dict) -> Table:
-    """The network's rows of Tables 2-5; each density as paper | this run."""
-    theirs = {row.layer: row for row in _paper_layers(record)}
-    columns = {"act%": "activation_density", "weights%": "density", "FLOP%": "flop_density"}
-    pairs = [f"{name}\n{whose}" for name in columns for whose in ("paper", "ours")]
-    head, counts = pairs if theirs else columns, _counts(record)
-    table = [("layer", "weights", "FLOP", *head)]
-    for row in (*counts, counts.total):
-        cells = [row.layer, f"{row.weights:,}", f"{row.flops:,}"]
-        for column in columns.values():
-            cells += [f"{getattr(theirs[row.layer], column):.0%}"] if theirs else []
-            cells += [f"{getattr(row, column):.1%}"]
-        table.append(tuple(cells))
-    return table
+def layer_table(record: dict) -> Cells:
+    """The network's rows of Tables 2-5, each number as paper | this run."""
+    return tables.layer_table([record]).cells
 
 
 def beside(theirs: Mapping[str, object], ours: Mapping[str, object]):
@@ -141,7 +86,7 @@ def layers_beside(
 
 def _shown(value: object) -> str:
     if isinstance(value, Accuracy):
-        return "{} ({})".format(*_error(value))
+        return "{} ({})".format(*error_of(value))
     if isinstance(value, int | float):
         return f"{value:.2%}" if isinstance(value, float) and value <= 1 else f"{value:,.0f}"
     return "" if value is None else str(value)
@@ -152,8 +97,8 @@ def text(record: dict) -> str:
     first, second = _titles(record)
     return (
         f"{sentence(record)}\n\n{first}{_name(record)}; {_test(record)}\n"
-        f"{_table(table_1(record))}\n\n{second}layer by layer, biases not counted\n"
-        f"{_table(layer_table(record))}"
+        f"{aligned(table_1(record))}\n\n{second}layer by layer, biases not counted\n"
+        f"{aligned(layer_table(record))}"
     )
 
 
@@ -237,15 +182,8 @@ def _pictures(*axes: Axes) -> list[tuple[str, float]]:
     return made
 
 
-def _table(table: Table) -> str:
-    """For the terminal."""
-    align = ("left", *["right"] * (len(table[0]) - 1))
-    return tabulate(table[1:], table[0], colalign=align, disable_numparse=True)
-
-
 def _name(record: dict) -> str:
-    network = record["recipe"]["network"]
-    return paper.TABLE_1[network].network if network in paper.TABLE_1 else network
+    return described(record["recipe"]["network"])
 
 
 def _paper_layers(record: dict) -> tuple[paper.LayerRow, ...]:
@@ -267,27 +205,8 @@ def _counts(record: dict) -> Counts:
     return Counts(LayerCount(**row) for row in record["layers"]["pruned"][:-1])
 
 
-def _change(drop: Drop) -> tuple[str, str]:
-    """A change of accuracy and its interval, in points; a loss is negative."""
-    return change(drop.value), f"{change(drop.high)} to {change(drop.low)}"
-
-
-def _error(accuracy: Accuracy) -> tuple[str, str]:
-    """An error and its interval: that of the accuracy, turned round."""
-    return f"{accuracy.error:.2%}", f"{1 - accuracy.high:.2%} to {1 - accuracy.low:.2%}"
-
-
-def _short(count: float) -> str:
-    """A count as the paper prints it: 22K, 6.7M."""
-    return f"{count / 1e6:g}M" if count >= 1e6 else f"{count / 1e3:g}K"
-
-
-def _paper_images(record: dict) -> str:
-    return "mnist" if record["recipe"]["network"].startswith("lenet") else "imagenet"
-
-
 def _test(record: dict) -> str:
-    data, theirs = record["data"], _paper_images(record)
+    data, theirs = record["data"], images_of(record["recipe"]["network"])
     note = f"; the paper's are of {theirs}" if _paper_layers(record) else ""
     note = "" if data["name"] == theirs else note
     once = ", used once" if "seed" in record else ""  # by a run; a report may be made again

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from pruning_lab import data, evaluation, experiments, plots
+from pruning_lab import data, evaluation, experiments, neurons, plots
 from pruning_lab.evaluation import Drop
 
 
@@ -42,6 +42,17 @@ def test_a_row_has_the_means_and_the_pooled_costs_of_its_seeds(splits, recipe, t
     assert row.kept == sum(weights) / 2
     assert row.compression == pytest.approx(266_200 / row.kept)
     assert row.parameter_compression == pytest.approx(20, rel=1e-3)
+    alive = [sum(p.numel() for p in neurons.remove(run.model)[0].parameters()) for run in runs]
+    zeros = [
+        sum(
+            int((p == 0).sum())
+            for n, p in neurons.remove(run.model)[0].named_parameters()
+            if "weight" in n
+        )
+        for run in runs
+    ]
+    assert row.alive_compression == pytest.approx(2 * 266_610 / (sum(alive) - sum(zeros)))
+    assert row.alive_compression >= row.parameter_compression
     assert json.dumps(row.costs)
 
 
@@ -54,6 +65,7 @@ def row(compression, cost, network="lenet-5", augmented=True):
         430_500 / compression,
         compression,
         compression,
+        None,
         0.01,
         0.008,
         0.008 + cost.value,

@@ -17,6 +17,7 @@ from matplotlib.text import Text
 from scipy.stats import binomtest, laplace, norm
 
 from pruning_lab import counts, evaluation, experiments, masks, models, paper, plots, sensitivity
+from pruning_lab.experiments import penalties
 
 
 def accuracy(right: int, n: int = 100) -> evaluation.Accuracy:
@@ -54,11 +55,24 @@ def every_plot(toy, batches):
         "kept_pixels": lambda **o: plots.kept_pixels(torch.rand(5, 784) < 0.1, **o),
         "images": lambda **o: plots.images(torch.rand(3, 1, 6, 5), ["a", "b", "$c$"], **o),
         "energy": lambda **o: plots.energy(paper.ENERGY_PJ, **o),
+        "frontier": lambda **o: plots.frontier([FRONTIER], **o),
+        "techniques": lambda **o: plots.techniques([TECHNIQUE], **o),
+        "penalties": lambda **o: plots.penalties(PENALTIES, **o),
     }
 
 
+FRONTIER = experiments.FrontierRow(
+    *("$a$", "mnist", True, 2, 26_000.0, 10.0, 9.9, None, 0.01, 0.01, 0.02, lost(1), lost(2)),
+    (0.01, 0.03),
+)
+TECHNIQUE = experiments.TechniqueRow("a", "$b$", "c", 0.1, 2, 0.02, lost(2), (0.01, 0.03), None)
+PENALTIES = [
+    penalties.CurvePoint(curve, 0.1, 1, None, lost(n), lost(n))
+    for n, curve in enumerate(penalties.CURVES)
+]
+
 PLOTS = ["weights", "trade_off", "sensitivity", "prior", "layer_table", "bands", "kept_pixels"]
-PLOTS += ["images", "energy", "epochs"]
+PLOTS += ["images", "energy", "epochs", "frontier", "techniques", "penalties"]
 
 
 def test_every_public_plot_is_tested_here():

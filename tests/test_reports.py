@@ -42,10 +42,10 @@ def test_an_errors_interval_holds_the_error_and_runs_upwards(run):
 
 def test_the_layer_table_has_a_row_for_each_of_the_papers(run):
     header, *rows = reports.layer_table(run.record)
-    assert header[5:7] == ("weights%\npaper", "weights%\nours")
+    assert header[7:9] == ("weights%\npaper", "weights%\nours")
     assert [row[0] for row in rows] == [row.layer for row in paper.LENET_5]
-    assert [row[5] for row in rows] == ["66%", "12%", "8%", "19%", "8%"]  # weights%, paper
-    assert [row[6] for row in rows] == ["10.0%"] * 5  # weights%, ours
+    assert [row[7] for row in rows] == ["66%", "12%", "8%", "19%", "8%"]  # weights%, paper
+    assert [row[8] for row in rows] == ["10.0%"] * 5  # weights%, ours
 
 
 def test_the_terminal_shows_both_tables_under_their_names(run):

@@ -20,7 +20,10 @@ import pruning_lab as lab
 from pruning_lab.cli import outputs
 from pruning_lab.cli.common import Output
 
-COMMANDS = ("run", "train", "scan", "choose", "prune", "retrain", "report", "studio", "course")
+COMMANDS = (
+    *("run", "train", "scan", "choose", "prune", "retrain", "report", "table", "figure"),
+    *("studio", "course"),
+)
 
 
 def app() -> App:

@@ -85,7 +85,10 @@ def kind_of(path: Path) -> str:
                 return "page"
             about = lab.files.parse_json(text, path)
             default = "notebook" if isinstance(about, dict) and "nbformat" in about else "other"
-        except (ValueError, OSError):
+        except ValueError:
+            with lab.files.open_file(path) as file:
+                return "picture" if file.read(4) == b"\x89PNG" else "other"
+        except OSError:
             return "other"
     form = about.get("format") if isinstance(about, dict) else None
     words = form.split() if isinstance(form, str) else []

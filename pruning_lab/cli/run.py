@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -144,7 +146,16 @@ def _done(
     recipe, splits, seed: int, control: bool, folder: Path, output: common.Output
 ) -> lab.experiments.Run:
     """The recipe carried out, with a bar of its epochs."""
-    with output.bar(recipe.total_epochs(control), "epochs") as bar:
+    with watching(recipe.total_epochs(control), output) as notify:
+        options = {"seed": seed, "control": control, "notify": notify, "command": output.command}
+        options |= {"folder": folder, "build": common.build}
+        return lab.experiments.run(recipe, splits, **options)
+
+
+@contextmanager
+def watching(epochs: int, output: common.Output) -> Iterator[Callable]:
+    """A bar of so many epochs, and the function that takes the notes of what trains them."""
+    with output.bar(epochs, "epochs") as bar:
 
         def notify(note: lab.experiments.Note) -> None:
             if note.epoch:
@@ -153,9 +164,7 @@ def _done(
             if note.text:
                 output.say(f"  {note.phase:8} {note.text}")
 
-        options = {"seed": seed, "control": control, "notify": notify, "command": output.command}
-        options |= {"folder": folder, "build": common.build}
-        return lab.experiments.run(recipe, splits, **options)
+        yield notify
 
 
 def _cost(recipe: lab.experiments.Recipe, control: bool) -> str:

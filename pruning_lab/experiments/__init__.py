@@ -4,7 +4,9 @@ A run is a value (`Recipe`) and a seed; its result is a plain record of rows tha
 and that tables, plots and reports read.
 """
 
+from pruning_lab.experiments.figures import Figure, figure_1, figure_4, figure_6, figure_7, trained
 from pruning_lab.experiments.frontier import Frontier, FrontierRow, frontier, row_of
+from pruning_lab.experiments.penalties import figure_5
 from pruning_lab.experiments.recipes import (
     REDUCED,
     Recipe,
@@ -29,34 +31,19 @@ from pruning_lab.experiments.saliencies import (
     obd_against_magnitude,
     saliencies,
 )
+from pruning_lab.experiments.tables import recipe_for, table_1, table_2, table_3, table_4, table_5
+from pruning_lab.experiments.techniques import (
+    TechniqueRow,
+    Techniques,
+    technique_recipes,
+    techniques,
+)
 from pruning_lab.experiments.workspace import Workspace
 
-__all__ = [
-    "REDUCED",
-    "Config",
-    "Frontier",
-    "FrontierRow",
-    "Note",
-    "Recipe",
-    "Rival",
-    "Run",
-    "Saliencies",
-    "SaliencyRow",
-    "Table6",
-    "Workspace",
-    "choose_ranks",
-    "chosen_recipe",
-    "compare",
-    "compressed_recipe",
-    "frontier",
-    "load_config",
-    "merge_neurons",
-    "naive_cut",
-    "obd_against_magnitude",
-    "paper_recipe",
-    "row_of",
-    "run",
-    "saliencies",
-    "svd",
-    "table_6",
-]
+__all__ = ["REDUCED", "Config", "Figure", "Frontier", "FrontierRow", "Note", "Recipe", "Rival"]
+__all__ += ["Run", "Saliencies", "SaliencyRow", "Table6", "TechniqueRow", "Techniques"]
+__all__ += ["Workspace", "choose_ranks", "chosen_recipe", "compare", "compressed_recipe"]
+__all__ += ["figure_1", "figure_4", "figure_5", "figure_6", "figure_7", "frontier", "load_config"]
+__all__ += ["merge_neurons", "naive_cut", "obd_against_magnitude", "paper_recipe", "recipe_for"]
+__all__ += ["row_of", "run", "saliencies", "svd", "table_1", "table_2", "table_3", "table_4"]
+__all__ += ["table_5", "table_6", "technique_recipes", "techniques", "trained"]

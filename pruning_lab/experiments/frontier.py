@@ -23,6 +23,7 @@ class FrontierRow:
     kept: float  # weights, mean over the seeds
     compression: float  # weights before / after
     parameter_compression: float  # with the biases, which are never pruned
+    alive_compression: float | None  # where dead neurons, with their biases, count as gone
     dense_error: float  # means over the seeds
     control_error: float
     error: float
@@ -45,6 +46,7 @@ class Frontier(Rows[FrontierRow]):
         "seeds": lambda row: str(row.seeds),
         "compression,\nweights": lambda row: f"{row.compression:.1f}x",
         "all\nparameters": lambda row: f"{row.parameter_compression:.1f}x",
+        "without dead\nneurons": lambda row: f"{c:.1f}x" if (c := row.alive_compression) else "",
         "weights\nleft": lambda row: f"{row.kept:,.0f}",
         "error,\ndense": lambda row: f"{row.dense_error:.2%}",
         "control": lambda row: f"{row.control_error:.2%}",
@@ -91,8 +93,9 @@ def row_of(records: Sequence[Mapping]) -> FrontierRow:
     tests = [record["test"] for record in records]
     totals = [record["layers"]["pruned"][-1] for record in records]
     kept = fmean(total["kept"] for total in totals)
-    parameters = records[0]["parameters"]["dense"]
-    recipe = records[0]["recipe"]
+    recipe, parameters = records[0]["recipe"], [record["parameters"] for record in records]
+    before = parameters[0]["dense"]
+    alive = [counted["alive"] for counted in parameters]
     costs = [Drop(**test["control_drop"]) for test in tests]
     return FrontierRow(
         network=recipe["network"],
@@ -101,7 +104,8 @@ def row_of(records: Sequence[Mapping]) -> FrontierRow:
         seeds=len(records),
         kept=kept,
         compression=totals[0]["weights"] / kept,
-        parameter_compression=parameters / fmean(r["parameters"]["pruned"] for r in records),
+        parameter_compression=before / fmean(counted["pruned"] for counted in parameters),
+        alive_compression=None if None in alive else before / fmean(alive),
         dense_error=fmean(1 - test["dense"]["value"] for test in tests),
         control_error=fmean(1 - test["control"]["value"] for test in tests),
         error=fmean(1 - test["pruned"]["value"] for test in tests),

@@ -10,7 +10,16 @@ from pathlib import Path
 
 from torch import nn
 
-from pruning_lab import counts, files, models, processes, provenance, retraining, sensitivity
+from pruning_lab import (
+    counts,
+    files,
+    models,
+    neurons,
+    processes,
+    provenance,
+    retraining,
+    sensitivity,
+)
 from pruning_lab.data import Splits
 from pruning_lab.evaluation import Accuracy, drop, evaluate
 from pruning_lab.experiments.recipes import Recipe, down_to
@@ -150,7 +159,8 @@ def compare(
     test = {"dense": before, "pruned": after, "control": longer}
     test |= {"drop": drop(before, after), "control_drop": longer and drop(longer, after)}
     tables = {"dense": counts.layers(dense, splits.val), "pruned": counts.layers(model, splits.val)}
-    total, kept = counts.parameters(dense).total, counts.parameters(model).kept
+    parameters = {"dense": counts.parameters(dense).total, "pruned": counts.parameters(model).kept}
+    parameters["alive"] = _alive(model)  # without dead neurons
     return {
         "data": {
             "name": splits.name,
@@ -160,9 +170,17 @@ def compare(
         "versions": provenance.versions(),
         "machine": provenance.machine(splits.test.device),
         "test": plain(test),
-        "parameters": {"dense": total, "pruned": kept},
+        "parameters": parameters,
         "layers": {which: plain((*table, table.total)) for which, table in tables.items()},
     }
+
+
+def _alive(model: nn.Module) -> int | None:
+    """Parameters left when dead neurons go, biases included; None where there is no chain."""
+    try:
+        return neurons.parameters(model).kept
+    except (TypeError, ValueError):
+        return None
 
 
 def _seconds(epochs: Sequence[dict]) -> dict[str, float]:

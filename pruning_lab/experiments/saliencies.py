@@ -3,7 +3,8 @@
 import copy
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from operator import gt, lt
 from statistics import fmean
 from typing import ClassVar
@@ -11,16 +12,16 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import nn
 
-from pruning_lab import criteria, retraining
+from pruning_lab import criteria, models, retraining
 from pruning_lab.data import Splits
-from pruning_lab.evaluation import Drop, drop, evaluate, measuring, pooled
+from pruning_lab.evaluation import Accuracy, Drop, drop, evaluate, measuring, pooled
+from pruning_lab.experiments.figures import Build, dense_settings, trained
 from pruning_lab.experiments.recipes import Recipe, paper_recipe
 from pruning_lab.experiments.running import Note
 from pruning_lab.experiments.workspace import Workspace
-from pruning_lab.layers import seeded
 from pruning_lab.masks import masked, prune
 from pruning_lab.rows import Rows
-from pruning_lab.training import TrainConfig, train
+from pruning_lab.training import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def saliencies(
     seeds: Sequence[int] = (0, 1, 2),
     densities: Sequence[float] = (0.2, 0.1, 0.05, 0.02, 0.01),
     workspace: Workspace = Workspace(),
+    build: Build = models.build,
 ) -> Saliencies:
     """Prune a dense network for each seed by six saliencies, and retrain all in the same way.
 
@@ -78,20 +80,14 @@ def saliencies(
     such a decision for magnitudes. Saliencies are computed once, on train, and compared on val.
     """
     recipe = recipe or paper_recipe("lenet-300-100", splits.name)
-    recipe = replace(recipe, retrain=recipe.retrain[:1], freeze=()).control  # prunes nothing
     results = defaultdict(list)
     for seed in seeds:
-        run = workspace.run(recipe, splits, seed=seed, control=False)
-        control, (config,) = evaluate(run.model, splits.val), recipe.seeded(seed).retrain
-        what = {"recipe": recipe, "seed": seed, "train": splits.train.fingerprint()}
-        for key, amounts, cut in _cuts(run.dense, splits, seed, densities):
-            args = copy.deepcopy(run.dense), splits.train, config, amounts
-
-            def retrained(at, args=args):
-                return retraining.once(*args, checkpoints=at)
-
-            model = workspace.network({**what, "cut": key}, args[0], retrained)
-            cost = drop(control, evaluate(model, splits.val))
+        dense = trained(recipe, splits, seed=seed, workspace=workspace, build=build)
+        settings = dense_settings(recipe, splits, seed) | {"on": recipe.retrain[0]}
+        again = partial(_retrained, dense, splits, recipe.seeded(seed).retrain[0], workspace)
+        control = again({"density": 1.0}, settings)
+        for key, amounts, cut in _cuts(dense, splits, seed, densities):
+            cost = drop(control, again(amounts, {**settings, "cut": key}))
             workspace.notify(Note("retrain", f"seed {seed}, {key[0]} at {key[1]:.1%}: {cost}"))
             results[key].append((*cut, cost))
     return _table(results)
@@ -111,18 +107,19 @@ def obd_against_magnitude(
     2,578), trained without a penalty on its weights (default: 20 epochs), so that the loss itself
     is near a minimum; the loss is the cross-entropy, theirs the squared error.
     """
-    config, results = config or TrainConfig(epochs=20, lr=0.1, weight_decay=0.0), defaultdict(list)
+    config = config or TrainConfig(epochs=20, lr=0.1, weight_decay=0.0)
+    recipe, results = Recipe(network="lenet-1", dense=config), defaultdict(list)
     for seed in seeds:
-        with seeded(seed, splits.train.device):
-            convolutions = nn.Conv2d(1, 4, 5), nn.Conv2d(4, 12, 5)
-            maps = [layer for c in convolutions for layer in (c, nn.Tanh(), nn.AvgPool2d(2))]
-            dense = nn.Sequential(*maps, nn.Flatten(), nn.Linear(192, 10)).to(splits.train.device)
-        args = dense, splits.train, replace(config, seed=seed)
-        what = {"network": "lenet-1", "dense": args[2], "train": splits.train.fingerprint()}
-        workspace.network(what, dense, lambda at, args=args: train(*args, checkpoint=at))
+        dense = trained(recipe, splits, seed=seed, workspace=workspace, build=_lenet_1)
         for key, _, cut in _cuts(dense, splits, seed, densities):
             results[key].append((*cut, None))
     return _table(results)
+
+
+def _lenet_1(about: Mapping) -> nn.Sequential:
+    convolutions = nn.Conv2d(1, 4, 5), nn.Conv2d(4, 12, 5)
+    maps = [layer for c in convolutions for layer in (c, nn.Tanh(), nn.AvgPool2d(2))]
+    return nn.Sequential(*maps, nn.Flatten(), nn.Linear(192, 10))  # of 12 maps of 4 x 4
 
 
 def _cuts(dense: nn.Module, splits: Splits, seed: int, densities) -> Iterator[tuple]:
@@ -141,6 +138,17 @@ def _cuts(dense: nn.Module, splits: Splits, seed: int, densities) -> Iterator[tu
             rival = rivals.setdefault(density, after)  # magnitude comes first
             cut = sum(sums) / images.n, drop(before, after), drop(rival, after)
             yield (name, density), amounts, cut
+
+
+def _retrained(dense, splits, config, workspace, amounts: Mapping, what: Mapping) -> Accuracy:
+    """On val, pruned by `amounts` and retrained."""
+    model = copy.deepcopy(dense)
+
+    def training(folder):
+        watch = {"on_epoch": lambda epoch: workspace.notify(Note("retrain", epoch=epoch))}
+        return retraining.once(model, splits.train, config, amounts, checkpoints=folder, **watch)
+
+    return evaluate(workspace.network(what, model, training), splits.val)
 
 
 def _table(results: Mapping[tuple[str, float], list[tuple]]) -> Saliencies:

@@ -24,7 +24,8 @@ def frontier(rows: Sequence[FrontierRow], *, title: str = "", ax: Axes | None = 
         raise ValueError("no rows to draw; give what experiments.frontier returned")
     label = "change of accuracy from the control (points)"
     ax = looks.axes(ax, title, "compression (weights before / after)", label, figsize=(8, 4.5))
-    ax.set_xscale("log")
+    found = [row.compression for row in rows]
+    ax.set(xscale="log", xlim=(min(found) / 1.25, 1.25 * max(found)))
     ax.axhline(0, color=looks.INK, linewidth=1)
     networks = dict.fromkeys((row.network, row.data, row.augmented) for row in rows)
     colours = dict(zip(dict.fromkeys(n for n, *_ in networks), cycle(looks.CURVES), strict=False))
@@ -44,8 +45,8 @@ def frontier(rows: Sequence[FrontierRow], *, title: str = "", ax: Axes | None = 
         for row in curve:
             seeds = [-100 * cost for cost in row.costs]
             ax.plot([row.compression] * len(seeds), seeds, ".", color=colours[name], alpha=0.35)
-    found = [row.compression for row in rows]
-    ax.set_xticks([tick for tick in _TICKS if min(found) / 2 < tick < 2 * max(found)])
+    low, high = ax.get_xlim()
+    ax.set_xticks([tick for tick in _TICKS if low <= tick <= high])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}x"))
     return looks.legend(ax, loc="lower left")

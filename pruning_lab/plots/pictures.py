@@ -15,6 +15,7 @@ from pruning_lab import paper
 from pruning_lab.counts import Counts
 from pruning_lab.data import Part
 from pruning_lab.evaluation import Accuracy
+from pruning_lab.experiments.figures import check_takes_pixels
 from pruning_lab.plots import looks
 from pruning_lab.rows import counted
 
@@ -152,7 +153,7 @@ def bands(
     `kept` is bool (out, height * width). The middle of the image keeps most, its edges least.
     """
     height, width = image
-    _check_takes_pixels(kept, image)
+    check_takes_pixels(kept, image)
     ax = looks.axes(ax, title, f"row of the image, {width} pixels each", "neuron", figsize=(10, 4))
     picture = kept.cpu().to(torch.uint8).numpy()
     ax.imshow(
@@ -169,22 +170,13 @@ def kept_pixels(
     kept: Tensor, *, image: tuple[int, int] = (28, 28), title: str = "", ax: Axes | None = None
 ) -> Axes:
     """How many connections each pixel of the image still has; `kept` as in `bands`."""
-    _check_takes_pixels(kept, image)
+    check_takes_pixels(kept, image)
     ax = looks.axes(ax, title, "", "")
     picture = ax.imshow(kept.float().sum(0).reshape(image).cpu().numpy(), cmap="Blues")
     ax.figure.colorbar(picture, ax=ax, label="connections kept")
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(True)
     return ax
-
-
-def _check_takes_pixels(kept: Tensor, image: tuple[int, int]) -> None:
-    height, width = image
-    if kept.ndim != 2 or kept.shape[1] != height * width:
-        raise ValueError(
-            f"expected a mask of shape (neurons, {height * width}), got {tuple(kept.shape)}; "
-            f"this picture is of the layer that takes in the pixels"
-        )
 
 
 def lost_images(
