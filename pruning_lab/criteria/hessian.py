@@ -1,6 +1,6 @@
 """Optimal Brain Damage: saliencies from the diagonal of the Hessian, by one pass backwards."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -12,6 +12,8 @@ from torch.func import functional_call
 from pruning_lab.criteria.saliencies import Computed, mean_over
 from pruning_lab.layers import check_logits, prunable, unwrapped
 
+Loss = Callable[[Tensor, Tensor], Tensor]  # logits (N, classes), labels (N,) -> mean over the batch
+
 # What a chain may hold, by the rule that goes with it. Batch norm is elementwise in evaluation.
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid)
@@ -21,13 +23,15 @@ SELECTING = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.MaxPool2d)
 KINDS = (*WEIGHTED, *ELEMENTWISE, *AVERAGING, *SELECTING, nn.LocalResponseNorm)
 
 
-def obd(model: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> Computed:
+def obd(
+    model: nn.Module, images: Iterable[tuple[Tensor, Tensor]], *, loss: Loss = F.cross_entropy
+) -> Computed:
     """h w^2 / 2: the second-order change of the loss when a weight is removed (LeCun et al. 1989).
 
-    h is the diagonal of the Hessian of the mean cross-entropy over training images, in evaluation
-    mode, by the paper's pass from the softmax's p (1 - p) back to the images: what two units of a
-    layer do together is left out, and a convolution's h is the sum over its positions. In the last
-    layer it is exact. The paper prints f'^2 h - f'' g for an activation; the sign that is right
+    h is the diagonal of the Hessian of the mean loss over training images, in evaluation mode, by
+    the paper's pass from the logits back to the images, where cross-entropy has p (1 - p): what two
+    units of a layer do together is left out, and a convolution's h is the sum over its positions.
+    In the last layer it is exact. `loss(logits, y)` is a mean over the batch, as in `train`. The paper prints f'^2 h - f'' g for an activation; the sign that is right
     is +. At a minimum no h is negative (the paper's extremal approximation): an h below 0 comes of
     a network that is not at one, and counts as 0. In LocalResponseNorm the divisor counts as a
     constant.
@@ -42,7 +46,7 @@ def obd(model: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> Computed:
     [[0.5], [0.5]]
     """
     chain = list(_chain(unwrapped(model)))
-    diagonal = mean_over(model, images, partial(_diagonal, chain))
+    diagonal = mean_over(model, images, partial(_diagonal, chain, loss))
     weights = {name: layer.weight.detach() for name, layer in prunable(model).items()}
     saliencies = {n: h.clamp(min=0) * weights[n].square() / 2 for n, h in diagonal.items()}
     return Computed("obd", saliencies)
@@ -66,7 +70,7 @@ def _chain(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _diagonal(
-    chain: list[nn.Module], x: Tensor, y: Tensor, weights: Sequence[nn.Parameter]
+    chain: list[nn.Module], loss: Loss, x: Tensor, y: Tensor, weights: Sequence[nn.Parameter]
 ) -> list[Tensor]:
     """For each weight the sum over images, and over all its uses, of d2E/dw2."""
     sums = {weight: torch.zeros_like(weight) for weight in weights}
@@ -77,9 +81,11 @@ def _diagonal(
         if steps or isinstance(layer, WEIGHTED):  # what comes before is not needed
             steps.append((layer, x, z))
     check_logits(z)
-    (g,) = grad(F.cross_entropy(z, y, reduction="sum"), z, retain_graph=True)
-    p = z.detach().softmax(1)
-    h = p * (1 - p)
+    logits = z.detach().requires_grad_(True)
+    (g,) = grad(len(y) * loss(logits, y), logits, create_graph=True)
+    each = (grad(column.sum(), logits, retain_graph=True)[0] for column in g.unbind(1))
+    h = torch.stack([second[:, n] for n, second in enumerate(each)], dim=1)
+    g = g.detach()
     while steps:  # from g = dE/dz and h = d2E/dz2 to those of x
         layer, x, z = steps.pop()
         if isinstance(layer, WEIGHTED):
