@@ -400,7 +400,11 @@ def test_a_channel_that_is_not_zero_at_one_place_needs_a_bias_to_be_folded():
     network, report = neurons.remove(model)
     assert report[0].note == "1 kept: 4 has no bias for their constant"
     assert_same(model, network, 1, 6, 6)
-    norm.bias.data[3] = -2
+    model[-1].bias = nn.Parameter(torch.ones(2).double())
+    network, report = neurons.remove(model)
+    assert (report[0].removed, report[0].folded) == (1, 1)
+    assert_same(model, network, 1, 6, 6)
+    model[-1].bias, norm.bias.data[3] = None, -2
     network, report = neurons.remove(model)
     assert (report[0].removed, report[0].folded) == (1, 0)
     assert_same(model, network, 1, 6, 6)
