@@ -37,7 +37,7 @@ def main() -> None:
 
     splits = data.load("mnist-5k" if options.tiny else "mnist")
     recipe = experiments.paper_recipe("lenet-300-100", "mnist")
-    config = TrainConfig(epochs=20, lr=0.1, weight_decay=0.0)
+    config = TrainConfig(epochs=20, lr=0.05, weight_decay=0.0)
     if options.tiny:
         recipe, config = recipe.trained_with(epochs=1), replace(config, epochs=1)
     workspace = experiments.Workspace(options.keep, print_note)

@@ -31,10 +31,11 @@ def obd(
     h is the diagonal of the Hessian of the mean loss over training images, in evaluation mode, by
     the paper's pass from the logits back to the images, where cross-entropy has p (1 - p): what two
     units of a layer do together is left out, and a convolution's h is the sum over its positions.
-    In the last layer it is exact. `loss(logits, y)` is a mean over the batch, as in `train`. The paper prints f'^2 h - f'' g for an activation; the sign that is right
-    is +. At a minimum no h is negative (the paper's extremal approximation): an h below 0 comes of
-    a network that is not at one, and counts as 0. In LocalResponseNorm the divisor counts as a
-    constant.
+    In the last layer it is exact. `loss(logits, y)` is a mean over the batch, as in `train`.
+
+    The paper prints f'^2 h - f'' g for an activation; the sign that is right is +. At a minimum no
+    h is negative (the paper's extremal approximation): an h below 0 comes of a network that is not
+    at one, and counts as 0. In LocalResponseNorm the divisor counts as a constant.
 
     The network must be an nn.Sequential, nested or not, of the layers in `hessian.KINDS`; else
     ValueError. Compute it again after the weights have changed.

@@ -210,14 +210,18 @@ def trained(
     seed: int = 0,
     workspace: Workspace = Workspace(),
     build: Build = models.build,
+    **options,
 ) -> nn.Module:
-    """The dense network of a recipe, as its run has it; one that the workspace holds is read."""
+    """The dense network of a recipe, as its run has it; one that the workspace holds is read.
+
+    `options` are those of `training.train`.
+    """
     recipe, device = recipe.seeded(seed), splits.train.device
     with seeded(seed, device):
         model = build(recipe.about).to(device)
 
     def training(checkpoint: Path | None) -> Iterator:
-        for epoch in train(model, splits.train, recipe.dense, checkpoint=checkpoint):
+        for epoch in train(model, splits.train, recipe.dense, checkpoint=checkpoint, **options):
             workspace.notify(Note("train", epoch=epoch))
             yield epoch
 
