@@ -41,7 +41,7 @@ def saliencies(
     if retrained:
         looks.axes(right, "retrained", looks.DENSITY, "")
     else:
-        looks.axes(right, "not retrained", looks.DENSITY, "training loss (cross-entropy)")
+        looks.axes(right, "not retrained", looks.DENSITY, "training loss")
         right.set_yscale("log", subs=())
         right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         right.yaxis.set_major_formatter("{x:g}")
