@@ -148,8 +148,6 @@ def _cut_(stage: _Stage, after: _Stage, unread: Tensor) -> LayerNeurons:
         weight = weight.masked_fill(inputs.view(len(weight), 1, -1, 1), 0)
         reader.weight.copy_(weight.reshape(reader.weight.shape))
         gone = unread | exact
-        for parameter in layer.parameters():
-            parameter[gone] = 0
     norms = [m for _, m in stage.between if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     vectors = [p for m in (layer, *norms) for p in m.parameters() if p.dim() == 1]
     biases = int(gone.sum()) * sum(vector.numel() for vector in vectors) // len(gone)

@@ -744,7 +744,7 @@ def test_a_network_of_ones_own_does_the_whole_run(own, capsys, monkeypatch):
     models.load_(pruned, "made/model.safetensors")
     record = json.loads(Path("made/run.json").read_text())
     assert [row["phase"] for row in record["epochs"]] == (
-        ["train"] * 8 + ["round 1"] * 2 + ["round 2"] * 2 + ["round 3"] * 8
+        ["train"] * 8 + ["round 1"] * 2 + ["round 2"] * 2 + ["round 3"] * 8 + ["control"] * 12
     )
     for which, network in (("dense", dense), ("pruned", pruned)):
         assert record["test"][which]["value"] == evaluation.evaluate(network, splits.test).value

@@ -326,6 +326,9 @@ def test_a_workspace_trains_a_shared_network_once_and_finds_its_runs_again(digit
     assert [note.epoch for note in notes] == [None]
     assert "has this run" in notes[0].text
     assert workspace.run(recipe, digits, seed=1).record["seed"] == 1
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text('{"format": "pruning_lab config 1"}')
+    assert workspace.run(recipe, digits).record == first.record
 
 
 def test_what_was_measured_once_is_read(tmp_path):

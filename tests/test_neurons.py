@@ -90,10 +90,13 @@ def test_alexnet_keeps_the_channels_of_groups_and_of_response_normalisation():
     for layer in masks.prunable(model).values():
         layer.module.weight.data[0] = 0
         layer.module.bias.data[0] = -1  # after ReLU: 0
+    model.conv3.weight.data[:, 3] = 0  # channel 3 of conv2 is unread, but not by its neighbours
     report = neurons.find(model)
     assert [row.removed for row in report] == [0, 0, 0, 0, 0, 1, 1, 0]
+    assert [row.by_output for row in report] == [0, 1, 0, 0, 0, 0, 0, 0]
     notes = {row.layer: row.note for row in report}
     assert notes["conv1"] == "1 kept: norm1 (LocalResponseNorm) may mix neurons"
+    assert notes["conv2"] == "2 kept: norm2 (LocalResponseNorm) may mix neurons"
     assert notes["conv3"] == "1 kept without connections: grouped convolutions keep their channels"
     assert notes["fc1"] == ""
     rows = {row.layer: row for row in report}
@@ -387,6 +390,26 @@ def test_a_channel_after_flatten_is_as_many_inputs_as_it_has_places():
     assert_same(model, network, 1, 6, 6)
 
 
+def test_a_channel_that_is_not_zero_at_one_place_needs_a_bias_to_be_folded():
+    norm = nn.BatchNorm1d(32)
+    model = chain(conv=nn.Conv2d(1, 2, 3), flatten=nn.Flatten(), norm=norm, relu=nn.ReLU())
+    model.append(nn.Linear(32, 2, bias=False).double())
+    model.conv.weight.data[0] = 0
+    norm.bias.data = -torch.ones_like(norm.bias)
+    norm.bias.data[[3, 20]] = 2  # the only places where channels 0 and 1 are not 0 after ReLU
+    network, report = neurons.remove(model)
+    assert report[0].note == "1 kept: 4 has no bias for their constant"
+    assert_same(model, network, 1, 6, 6)
+    model[-1].bias = nn.Parameter(torch.ones(2).double())
+    network, report = neurons.remove(model)
+    assert (report[0].removed, report[0].folded) == (1, 1)
+    assert_same(model, network, 1, 6, 6)
+    model[-1].bias, norm.bias.data[3] = None, -2
+    network, report = neurons.remove(model)
+    assert (report[0].removed, report[0].folded) == (1, 0)
+    assert_same(model, network, 1, 6, 6)
+
+
 # --- closure -----------------------------------------------------------------------------------
 
 
@@ -479,7 +502,7 @@ def test_dtype_mode_frozen_weights_and_masks_are_kept(toy, dtype):
     toy.fc1.weight.data[:8] = 0
     toy = toy.to(dtype)
     toy.drop2.eval()
-    toy.conv1.weight.requires_grad_(False)
+    toy.fc1.weight.requires_grad_(False)
     network, report = neurons.remove(toy)
     assert report.total.removed >= 8
     assert {p.dtype for p in network.parameters()} == {dtype}
@@ -536,6 +559,22 @@ def test_two_linear_layers_with_images_between_them_are_not_taken_for_neurons():
     network, report = neurons.remove(model)
     assert report[0].note == "1 kept: fc2 does not read neuron by neuron"
     assert_same(model, network, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("between", "note"),
+    [
+        ((nn.Flatten(2),), "1 (Flatten) may mix neurons"),  # (N, 4, 2, 2) -> (N, 4, 4)
+        ((nn.AdaptiveAvgPool2d(4),), "2 does not read neuron by neuron"),  # -> (N, 4, 4, 4)
+    ],
+)
+def test_a_linear_layer_over_places_is_not_taken_for_one_over_channels(between, note):
+    """Four places and four channels: the sizes alone would fit."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), *between, nn.Linear(4, 3), nn.Flatten(), nn.ReLU())
+    model.double()[0].weight.data[0] = 0
+    network, report = neurons.remove(model)
+    assert report[0].note == f"1 kept: {note}"
+    assert_same(model, network, 1, 4, 4)
 
 
 # --- the report, and what is no chain ----------------------------------------------------------

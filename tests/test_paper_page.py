@@ -40,7 +40,7 @@ def network_row(name, good=True, error=0.01):
         runs=2,
         accuracy=dict.fromkeys(("dense", "pruned", "control"), right),
         drop={"dense": OPEN, "control": OPEN if good else LOSS},
-        parameters={"dense": 1_200_000, "pruned": 90_000},
+        parameters={"dense": 1_200_000, "pruned": 90_000, "alive": None},
         total=count("total", paper.LAYER_TABLES[name][-1]),
         theirs=theirs,
     )

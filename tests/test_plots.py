@@ -631,3 +631,40 @@ def test_energy_bars_are_as_long_as_the_papers_figure_says(ax):
     assert widths[-1] / widths[1] == pytest.approx(640 / 0.9)
     assert ax.get_xscale() == "log"
     assert {"0.1", "1", "10", "100"} <= {text.get_text() for text in texts(ax)}  # no formulas
+
+
+# --- saliencies --------------------------------------------------------------------------------
+
+
+def compared(retrained: bool = True) -> experiments.Saliencies:
+    return experiments.Saliencies(
+        experiments.SaliencyRow(
+            name, density, (0.5, 0.7), lost(40 * better), lost(9), lost(9) if retrained else None
+        )
+        for name, better in (("magnitude", 1), ("OBD", 2), ("$x^{$", 0))
+        for density in (0.1, 0.02)
+    )
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("retrained", [True, False])
+def test_saliencies_are_drawn_side_by_side_with_the_numbers_of_their_rows(retrained):
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    left, right = plots.saliencies(compared(retrained), title="$x$", figure=figure)
+    assert left.figure is right.figure is figure
+    curves = {bars.get_label(): bars for bars in left.containers}
+    assert list(curves) == ["magnitude", "OBD", "$x^{$"]
+    x, y = curves["OBD"][0].get_data()
+    assert x == pytest.approx([0.1, 0.02], rel=0.05)
+    assert y == pytest.approx([-80, -80])
+    heights = [bars[0].get_ydata() for bars in right.containers]
+    assert np.allclose(heights, -9 if retrained else 0.6)
+    ((low, high), *_) = right.containers[0][2][0].get_segments()
+    change = plots.looks.points_of(lost(9))[1:] if retrained else (0.5, 0.7)
+    assert (low[1], high[1]) == pytest.approx(change)
+    assert {"$x$", "$x^{$"} <= {text.get_text() for text in texts(left)}
+
+
+def test_no_saliencies_are_no_plot():
+    with pytest.raises(ValueError, match="no rows to draw"):
+        plots.saliencies([])

@@ -8,7 +8,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pruning_lab import counts, data, evaluation, experiments, masks, models, paper, reports
+from pruning_lab import (
+    counts,
+    data,
+    evaluation,
+    experiments,
+    masks,
+    models,
+    neurons,
+    paper,
+    reports,
+)
 from pruning_lab.rows import plain
 
 
@@ -171,6 +181,9 @@ def test_both_compressions_stand_in_the_table(whole):
     biases = 300 + 100 + 10
     assert cells["compression, all parameters"][1] == f"{266_610 / (kept + biases):.1f}x"
     assert cells["compression, weights only"][1] == f"{266_200 / kept:.1f}x"
+    left = neurons.parameters(run.model).kept
+    assert left <= kept + biases
+    assert cells["compression, no dead neurons"][1] == f"{266_610 / left:.1f}x"
 
 
 def test_a_record_without_a_control_says_so(whole):

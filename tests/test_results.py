@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pruning_lab import experiments, files, paper
-from pruning_lab.rows import decode
+from pruning_lab.rows import decode, plain
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "pruning_lab" / "weights"
@@ -33,14 +33,37 @@ def test_the_tables_of_the_pages_are_those_of_the_results():
         assert tables.filled(text) == text
 
 
-@pytest.mark.parametrize("network", ["lenet-300-100", "lenet-5"])
-def test_the_results_reach_the_papers_errors_with_no_more_parameters(network):
-    theirs = paper.TABLE_1[network]
-    result = files.load_json(ROOT / "results" / f"{network}.json")
-    assert len({row["seed"] for row in result["rows"]}) == 5
-    assert result["median"]["dense_error"] <= theirs.dense_error
-    assert result["median"]["error"] <= theirs.error
-    assert all(row["parameters"] <= theirs.parameters for row in result["rows"])
+FRONTIER = {path.stem: files.load_json(path) for path in (ROOT / "results/frontier").glob("*.json")}
+
+
+def same_recipe(recorded, name):
+    """Whether the library has this recipe, by the name of its file: NETWORK-40x-unaugmented."""
+    shape = {"data": "imagenette", "shape": recorded.shape} if recorded.shape else {}
+    name, unaugmented, _ = name.partition("-unaugmented")
+    compression = name.removeprefix(recorded.network).strip("-x")
+    recipe = experiments.paper_recipe(recorded.network, **shape)
+    if compression:
+        recipe = experiments.compressed_recipe(recorded.network, float(compression), **shape)
+    recipe = recipe.trained_with(bf16=recorded.dense.bf16)
+    return recorded == (recipe.unaugmented() if unaugmented else recipe)
+
+
+@pytest.mark.parametrize("name", FRONTIER)
+def test_the_frontier_is_of_the_recipes_that_the_library_has_and_its_rows_of_its_runs(name):
+    result = FRONTIER[name]
+    recorded = decode(experiments.Recipe, result["recipe"], "it", whole=False)
+    assert same_recipe(recorded, name)
+    runs = [{**run, "recipe": result["recipe"]} for run in result["runs"]]
+    assert [run["seed"] for run in runs] == [*range(len(runs))]
+    assert plain(experiments.row_of(runs)) == result["row"]
+
+
+def test_the_paper_is_reached_with_no_more_parameters_and_no_loss_against_the_control():
+    result, theirs = FRONTIER["lenet-300-100"], paper.TABLE_1["lenet-300-100"]
+    assert result["row"]["dense_error"] <= theirs.dense_error
+    assert result["row"]["error"] <= theirs.error
+    assert all(run["parameters"]["pruned"] <= theirs.parameters for run in result["runs"])
+    assert result["row"]["cost"]["low"] <= 0
 
 
 @pytest.mark.parametrize(

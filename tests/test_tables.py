@@ -191,6 +191,19 @@ def test_the_command_prints_a_table_and_says_what_it_did_not_do_again(inside, ca
     assert cli.main(("table", "2", "--out", "rows.json", "--force")) == 0
 
 
+def test_an_interrupted_table_continues_by_the_same_command(inside, monkeypatch, capsys):
+    def interrupt(bar, epochs=1):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tqdm.tqdm.update", interrupt)
+        assert cli.main(("table", "2")) == 130
+    assert "the same command continues after the last finished epoch" in capsys.readouterr().err
+    (begun,) = inside.glob("runs/*/config.json")
+    assert cli.main(("table", "2")) == 0
+    assert (begun.parent / "run.json").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

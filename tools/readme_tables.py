@@ -9,6 +9,7 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`; a test compare
 import re
 import sys
 from pathlib import Path
+from statistics import fmean
 
 from tabulate import tabulate
 
@@ -36,7 +37,7 @@ def frontier() -> str:
             compression = f"{row.compression:.1f}x"
             rows.append(
                 (
-                    "ours" + ("" if row.augmented else ", not augmented"),
+                    f"ours, {row.seeds} seeds" + ("" if row.augmented else ", not augmented"),
                     _images(row.data),
                     f"{row.dense_error:.2%}",
                     f"{row.control_error:.2%}",
@@ -70,6 +71,101 @@ def _images(name: str) -> str:
 def _points(drop: Drop) -> str:
     """A change of accuracy with its interval, in points."""
     return str(drop).replace(" points", "")
+
+
+def lenets() -> str:
+    """Rows of five seeds without a control, which those of the frontier replace one by one."""
+    rows = []
+    for network in ("lenet-300-100", "lenet-5"):
+        theirs = paper.TABLE_1[network]
+        rows.append(
+            (
+                theirs.network,
+                "the paper",
+                f"{theirs.dense_error:.2%}",
+                f"{theirs.error:.2%}",
+                f"{theirs.parameters / 1e3:.0f}K",
+                f"{theirs.compression}x",
+            )
+        )
+        found = (ROOT / "results").glob(f"{network}*.json")
+        for result in sorted(map(files.load_json, found), key=lambda r: r["median"]["compression"]):
+            median, seeds = result["median"], result["rows"]
+            errors = sorted(row["error"] for row in seeds)
+            rows.append(
+                (
+                    "",
+                    f"ours, {len(seeds)} seeds",
+                    f"{median['dense_error']:.2%}",
+                    f"**{median['error']:.2%}** ({errors[0]:.2%} to {errors[-1]:.2%})",
+                    f"{median['parameters']:,.0f}",
+                    f"**{median['compression']:.1f}x**",
+                )
+            )
+    headers = ("network", "", "dense error", "pruned error", "parameters left", "compression")
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def saliency_rows(which: str) -> experiments.Saliencies:
+    """Of `benchmarks/saliencies.py`: "saliencies" or "deleted"."""
+    found = files.load_json(ROOT / "results" / "saliencies.json")[which]["rows"]
+    return experiments.Saliencies(decode(list[experiments.SaliencyRow], found, which))
+
+
+def saliencies() -> str:
+    """Changes of accuracy at equal density, before and after retraining."""
+    found = {(row.saliency, row.density): row for row in saliency_rows("saliencies")}
+    densities = (0.1, 0.05, 0.02)
+    table = [
+        (name, *(_points(getattr(found[name, d], w)) for w in ("cut", "cost") for d in densities))
+        for name in dict.fromkeys(name for name, _ in found)
+    ]
+    headers = [f"{d:.0%} kept, {what}" for what in ("cut", "retrained") for d in densities]
+    return tabulate(table, ("saliency", *headers), tablefmt="github", disable_numparse=True)
+
+
+def deletions() -> str:
+    """Training loss while weights are deleted, and OBD's accuracy from magnitude's."""
+    found = {(row.saliency, row.density): row for row in saliency_rows("deleted")}
+    table = [
+        (
+            f"{1 - density:.0%}",
+            *(f"{fmean(found[n, density].losses):.3f}" for n in ("magnitude", "OBD", "random")),
+            _points(found["OBD", density].rival),
+        )
+        for density in dict.fromkeys(density for _, density in found)
+    ]
+    headers = (
+        "deleted",
+        "loss, by magnitude",
+        "by OBD",
+        "at random",
+        "accuracy, OBD from magnitude",
+    )
+    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
+
+
+def figure_5() -> str:
+    """Whether the order of the paper's curves holds, density by density."""
+    found = files.load_json(ROOT / "results" / "figure-5.json")["sentences"]
+    return "\n".join(f"- {sentence}" for sentence in found)
+
+
+def techniques() -> str:
+    """The paper's techniques, arm by arm."""
+    found = files.load_json(ROOT / "results" / "techniques.json")["rows"]
+    table = [
+        (
+            f"{row.technique}, {row.network}, {row.density:.1%} kept" if not row.difference else "",
+            row.arm,
+            f"{row.error:.2%}",
+            _points(row.drop),
+            _points(row.difference) if row.difference else "",
+        )
+        for row in decode(list[experiments.TechniqueRow], found, "techniques")
+    ]
+    headers = ("technique", "arm", "error", "change from the control", "from the first arm")
+    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
 
 
 def epochs() -> str:
@@ -229,8 +325,18 @@ def gpu() -> str:
 
 
 SCAN_SPEED = ROOT / "results" / "scan-speed.json"
-TABLES = {"frontier": frontier, "epochs": epochs, "steps": steps, "choosing": choosing}
+TABLES = {
+    "frontier": frontier,
+    "lenets": lenets,
+    "epochs": epochs,
+    "steps": steps,
+    "choosing": choosing,
+}
 TABLES |= {"photos": photos, "gpu": gpu}
+_FILES = {saliencies: "saliencies", deletions: "saliencies", techniques: "techniques"}
+for table, name in {**_FILES, figure_5: "figure-5"}.items():  # which benchmarks/ write
+    if (ROOT / "results" / f"{name}.json").exists():
+        TABLES[table.__name__] = table
 if SCAN_SPEED.exists():  # benchmarks/scan.py --save writes it
     TABLES["scan"] = scan
 

@@ -86,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         resumes = "resume" in bound.arguments or any(hasattr(group, "resume") for group in groups)
         advice = "the same command with --resume continues after the last finished batch or epoch"
+        if "seeds" in bound.arguments:  # table and figure keep their runs
+            resumes, advice = True, "the same command continues after the last finished epoch"
         return _fail(130, f"interrupted; {advice if resumes else 'nothing was written'}")
     except Exception as error:
         if output.debug:

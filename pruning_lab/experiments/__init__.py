@@ -26,6 +26,12 @@ from pruning_lab.experiments.rivals import (
     table_6,
 )
 from pruning_lab.experiments.running import Note, compare, run
+from pruning_lab.experiments.saliencies import (
+    Saliencies,
+    SaliencyRow,
+    obd_against_magnitude,
+    saliencies,
+)
 from pruning_lab.experiments.tables import recipe_for, table_1, table_2, table_3, table_4, table_5
 from pruning_lab.experiments.techniques import (
     TechniqueRow,
@@ -36,9 +42,9 @@ from pruning_lab.experiments.techniques import (
 from pruning_lab.experiments.workspace import Workspace
 
 __all__ = ["REDUCED", "Config", "Figure", "Frontier", "FrontierRow", "Note", "Recipe", "Result"]
-__all__ += ["Rival", "Run", "Table6", "TechniqueRow", "Techniques", "Trained", "Workspace"]
-__all__ += ["choose_ranks", "chosen_recipe", "compare", "compressed_recipe", "figure_1", "figure_4"]
-__all__ += ["figure_5", "figure_6", "figure_7", "frontier", "load_config", "merge_neurons"]
-__all__ += ["naive_cut", "paper_recipe", "recipe_for", "row_of", "run", "svd", "table_1", "table_2"]
-__all__ += ["table_3", "table_4", "table_5", "table_6", "technique_recipes", "techniques"]
-__all__ += ["trained"]
+__all__ += ["Rival", "Run", "Saliencies", "SaliencyRow", "Table6", "TechniqueRow", "Techniques"]
+__all__ += ["Trained", "Workspace", "choose_ranks", "chosen_recipe", "compare", "compressed_recipe"]
+__all__ += ["figure_1", "figure_4", "figure_5", "figure_6", "figure_7", "frontier", "load_config"]
+__all__ += ["merge_neurons", "naive_cut", "obd_against_magnitude", "paper_recipe", "recipe_for"]
+__all__ += ["row_of", "run", "saliencies", "svd", "table_1", "table_2", "table_3", "table_4"]
+__all__ += ["table_5", "table_6", "technique_recipes", "techniques", "trained"]

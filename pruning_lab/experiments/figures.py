@@ -6,6 +6,7 @@ from the rows, and say where they are not as in the paper.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
@@ -140,20 +141,29 @@ def figure_6(
     conv = [layer for layer in lost if len(scan.about["layers"][layer]["shape"]) > 2]
     fc = [layer for layer in lost if layer not in conv]
     if conv and fc:
-        first, last = conv[0], min(conv, key=lost.get)
+        first, others = conv[0], [layer for layer in lost if layer != conv[0]]
         sentences += [
-            _claim(first, "any other", [n for n in lost if n != first and lost[n] >= lost[first]]),
-            _claim(last, "any fully connected one", [n for n in fc if lost[n] >= lost[last]]),
+            _verdict(scan, f"{first} and another layer", [(first, other) for other in others]),
+            _verdict(scan, "a convolution and a fully connected layer", [*product(conv, fc)]),
         ]
     caption = f"Paper, Fig. 6: AlexNet on ImageNet, top-5. Here: {name} on {splits.name}, top-1."
     return Scan(scan, **vars(scan), caption=caption, sentences=tuple(sentences))
 
 
-def _claim(layer: str, others: str, not_less: Sequence[str]) -> str:
-    """Whether a layer is more sensitive than all others that the paper has below it."""
-    if not_less:
-        return f"Unlike in the paper, {layer} is not more sensitive than {', '.join(not_less)}."
-    return f"As in the paper, {layer} is more sensitive than {others}."
+def _verdict(scan: Scan, pair: str, pairs: Sequence[tuple[str, str]]) -> str:
+    """In how many pairs the first layer is more sensitive, by intervals that do not overlap."""
+    found = {"more": [], "less": [], "not measurably more": []}
+    for one, other in pairs:
+        levels = list(zip(scan.of(one), scan.of(other), strict=True))
+        more = any(a.drop.low > b.drop.high for a, b in levels)
+        less = any(a.drop.high < b.drop.low for a, b in levels)
+        verdict = "not measurably more" if more == less else "more" if more else "less"
+        found[verdict].append(f"{one} than {other}")
+    many = len(found.pop("more"))
+    agrees = "as in the paper" if many == len(pairs) else "the paper has it in all"
+    others = (f"; {how} sensitive: {', '.join(those)}" for how, those in found.items() if those)
+    said = f"the first is more sensitive in {many}, {agrees}"
+    return f"Of {len(pairs)} pairs of {pair}, {said}{''.join(others)}."
 
 
 @dataclass(frozen=True)
@@ -210,14 +220,18 @@ def trained(
     seed: int = 0,
     workspace: Workspace = Workspace(),
     build: Build = models.build,
+    **options,
 ) -> nn.Module:
-    """The dense network of a recipe, as its run has it; one that the workspace holds is read."""
+    """The dense network of a recipe, as its run has it; one that the workspace holds is read.
+
+    `options` are those of `training.train`.
+    """
     recipe, device = recipe.seeded(seed), splits.train.device
     with seeded(seed, device):
         model = build(recipe.about).to(device)
 
     def training(checkpoint: Path | None) -> Iterator:
-        for epoch in train(model, splits.train, recipe.dense, checkpoint=checkpoint):
+        for epoch in train(model, splits.train, recipe.dense, checkpoint=checkpoint, **options):
             workspace.notify(Note("train", epoch=epoch))
             yield epoch
 

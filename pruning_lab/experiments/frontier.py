@@ -56,18 +56,14 @@ class Frontier(Rows[FrontierRow]):
     }
 
     def free(self, network: str, *, augmented: bool = True) -> FrontierRow | None:
-        """The largest compression of a network up to which no row costs accuracy, or None.
+        """The row of a network with the largest compression that costs no accuracy, or None.
 
-        No loss is said against the control: the interval of its cost, and those of all smaller
-        compressions, include zero.
+        No loss is said against the control: the interval of the cost includes zero, or lies on the
+        better side. Recipes differ in how long they train, so a smaller compression may cost more.
         """
         found = [row for row in self if (row.network, row.augmented) == (network, augmented)]
-        largest = None
-        for row in sorted(found, key=lambda row: row.compression):
-            if not row.is_free:
-                break
-            largest = row
-        return largest
+        free = (row for row in found if row.is_free)
+        return max(free, key=lambda row: row.compression, default=None)
 
 
 def frontier(

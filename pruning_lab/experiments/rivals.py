@@ -22,6 +22,7 @@ from pruning_lab.data import Splits
 from pruning_lab.evaluation import Accuracy, Drop, drop, evaluate, pooled
 from pruning_lab.experiments.recipes import REDUCED, Recipe, paper_recipe
 from pruning_lab.experiments.running import Note
+from pruning_lab.experiments.tables import together
 from pruning_lab.experiments.workspace import Workspace
 from pruning_lab.layers import seeded, unknown_layer
 from pruning_lab.rows import Rows
@@ -242,8 +243,7 @@ def _measured(recipe: Recipe, splits: Splits, workspace: Workspace, what: dict) 
 
 def _together(rows: Sequence[Rival]) -> Rival:
     """The row of all seeds: each network's answer to an image counts as one."""
-    right = sum(round(row.accuracy.value * row.accuracy.n) for row in rows)
-    accuracy = Accuracy.counted(right, sum(row.accuracy.n for row in rows))
+    accuracy = together([row.accuracy for row in rows])
     return replace(
         rows[0],
         error=accuracy.error,

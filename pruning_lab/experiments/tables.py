@@ -28,7 +28,7 @@ class NetworkRow:
     runs: int
     accuracy: dict[str, Accuracy]  # of "dense", "pruned" and "control"
     drop: dict[str, Drop]  # from "dense" and from "control" to the pruned network
-    parameters: dict[str, int]  # of "dense" and "pruned", biases counted
+    parameters: dict[str, int | None]  # of "dense", "pruned" and, without dead neurons, "alive"
     total: LayerCount  # of the pruned network, biases not counted
     theirs: paper.Result | None
 
@@ -39,6 +39,7 @@ class NetworkRow:
         paired = {n: (points, f"{interval}, paired") for n, (points, interval) in changes.items()}
         control = self.accuracy.get("control")
         before, left, total = self.parameters["dense"], self.parameters["pruned"], self.total
+        alive = self.parameters["alive"]
         ours = [
             ("error, dense", *error_of(self.accuracy["dense"])),
             ("error, pruned", *error_of(self.accuracy["pruned"])),
@@ -49,6 +50,7 @@ class NetworkRow:
             ("parameters, pruned", f"{left:,}", ""),
             ("compression, all parameters", f"{before / left:.1f}x", ""),
             ("compression, weights only", f"{total.weights / max(total.kept, 1):.1f}x", ""),
+            ("compression, no dead neurons", f"{before / alive:.1f}x" if alive else "", ""),
         ]
         run = "this run" if self.runs == 1 else f"{self.runs} runs"
         if (theirs := self.theirs) is None:
@@ -59,7 +61,7 @@ class NetworkRow:
         errors = f"{theirs.dense_error:.2%}", f"{theirs.error:.2%}"
         sizes = short(theirs.dense_parameters), short(theirs.parameters)
         lost, rate = change(theirs.error - theirs.dense_error), f"{theirs.compression}x"
-        reported = (*errors, lost, "", "", *sizes, rate, "")
+        reported = (*errors, lost, "", "", *sizes, rate, "", "")
         lines = [(row[0], cell, *row[1:]) for row, cell in zip(ours, reported, strict=True)]
         return [("", f"paper{names[0]}", f"{run}{names[1]}", "95 % interval"), *lines]
 

@@ -1,6 +1,7 @@
 """A folder of what experiments trained and measured: what is there is not done again."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -89,7 +90,8 @@ class Workspace:
         begun = sorted(path.parent for path in self.folder.glob("*/config.json"))
         begun.sort(key=lambda folder: not (folder / "run.json").exists())
         for folder in begun:
-            config = load_config(folder)
-            config.pop("command", None)
-            if config in (wanted, {**wanted, "control": True}):
-                yield folder
+            with suppress(ValueError):  # of another version, or broken: not the one that is wanted
+                config = load_config(folder)
+                config.pop("command", None)
+                if config in (wanted, {**wanted, "control": True}):
+                    yield folder

@@ -203,7 +203,7 @@ def _networks(rows: Sequence[NetworkRow]) -> Iterator[tuple]:
         error, size, rate = {}, {}, ""
         if row := ours.get(name):
             error = {n: "{} ({})".format(*error_of(found)) for n, found in row.accuracy.items()}
-            size = {n: f"{found:,.0f}" for n, found in row.parameters.items()}
+            size = {which: f"{row.parameters[which]:,}" for which in ("dense", "pruned")}
             rate = f"{row.parameters['dense'] / row.parameters['pruned']:.1f}x"
         yield (
             f"{theirs.network}, dense",
