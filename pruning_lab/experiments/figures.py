@@ -4,7 +4,7 @@ A `caption` says what the paper's figure was of and what this one is of; `senten
 from the rows, and say where they are not as in the paper.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -150,8 +150,11 @@ def figure_6(
     return Scan(scan, **vars(scan), caption=caption, sentences=tuple(sentences))
 
 
-def _verdict(scan: Scan, pair: str, pairs: Sequence[tuple[str, str]]) -> str:
-    """In how many pairs the first layer is more sensitive, by intervals that do not overlap."""
+def more_sensitive(scan: Scan, pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """The pairs in which the first layer is "more" sensitive, "less", or "not measurably more".
+
+    More: at a level its interval lies beyond the other's, and at none the other way round.
+    """
     found = {"more": [], "less": [], "not measurably more": []}
     for one, other in pairs:
         levels = list(zip(scan.of(one), scan.of(other), strict=True))
@@ -159,6 +162,12 @@ def _verdict(scan: Scan, pair: str, pairs: Sequence[tuple[str, str]]) -> str:
         less = any(a.drop.high < b.drop.low for a, b in levels)
         verdict = "not measurably more" if more == less else "more" if more else "less"
         found[verdict].append(f"{one} than {other}")
+    return found
+
+
+def _verdict(scan: Scan, pair: str, pairs: Sequence[tuple[str, str]]) -> str:
+    """In how many pairs the first layer is more sensitive, by intervals that do not overlap."""
+    found = more_sensitive(scan, pairs)
     many = len(found.pop("more"))
     agrees = "as in the paper" if many == len(pairs) else "the paper has it in all"
     others = (f"; {how} sensitive: {', '.join(those)}" for how, those in found.items() if those)

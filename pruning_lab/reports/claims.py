@@ -7,18 +7,19 @@ tried, and what was measured.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
+from itertools import product, takewhile
 from math import log10
 from statistics import fmean
 
 from pruning_lab import paper
 from pruning_lab.experiments import Result
+from pruning_lab.experiments.figures import more_sensitive
 from pruning_lab.experiments.tables import NetworkRow, change_of, error_of
 from pruning_lab.rows import counted
+from pruning_lab.sensitivity import Scan
 
 Finding = tuple[bool | None, str]
 POINTS = 5  # by more than this a percentage of Tables 2-5 is called different
-_LOSS = 0.01  # by which Figure 6 compares layers
 
 
 @dataclass(frozen=True)
@@ -138,21 +139,18 @@ def _penalties(result: Result) -> Iterator[Finding]:
 
 
 def _sensitivity(result: Result) -> Iterator[Finding]:
-    """The first layer more sensitive than all others, convolutions than fully connected ones."""
-    lost: dict[str, float] = {}  # the highest density at which too much is lost
-    for row in result.rows:
-        at = row.density if row.drop.value > _LOSS else 0.0
-        lost[row.layer] = max(at, lost.get(row.layer, 0.0))
-    conv = {layer: at for layer, at in lost.items() if layer.startswith("conv")}
-    fc = {layer: at for layer, at in lost.items() if layer not in conv}
-    first, last = next(iter(conv or lost), ""), min(conv, key=conv.get, default="")
-    rest = {layer: at for layer, at in lost.items() if layer != first}
-    for layer, others in ((first, rest), (last, fc if conv else {})):
-        if not others:
-            continue
-        other = max(others, key=others.get)
-        found = f"{layer} loses {100 * _LOSS:g} point from {lost[layer]:.0%} down"
-        yield lost[layer] > others[other], f"{found}, {other} from {others[other]:.0%}"
+    scan = Scan(result.rows)
+    conv = [layer for layer in scan.layers if layer.startswith("conv")]
+    fc = [layer for layer in scan.layers if layer not in conv]
+    first, *others = dict.fromkeys((*conv, *fc))
+    for what, pairs in {
+        f"{first} and another layer": [(first, other) for other in others],
+        "a convolution and a fully connected layer": [*product(conv, fc)],
+    }.items():
+        if pairs:
+            more = len(more_sensitive(scan, pairs)["more"])
+            found = f"of {len(pairs)} pairs of {what}, the first is more sensitive in {more}"
+            yield more == len(pairs), found
 
 
 def _histogram(result: Result) -> Iterator[Finding]:
