@@ -31,13 +31,17 @@ def frontier() -> str:
         reported = (f"{theirs.dense_error:.2%}", "none", f"{theirs.error:.2%}")
         change = f"{100 * (theirs.dense_error - theirs.error):+.2f}"
         rows.append((f"{theirs.network}, the paper", source, *reported, change, "", ""))
-        rows[-1] += (f"{theirs.compression}x",)
+        rows[-1] += (f"{theirs.compression}x", "")
         free = {on: found.free(network, augmented=on) for on in (True, False)}
         for row in (row for row in found if row.network == network):
             compression = f"{row.compression:.1f}x"
             rows.append(
                 (
-                    f"ours, {row.seeds} seeds" + ("" if row.augmented else ", not augmented"),
+                    ", ".join(
+                        [f"ours, {row.seeds} seeds"]
+                        + ["reduced"] * (network in experiments.REDUCED)
+                        + ["not augmented"] * (not row.augmented)
+                    ),
                     _images(row.data),
                     f"{row.dense_error:.2%}",
                     f"{row.control_error:.2%}",
@@ -46,11 +50,12 @@ def frontier() -> str:
                     _points(row.cost),
                     f"**{compression}**" if row == free[row.augmented] else compression,
                     f"{row.parameter_compression:.1f}x",
+                    f"{row.alive_compression:.1f}x",
                 )
             )
     headers = (
         *("network", "images", "dense error", "control", "pruned", "change from the dense"),
-        *("change from the control", "weights", "all parameters"),
+        *("change from the control", "weights", "all parameters", "no dead neurons"),
     )
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
