@@ -231,6 +231,7 @@ def test_without_anything_to_compare_nothing_was_tried(tmp_path):
     save(tmp_path, result_of("table-1", rows=own))
     alone = [row for row in rows_of("figure-6", True) if row.layer == "conv1"]
     save(tmp_path, result_of("figure-6", rows=alone))
+    assert "○ conv1 and another layer: none to compare" in part(page_of(tmp_path), "figure-6")
     assert {part.verdict for part in reports.paper_sections(tmp_path)} == {"not tried"}
 
 

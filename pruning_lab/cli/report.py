@@ -23,8 +23,8 @@ def report(
 ) -> None:
     """Compare a pruned network with the dense one and with the paper (uses the test images).
 
-    With --all: one page of every table and figure of the paper, beside those that the commands
-    table and figure have made. Nothing is measured for it.
+    With --all: the paper's tables and figures on one page, each beside ours
+    where `table` or `figure` has made it. Nothing is measured for it.
 
     example:
       pruning-lab report runs/first
@@ -32,8 +32,8 @@ def report(
       pruning-lab report --all
 
     Args:
-        file: The folder of a run, or a pruned network's file; with --all the folder of the
-            tables and figures (default: runs/paper).
+        file: A run's folder, or a pruned network's file; with --all the
+            folder of tables and figures (default: runs/paper).
         paper: Show all of the paper's tables and figures.
         dense: The network before pruning.
         out: File for the page (default: report.html in the folder of the run; paper.html).

@@ -147,10 +147,12 @@ def _sensitivity(result: Result) -> Iterator[Finding]:
         f"{first} and another layer": [(first, other) for other in others],
         "a convolution and a fully connected layer": [*product(conv, fc)],
     }.items():
-        if pairs:
-            more = len(more_sensitive(scan, pairs)["more"])
-            found = f"of {len(pairs)} pairs of {what}, the first is more sensitive in {more}"
-            yield more == len(pairs), found
+        if not pairs:
+            yield None, f"{what}: none to compare"
+            continue
+        more = len(more_sensitive(scan, pairs)["more"])
+        found = f"of {len(pairs)} pairs of {what}, the first is more sensitive in {more}"
+        yield more == len(pairs), found
 
 
 def _histogram(result: Result) -> Iterator[Finding]:
