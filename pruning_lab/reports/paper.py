@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader
 
 from pruning_lab import files, paper
+from pruning_lab.evaluation import change
 from pruning_lab.experiments import Result
 from pruning_lab.experiments.results import FOLDER
 from pruning_lab.experiments.rivals import Rival
@@ -172,7 +173,8 @@ def _cells(name: str, rows: Sequence) -> Cells | None:
     if name in _LAYERS:
         return _layer_cells(_LAYERS[name], rows)
     if name == "table-1":
-        return _pairs(("error", "parameters", "compression"), _networks(rows))
+        header = "error", "change to\nthe pruned", "parameters", "compression", "of weights"
+        return _pairs(header, _networks(rows))
     if name == "table-6":
         header = "error", "change from\nthe control", "parameters", "compression"
         return _pairs(header, _rivals(rows))
@@ -198,27 +200,33 @@ def _pairs(header: Sequence[str], lines: Iterable[tuple]) -> Cells:
 
 def _networks(rows: Sequence[NetworkRow]) -> Iterator[tuple]:
     """As in the paper, a line before pruning and one after; and the control's."""
-    ours = known(rows)
+    ours, none = known(rows), ("", "")
     for name, theirs in paper.TABLE_1.items():
-        error, size, rate = {}, {}, ""
+        error, size, lost, rate, of_weights = {}, {}, {}, "", ""
         if row := ours.get(name):
             error = {n: "{} ({})".format(*error_of(found)) for n, found in row.accuracy.items()}
             size = {which: f"{row.parameters[which]:,}" for which in ("dense", "pruned")}
+            lost = {which: "{} ({})".format(*change_of(drop)) for which, drop in row.drop.items()}
             rate = f"{row.parameters['dense'] / row.parameters['pruned']:.1f}x"
+            of_weights = f"{row.total.weights / max(row.total.kept, 1):.1f}x"
         yield (
             f"{theirs.network}, dense",
             (f"{theirs.dense_error:.2%}", error.get("dense", "")),
+            (change(theirs.error - theirs.dense_error), lost.get("dense", "")),
             (short(theirs.dense_parameters), size.get("dense", "")),
-            ("", ""),
+            *(none, none),
         )
         yield (
             f"{theirs.network}, pruned",
             (f"{theirs.error:.2%}", error.get("pruned", "")),
+            none,
             (short(theirs.parameters), size.get("pruned", "")),
             (f"{theirs.compression}x", rate),
+            ("", of_weights),
         )
         if "control" in error:
-            yield f"{theirs.network}, control", ("", error["control"]), ("", ""), ("", "")
+            control = ("", error["control"]), ("", lost["control"])
+            yield f"{theirs.network}, control", *control, none, none, none
 
 
 def _rivals(rows: Sequence[Rival]) -> Iterator[tuple]:
