@@ -10,7 +10,6 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader
 
 from pruning_lab import files, paper
-from pruning_lab.evaluation import change
 from pruning_lab.experiments import Result
 from pruning_lab.experiments.results import FOLDER
 from pruning_lab.experiments.rivals import Rival
@@ -173,7 +172,7 @@ def _cells(name: str, rows: Sequence) -> Cells | None:
     if name in _LAYERS:
         return _layer_cells(_LAYERS[name], rows)
     if name == "table-1":
-        header = "error", "change to\nthe pruned", "parameters", "compression", "of weights"
+        header = "error", "change to\nthe pruned", "parameters", "compression\n(of weights)"
         return _pairs(header, _networks(rows))
     if name == "table-6":
         header = "error", "change from\nthe control", "parameters", "compression"
@@ -202,19 +201,19 @@ def _networks(rows: Sequence[NetworkRow]) -> Iterator[tuple]:
     """As in the paper, a line before pruning and one after; and the control's."""
     ours, none = known(rows), ("", "")
     for name, theirs in paper.TABLE_1.items():
-        error, size, lost, rate, of_weights = {}, {}, {}, "", ""
+        error, size, lost, rate = {}, {}, {}, ""
         if row := ours.get(name):
-            error = {n: "{} ({})".format(*error_of(found)) for n, found in row.accuracy.items()}
+            error = {which: f"{found.error:.2%}" for which, found in row.accuracy.items()}
             size = {which: f"{row.parameters[which]:,}" for which in ("dense", "pruned")}
             lost = {which: "{} ({})".format(*change_of(drop)) for which, drop in row.drop.items()}
             rate = f"{row.parameters['dense'] / row.parameters['pruned']:.1f}x"
-            of_weights = f"{row.total.weights / max(row.total.kept, 1):.1f}x"
+            rate += f" ({row.total.weights / max(row.total.kept, 1):.1f}x)"
         yield (
             f"{theirs.network}, dense",
             (f"{theirs.dense_error:.2%}", error.get("dense", "")),
-            (change(theirs.error - theirs.dense_error), lost.get("dense", "")),
+            ("", lost.get("dense", "")),
             (short(theirs.dense_parameters), size.get("dense", "")),
-            *(none, none),
+            none,
         )
         yield (
             f"{theirs.network}, pruned",
@@ -222,11 +221,10 @@ def _networks(rows: Sequence[NetworkRow]) -> Iterator[tuple]:
             none,
             (short(theirs.parameters), size.get("pruned", "")),
             (f"{theirs.compression}x", rate),
-            ("", of_weights),
         )
         if "control" in error:
             control = ("", error["control"]), ("", lost["control"])
-            yield f"{theirs.network}, control", *control, none, none, none
+            yield f"{theirs.network}, control", *control, none, none
 
 
 def _rivals(rows: Sequence[Rival]) -> Iterator[tuple]:
