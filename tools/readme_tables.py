@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from pruning_lab import experiments, files, paper
 from pruning_lab.evaluation import Drop
-from pruning_lab.rows import decode
+from pruning_lab.rows import counted, decode
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", ROOT / "results" / "README.md")
@@ -38,7 +38,7 @@ def frontier() -> str:
             rows.append(
                 (
                     ", ".join(
-                        [f"ours, {row.seeds} seeds"]
+                        [f"ours, {counted(row.seeds, 'seed')}"]
                         + ["reduced"] * (network in experiments.REDUCED)
                         + ["not augmented"] * (not row.augmented)
                     ),
