@@ -764,6 +764,7 @@ def test_a_run_resumes_by_its_own_advice_with_the_same_options_from_any_moment(h
         (("--max-drop", "1"), "was started with --max-drop .*, not 1"),
         (("--density", "0.5", "--method", "joint"), "was started with"),
         (("--width", "0.5"), "was started with --width 1.0, not 0.5"),
+        (("--no-control",), "was started with --no-control False, not True"),
     ):
         check_refused(("run", "--resume", "--out", "again", *other), says)
     assert typed(*words, "--resume") == (0, "")

@@ -116,7 +116,8 @@ def run(
     control = not no_control
     if config:
         typed = {"size": images.size, "model": model, "data": images.data, "seed": seed}
-        _check_same(folder, config, {**vars(shape), **typed, "bf16": bf16 or None}, goal)
+        typed |= {"bf16": bf16 or None, "no_control": no_control or None}
+        _check_same(folder, config, {**vars(shape), **typed}, goal)
     lab.processes.wait()  # until all have looked into the folder
     if resume and not config:
         output.say(f"nothing to resume in {folder}, so it starts from the beginning")
@@ -188,7 +189,7 @@ def _check_same(folder: Path, config: dict, typed: dict, goal: Goal) -> None:
         )
     before = recipe.about if is_own else lab.models.settings(recipe.about)
     before = {**before, "model": recipe.network, "seed": config["seed"], "data": config["data"]}
-    before |= {"bf16": recipe.dense.bf16}
+    before |= {"bf16": recipe.dense.bf16, "no_control": not config["control"]}
     asked = goal.recipe(recipe.about, config["data"]) if choice else recipe
     same = recipe.rounds, recipe.choose, recipe.dense.epochs, recipe.dense.lr
     if (asked.rounds, asked.choose, asked.dense.epochs, asked.dense.lr) != same:

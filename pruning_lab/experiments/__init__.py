@@ -1,7 +1,8 @@
-"""The main job, from a new network to the paper's tables: train, scan, prune and retrain in rounds.
+"""Runs with their controls, and the paper's tables and figures made from them.
 
-A run is a value (`Recipe`) and a seed; its result is a plain record of rows that `run.json` holds
-and that tables, plots and reports read.
+A run is a value (`Recipe`) and a seed: train, scan, prune and retrain in rounds, train the control,
+test once. Its result is a plain record of rows that `run.json` holds. A `Workspace` keeps what
+experiments trained, so that what exists is not done again.
 """
 
 from pruning_lab.experiments.figures import Figure, figure_1, figure_4, figure_6, figure_7, trained
