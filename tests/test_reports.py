@@ -191,3 +191,13 @@ def test_a_record_without_a_control_says_so(whole):
     record["test"] |= {"control": None, "control_drop": None}
     assert reports.sentence(record).endswith("what pruning itself cost is not known.")
     assert {row[0]: row[2:] for row in reports.table_1(record)}["error, control"] == ("", "none")
+
+
+def test_the_page_shows_the_dead_neurons_of_a_chain_and_none_of_another_network(whole, branching):
+    run, page = whole
+    total = neurons.find(run.model).total
+    cells = "".join(f"<td>{n:,}</td>" for n in (total.neurons, total.by_output, total.by_input))
+    assert f"<td>total</td>{cells}<td>{total.removed:,}</td>" in page
+    kept = masks.Mask.of(branching)
+    other = replace(run, dense=branching, model=branching, mask=kept)
+    assert "Dead neurons" not in reports.html(other)

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from jinja2 import Environment, PackageLoader
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import nn
 
-from pruning_lab import paper, plots
+from pruning_lab import neurons, paper, plots
 from pruning_lab.counts import Counts, LayerCount
 from pruning_lab.evaluation import Accuracy, Drop
 from pruning_lab.experiments import Run, tables
@@ -127,6 +128,7 @@ def html(run: Run, command: str | None = None) -> str:
         weights_only=f"{counts.weights_only_flop_density:.1%}",
         layers=_pictures(wide),
         **_stages(record.get("stages")),
+        neurons=_neurons(run.model),
         scan=_pictures(_scan(record["scan"])) if record.get("scan") else [],
         weights=_pictures(*_histograms(run)),
         first=first,
@@ -146,6 +148,21 @@ def _stages(stages: list[dict] | None) -> dict:
     receipt = decode(list[ReceiptRow], stages[-1]["receipt"], "the receipt")
     cells = [[cell(row) for cell in Receipt.columns.values()] for row in receipt]
     return {"stages": _pictures(ax), "receipt": [list(Receipt.columns), *cells]}
+
+
+def _neurons(model: nn.Module) -> Cells:
+    """What is dead after pruning, layer by layer; nothing of a network that is no chain."""
+    try:
+        found = neurons.find(model)
+    except (TypeError, ValueError):
+        return []
+    header = ("layer", "neurons", "dead\nby output", "dead\nby input", "can be\nremoved")
+    header += ("weights\nwith them", "biases\nwith them", "note")
+    lines = [
+        (r.layer, r.neurons, r.by_output, r.by_input, r.removed, r.weights, r.biases, r.note)
+        for r in (*found, found.total)
+    ]
+    return [header, *(tuple(f"{c:,}" if isinstance(c, int) else c for c in line) for line in lines)]
 
 
 def _scan(rows: list[dict]) -> Axes:
