@@ -63,7 +63,8 @@ def measure(recipe, splits, name: str, seeds: int, workspace) -> None:
             records.append(done[seed])
         else:
             record = workspace.run(recipe, splits, seed=seed).record
-            records.append({part: record[part] for part in PARTS} | {"layers": totals(record)})
+            layers = {"pruned": record["layers"]["pruned"]}
+            records.append({part: record[part] for part in PARTS} | {"layers": layers})
         row = experiments.row_of([{**record, "recipe": plain(recipe)} for record in records])
         about = {"recipe": recipe, "row": row, "runs": records}
         files.save_json(path, plain(about))
@@ -71,11 +72,6 @@ def measure(recipe, splits, name: str, seeds: int, workspace) -> None:
 
 
 PARTS = ("seed", "data", "test", "parameters", "seconds", "versions", "machine")
-
-
-def totals(record: dict) -> dict:
-    """What is left of each layer."""
-    return {"pruned": record["layers"]["pruned"]}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from statistics import fmean
 from tabulate import tabulate
 
 from pruning_lab import experiments, files, paper
-from pruning_lab.evaluation import Drop
 from pruning_lab.rows import counted, decode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,8 +45,8 @@ def frontier() -> str:
                     f"{row.dense_error:.2%}",
                     f"{row.control_error:.2%}",
                     f"{row.error:.2%}",
-                    _points(row.drop),
-                    _points(row.cost),
+                    row.drop.brief,
+                    row.cost.brief,
                     f"**{compression}**" if row == free[row.augmented] else compression,
                     f"{row.parameter_compression:.1f}x",
                     f"{row.alive_compression:.1f}x",
@@ -71,11 +70,6 @@ def frontier_rows() -> experiments.Frontier:
 
 def _images(name: str) -> str:
     return name.upper() if name == "mnist" else name.capitalize()
-
-
-def _points(drop: Drop) -> str:
-    """A change of accuracy with its interval, in points."""
-    return str(drop).replace(" points", "")
 
 
 def lenets() -> str:
@@ -122,7 +116,7 @@ def saliencies() -> str:
     found = {(row.saliency, row.density): row for row in saliency_rows("saliencies")}
     densities = (0.1, 0.05, 0.02)
     table = [
-        (name, *(_points(getattr(found[name, d], w)) for w in ("cut", "cost") for d in densities))
+        (name, *(getattr(found[name, d], w).brief for w in ("cut", "cost") for d in densities))
         for name in dict.fromkeys(name for name, _ in found)
     ]
     headers = [f"{d:.0%} kept, {what}" for what in ("cut", "retrained") for d in densities]
@@ -136,7 +130,7 @@ def deletions() -> str:
         (
             f"{1 - density:.0%}",
             *(f"{fmean(found[n, density].losses):.3f}" for n in ("magnitude", "OBD", "random")),
-            _points(found["OBD", density].rival),
+            found["OBD", density].rival.brief,
         )
         for density in dict.fromkeys(density for _, density in found)
     ]
@@ -164,8 +158,8 @@ def techniques() -> str:
             f"{row.technique}, {row.network}, {row.density:.1%} kept" if not row.difference else "",
             row.arm,
             f"{row.error:.2%}",
-            _points(row.drop),
-            _points(row.difference) if row.difference else "",
+            row.drop.brief,
+            row.difference.brief if row.difference else "",
         )
         for row in decode(list[experiments.TechniqueRow], found, "techniques")
     ]

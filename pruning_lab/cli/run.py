@@ -132,9 +132,7 @@ def run(
             about, seed = shape.about(model or common.RECIPES[0], images), seed or 0
         _, about, splits = prepare(about, seed, images, output)
         if not config:
-            recipe = goal.recipe(about, splits.name)
-            if bf16 or (splits.val.device.type == "cuda" and "size" in about):
-                recipe = recipe.trained_with(bf16=True)
+            recipe = recipe_for(goal, about, splits, bf16=bf16)
         output.say(f"{recipe.network}, seed {seed}, {_cost(recipe, control)}; files go to {folder}")
         result = _done(recipe, splits, seed, control, folder, output)
     page = folder / "report.html"
@@ -151,6 +149,16 @@ def _done(
         options = {"seed": seed, "control": control, "notify": notify, "command": output.command}
         options |= {"folder": folder, "build": common.build}
         return lab.experiments.run(recipe, splits, **options)
+
+
+def recipe_for(
+    goal: Goal, about: dict, splits: lab.data.Splits, bf16: bool = False
+) -> lab.experiments.Recipe:
+    """What was asked for, in bfloat16 for photos on a GPU and where that was typed."""
+    recipe = goal.recipe(about, splits.name)
+    if bf16 or (splits.val.device.type == "cuda" and "size" in about):
+        recipe = recipe.trained_with(bf16=True)
+    return recipe
 
 
 @contextmanager

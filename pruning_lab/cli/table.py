@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 import pruning_lab as lab
 from pruning_lab.cli import common, outputs
-from pruning_lab.cli.run import Goal, watching
+from pruning_lab.cli.run import Goal, recipe_for, watching
 from pruning_lab.cli.train import Shape, prepare
 
 NETWORKS = {n: (name,) for n, name in enumerate(common.RECIPES, start=2)}  # of a table
@@ -85,7 +85,4 @@ def _rows(number: int, name: str, recipe, splits, seeds: range, output) -> lab.r
 def recipe_of(name: str, shape: Shape, images: common.Images, output: common.Output) -> tuple:
     """A network's recipe, as `pruning-lab run` has it, and the images."""
     _, about, splits = prepare(shape.about(name, images), 0, images, output)
-    recipe = Goal().recipe(about, splits.name)
-    if splits.val.device.type == "cuda" and "size" in about:
-        recipe = recipe.trained_with(bf16=True)
-    return recipe, splits
+    return recipe_for(Goal(), about, splits), splits

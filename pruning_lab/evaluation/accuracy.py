@@ -98,6 +98,11 @@ class Drop:
             return f"these {self.n:,} images cannot tell the two apart"
         return "worse" if self.value > 0 else "better"
 
+    @property
+    def brief(self) -> str:
+        """As printed, for a table that says that it is in points: "-0.69 (-0.88 to -0.50)"."""
+        return str(self).replace(" points", "")
+
     def __str__(self) -> str:
         return f"{change(self.value)} points ({change(self.high)} to {change(self.low)})"
 

@@ -13,11 +13,11 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from pruning_lab import models, paper, processes, sensitivity
+from pruning_lab import models, paper, sensitivity
 from pruning_lab.data import Splits
 from pruning_lab.experiments.recipes import Recipe
 from pruning_lab.experiments.records import Run
-from pruning_lab.experiments.running import Note
+from pruning_lab.experiments.running import Note, dense_settings
 from pruning_lab.experiments.tables import described, recipe_for
 from pruning_lab.experiments.workspace import Workspace
 from pruning_lab.layers import seeded
@@ -199,12 +199,11 @@ def figure_7(run: Run, *, layer: str | None = None, bins: int = 101) -> Figure[B
         raise ValueError(f"no weight of {layer} is left; name another layer")
     reach = float(np.quantile(np.abs(np.concatenate([before, after])), 0.9999))
     (old, edges), (new, _) = (np.histogram(w, bins, (-reach, reach)) for w in (before, after))
-    middle, sides = new[bins // 2], (new[: bins // 2].max(), new[bins // 2 + 1 :].max())
     narrow = float(before.std()) / 2
     inside = [np.mean(np.abs(w) < narrow) for w in (before, after)]
     wide = [np.quantile(np.abs(w), 0.95) for w in (before, after)]
-    is_bimodal = 2 * middle < min(sides)
-    shape = "bimodal, as in the paper" if is_bimodal else "not bimodal, unlike in the paper"
+    two = is_bimodal(*peaks(new.tolist()))
+    shape = "bimodal, as in the paper" if two else "not bimodal, unlike in the paper"
     spread = "wider" if wide[1] > wide[0] else "not wider"
     sentence = (
         f"Of {layer}, {inside[0]:.0%} of the weights lie within half a sigma ({narrow:.2g}) of 0 "
@@ -214,6 +213,16 @@ def figure_7(run: Run, *, layer: str | None = None, bins: int = 101) -> Figure[B
     rows = map(Bin, edges[:-1].tolist(), edges[1:].tolist(), old.tolist(), new.tolist())
     caption = f"Paper, Fig. 7: fc1 of AlexNet on ImageNet. Here: {layer} of {_of(run)}."
     return Figure(rows, caption=caption, sentences=(sentence,), layer=layer)
+
+
+def peaks(counts: Sequence[int]) -> tuple[int, int, int]:
+    """Of a histogram, the bin in the middle and the highest on either side."""
+    half = len(counts) // 2
+    return counts[half], max(counts[:half]), max(counts[half + 1 :])
+
+
+def is_bimodal(middle: int, left: int, right: int) -> bool:
+    return 2 * middle < min(left, right)
 
 
 def _of(run: Run) -> str:
@@ -245,9 +254,3 @@ def trained(
             yield epoch
 
     return workspace.network(dense_settings(recipe, splits, seed), model, training)
-
-
-def dense_settings(recipe: Recipe, splits: Splits, seed: int) -> dict:
-    """What a run names the checkpoint of its dense network by."""
-    what = {"network": recipe.about, "seed": seed, "dense": recipe.dense}
-    return what | {"train": splits.train.fingerprint(), "processes": processes.world()}

@@ -51,8 +51,8 @@ class Frontier(Rows[FrontierRow]):
         "error,\ndense": lambda row: f"{row.dense_error:.2%}",
         "control": lambda row: f"{row.control_error:.2%}",
         "pruned": lambda row: f"{row.error:.2%}",
-        "change from\nthe dense": lambda row: str(row.drop).replace(" points", ""),
-        "change from\nthe control": lambda row: str(row.cost).replace(" points", ""),
+        "change from\nthe dense": lambda row: row.drop.brief,
+        "change from\nthe control": lambda row: row.cost.brief,
     }
 
     def free(self, network: str, *, augmented: bool = True) -> FrontierRow | None:

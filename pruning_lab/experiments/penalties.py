@@ -13,9 +13,9 @@ from pruning_lab import criteria, models, retraining
 from pruning_lab.data import Splits
 from pruning_lab.evaluation import Accuracy, Drop, drop, evaluate, pooled
 from pruning_lab.evaluation.accuracy import Z
-from pruning_lab.experiments.figures import Build, Figure, dense_settings, trained
+from pruning_lab.experiments.figures import Build, Figure, trained
 from pruning_lab.experiments.recipes import Recipe, paper_recipe
-from pruning_lab.experiments.running import Note
+from pruning_lab.experiments.running import Note, dense_settings
 from pruning_lab.experiments.tables import change_of, described, error_of, together
 from pruning_lab.experiments.workspace import Workspace
 from pruning_lab.rows import counted
@@ -69,8 +69,8 @@ class PenaltyCurves(Figure[CurvePoint]):
         "density": lambda row: f"{100 * row.density:g} %",
         "epochs": lambda row: str(row.epochs),
         "error": lambda row: "{} ({})".format(*error_of(row.accuracy)),
-        "change from dense": lambda row: "{} ({})".format(*change_of(row.dense_drop)),
-        "change from the control": lambda row: "{} ({})".format(*change_of(row.control_drop)),
+        "change from dense": lambda row: row.dense_drop.brief,
+        "change from the control": lambda row: row.control_drop.brief,
     }
     comparisons: tuple[Comparison, ...] = ()
 

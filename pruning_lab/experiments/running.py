@@ -143,11 +143,16 @@ def _checkpoints(
     names = {"dense": "dense.safetensors", "pruned": "", "control": "control"}
     at = {name: folder and folder / place for name, place in names.items()}
     if trained:
-        what = {"network": recipe.about, "seed": seed, "dense": recipe.dense}
-        what |= {"train": splits.train.fingerprint(), "processes": processes.world()}
+        what = dense_settings(recipe, splits, seed)
         at["dense"] = shelf(trained, what)
         at["control"] = shelf(trained, what | {"on": recipe.retrain, "freeze": recipe.freeze})
     return at
+
+
+def dense_settings(recipe: Recipe, splits: Splits, seed: int) -> dict:
+    """What the checkpoint of a dense network is named by, in runs and experiments that share it."""
+    what = {"network": recipe.about, "seed": seed, "dense": recipe.dense}
+    return what | {"train": splits.train.fingerprint(), "processes": processes.world()}
 
 
 def compare(

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from pruning_lab import criteria, models, retraining
 from pruning_lab.data import Splits
 from pruning_lab.evaluation import Accuracy, Drop, drop, evaluate, measuring, pooled
-from pruning_lab.experiments.figures import Build, dense_settings, trained
+from pruning_lab.experiments.figures import Build, trained
 from pruning_lab.experiments.recipes import Recipe, paper_recipe
-from pruning_lab.experiments.running import Note
+from pruning_lab.experiments.running import Note, dense_settings
 from pruning_lab.experiments.workspace import Workspace
 from pruning_lab.masks import masked, prune
 from pruning_lab.rows import Rows
@@ -43,9 +43,9 @@ class Saliencies(Rows[SaliencyRow]):
         "saliency": lambda row: row.saliency,
         "density": lambda row: f"{row.density:.1%}",
         "training\nloss, cut": lambda row: f"{fmean(row.losses):.4f}",
-        "change from\nthe dense, cut": lambda row: str(row.cut).replace(" points", ""),
-        "change from\nmagnitude, cut": lambda row: str(row.rival).replace(" points", ""),
-        "from the control,\nretrained": lambda row: str(row.cost or "").replace(" points", ""),
+        "change from\nthe dense, cut": lambda row: row.cut.brief,
+        "change from\nmagnitude, cut": lambda row: row.rival.brief,
+        "from the control,\nretrained": lambda row: row.cost.brief if row.cost else "",
     }
 
     @property

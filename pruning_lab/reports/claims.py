@@ -13,7 +13,7 @@ from statistics import fmean
 
 from pruning_lab import paper
 from pruning_lab.experiments import Result
-from pruning_lab.experiments.figures import more_sensitive
+from pruning_lab.experiments.figures import is_bimodal, more_sensitive, peaks
 from pruning_lab.experiments.tables import NetworkRow, change_of, error_of
 from pruning_lab.rows import counted
 from pruning_lab.sensitivity import Scan
@@ -157,10 +157,9 @@ def _sensitivity(result: Result) -> Iterator[Finding]:
 
 def _histogram(result: Result) -> Iterator[Finding]:
     rows, half = result.rows, len(result.rows) // 2
-    middle, sides = rows[half].pruned, (rows[:half], rows[half + 1 :])
-    left, right = (max(row.pruned for row in side) for side in sides)
+    middle, left, right = peaks([row.pruned for row in rows])
     found = f"{middle:,} weights in the middle, {left:,} and {right:,} at the peaks"
-    yield 2 * middle < min(left, right), found
+    yield is_bimodal(middle, left, right), found
     outer = [*rows[: half // 2], *rows[-(half // 2) :]]
     before, after = (sum(getattr(row, name) for row in outer) for name in ("dense", "pruned"))
     yield after > before, f"{after:,} weights in the outer half of the axis, {before:,} before"

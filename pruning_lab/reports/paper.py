@@ -18,7 +18,6 @@ from pruning_lab.experiments.tables import (
     LayerRow,
     LayerTable,
     NetworkRow,
-    change_of,
     described,
     error_of,
     images_of,
@@ -205,7 +204,7 @@ def _networks(rows: Sequence[NetworkRow]) -> Iterator[tuple]:
         if row := ours.get(name):
             error = {which: f"{found.error:.2%}" for which, found in row.accuracy.items()}
             size = {which: f"{row.parameters[which]:,}" for which in ("dense", "pruned")}
-            lost = {which: "{} ({})".format(*change_of(drop)) for which, drop in row.drop.items()}
+            lost = {which: drop.brief for which, drop in row.drop.items()}
             rate = f"{row.parameters['dense'] / row.parameters['pruned']:.1f}x"
             rate += f" ({row.total.weights / max(row.total.kept, 1):.1f}x)"
         yield (
@@ -235,7 +234,7 @@ def _rivals(rows: Sequence[Rival]) -> Iterator[tuple]:
         if row := theirs.get(method):
             their = f"{row.top1_error:.2%}", "", short(row.parameters), f"{row.compression}x"
         if row := ours.get(method):
-            drop = "{} ({})".format(*change_of(row.drop)) if row.drop else ""
+            drop = row.drop.brief if row.drop else ""
             error = "{} ({})".format(*error_of(row.accuracy))
             our = error, drop, f"{row.parameters:,}", f"{row.compression:.1f}x"
         yield method, *zip(their, our, strict=True)
