@@ -156,7 +156,8 @@ def main() -> None:
         )
         if options.save and not options.tiny:
             about = {"versions": provenance.versions(), "machine": provenance.machine()}
-            about |= {"data": splits.name, "compression": COMPRESSION[options.network]}
+            about |= {"data": splits.name, "of_parameters": COMPRESSION[options.network]}
+            about["of_weights"] = 1 / recipes["twelve rounds"].rounds[-1]["density"]
             results = files.load_json(PATH) if PATH.exists() else {}
             files.save_json(PATH, plain({**results, options.network: {**about, "rows": rows}}))
     cells = [[row["way"], f"{row['error']:.2%}", row["cost"], row["change"]] for row in rows]

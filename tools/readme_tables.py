@@ -14,6 +14,7 @@ from statistics import fmean
 from tabulate import tabulate
 
 from pruning_lab import experiments, files, paper
+from pruning_lab.evaluation import Drop
 from pruning_lab.rows import counted, decode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,9 +151,14 @@ def figure_5() -> str:
     return "\n".join(f"- {sentence}" for sentence in found)
 
 
+def technique_rows() -> list[experiments.TechniqueRow]:
+    """Of `benchmarks/techniques.py`."""
+    found = files.load_json(ROOT / "results" / "techniques.json")["rows"]
+    return decode(list[experiments.TechniqueRow], found, "techniques")
+
+
 def techniques() -> str:
     """The paper's techniques, arm by arm."""
-    found = files.load_json(ROOT / "results" / "techniques.json")["rows"]
     table = [
         (
             f"{row.technique}, {row.network}, {row.density:.1%} kept" if not row.difference else "",
@@ -161,9 +167,24 @@ def techniques() -> str:
             row.drop.brief,
             row.difference.brief if row.difference else "",
         )
-        for row in decode(list[experiments.TechniqueRow], found, "techniques")
+        for row in technique_rows()
     ]
     headers = ("technique", "arm", "error", "change from the control", "from the first arm")
+    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
+
+
+def tried() -> str:
+    """What was tried at a high compression: each way against the recipe and its own control."""
+    table = []
+    for network, found in files.load_json(ROOT / "results" / "tried.json").items():
+        for row in found["rows"]:
+            cost, change = (row[n] and decode(Drop, row[n], n).brief for n in ("cost", "change"))
+            first = f"{network}, {found['of_weights']:.0f}x" if not change else ""
+            cells = (first, row["way"], str(row["epochs"]), str(row["seeds"]))
+            errors = (f"{row['error']:.2%}", f"{row['control_error']:.2%}")
+            table.append((*cells, *errors, cost, change or ""))
+    headers = ("network, compression", "way", "epochs", "seeds", "val error", "control")
+    headers += ("change from the control", "from the recipe")
     return tabulate(table, headers, tablefmt="github", disable_numparse=True)
 
 
@@ -333,6 +354,7 @@ TABLES = {
 }
 TABLES |= {"photos": photos, "gpu": gpu}
 _FILES = {saliencies: "saliencies", deletions: "saliencies", techniques: "techniques"}
+_FILES |= {tried: "tried"}
 for table, name in {**_FILES, figure_5: "figure-5"}.items():  # which benchmarks/ write
     if (ROOT / "results" / f"{name}.json").exists():
         TABLES[table.__name__] = table
