@@ -15,6 +15,8 @@ from tabulate import tabulate
 
 from pruning_lab import experiments, files, paper
 from pruning_lab.evaluation import Drop
+from pruning_lab.experiments.results import Result
+from pruning_lab.experiments.rivals import Rival
 from pruning_lab.rows import counted, decode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -188,6 +190,39 @@ def tried() -> str:
     return tabulate(table, headers, tablefmt="github", disable_numparse=True)
 
 
+def table_6_rows() -> list[Rival]:
+    """Of `pruning-lab table 6`, the paper's own left out."""
+    rows = Result.load(ROOT / "results" / "paper" / "table-6.json", "table-6").rows
+    return [row for row in rows if row.accuracy]
+
+
+def table_6() -> str:
+    """Other methods for as many parameters, against the control."""
+    table = [
+        (
+            row.method + (f", {row.note}" if row.note else ""),
+            f"{row.error:.2%}",
+            row.drop.brief if row.drop else "",
+            f"{row.parameters:,}",
+            f"{row.compression:.1f}x",
+        )
+        for row in table_6_rows()
+    ]
+    headers = ("method", "error", "change from the control", "parameters", "compression")
+    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
+
+
+def naive_cut() -> str:
+    """What a small dense network of as many parameters loses, beside the pruned one."""
+    rows = {row.method: row for row in table_6_rows()}
+    cut, pruned = (rows[name] for name in ("Naive cut", "Network pruning"))
+    return (
+        f"A dense AlexNet of as many parameters ({cut.parameters:,}), trained for as long, changes "
+        f"by {cut.drop.brief} points from the control, the pruned one ({pruned.parameters:,}) by "
+        f"{pruned.drop.brief}."
+    )
+
+
 def epochs() -> str:
     """Seconds of one epoch, ours and the DataLoader's."""
     speed = files.load_json(ROOT / "results" / "training-speed.json")
@@ -352,7 +387,7 @@ TABLES = {
     "steps": steps,
     "choosing": choosing,
 }
-TABLES |= {"photos": photos, "gpu": gpu}
+TABLES |= {"photos": photos, "gpu": gpu, "table_6": table_6, "naive_cut": naive_cut}
 _FILES = {saliencies: "saliencies", deletions: "saliencies", techniques: "techniques"}
 _FILES |= {tried: "tried"}
 for table, name in {**_FILES, figure_5: "figure-5"}.items():  # which benchmarks/ write
