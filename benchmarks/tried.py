@@ -12,7 +12,6 @@ it resumes. --save adds the network's rows to results/tried.json, but not those 
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from statistics import fmean
 
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from pruning_lab import criteria, data, evaluate, experiments, files, provenance, retraining
+from pruning_lab import data, evaluate, experiments, files, provenance, retraining
 from pruning_lab.evaluation import drop, pooled
 from pruning_lab.experiments.figures import trained
 from pruning_lab.rows import plain
@@ -38,13 +37,14 @@ def ways(network: str, data_name: str) -> dict[str, experiments.Recipe]:
     density = base.rounds[-1]["density"]
     few = tuple({**base.rounds[-1], "density": density ** (n / 3)} for n in (1, 2, 3))
     lamp = tuple({**amounts, "across": "lamp"} for amounts in base.rounds)
+    obd = tuple({**amounts, "saliency": "obd"} for amounts in base.rounds)
     longer = [replace(config, epochs=2 * config.epochs) for config in short]
     return {
         "twelve rounds": base,
         "three rounds": replace(base, rounds=few, retrain=(*short[:2], last)),
         "gradually, in one training": replace(base, rounds=base.rounds[-1:], retrain=(last,)),
         "ranked by LAMP": replace(base, rounds=lamp),
-        "ranked by OBD": base,
+        "ranked by OBD": replace(base, rounds=obd),
         "distilled from the control": base,
         "weight decay 3e-4": base.trained_with(weight_decay=3e-4),
         "weight decay 1e-5": base.trained_with(weight_decay=1e-5),
@@ -78,15 +78,6 @@ class Distilled:
         return F.cross_entropy(logits, y) / 10 + 9 * soft / 10
 
 
-def by_obd(model, splits, recipe, folder: Path | None) -> Iterator:
-    """The rounds of a recipe by Optimal Brain Damage, computed again before each."""
-    for number, amounts in enumerate(recipe.rounds):
-        saliency = criteria.obd(model, list(islice(splits.train, 50)))
-        amounts, on = {**amounts, "saliency": saliency}, folder and folder / f"{number}"
-        config = recipe.retrain[number]
-        yield from retraining.once(model, splits.train, config, amounts, checkpoints=on)
-
-
 def measured(way: str, recipe, splits, seed: int, workspace) -> dict:
     """The pruned network and its control, of one seed, on val."""
     own = recipe.seeded(seed)
@@ -97,8 +88,6 @@ def measured(way: str, recipe, splits, seed: int, workspace) -> dict:
 
         def training(folder: Path | None) -> Iterator:
             configs, options = recipe.retrain, {"checkpoints": folder}
-            if way == "ranked by OBD":
-                return by_obd(model, splits, recipe, folder)
             if way.startswith("gradually"):
                 return retraining.gradual(
                     model, splits.train, *configs, **recipe.rounds[0], **options
@@ -115,7 +104,7 @@ def measured(way: str, recipe, splits, seed: int, workspace) -> dict:
     return {"control": evaluate(control, splits.val), "pruned": evaluate(model, splits.val)}
 
 
-SPECIAL = ("ranked by OBD", "gradually, in one training", "distilled from the control")
+SPECIAL = ("gradually, in one training", "distilled from the control")
 
 
 def main() -> None:
