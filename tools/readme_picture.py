@@ -20,7 +20,7 @@ def main(folder: str | None = None) -> None:
     if folder:
         save(first_layer(experiments.Run.load(folder)), "lenet-300-100.png")
     else:
-        figure = Figure(figsize=(9, 4.8), layout="constrained")
+        figure = Figure(figsize=(10, 4.8), layout="constrained")
         plots.frontier(frontier_rows(), ax=figure.subplots())
         save(figure, "frontier.png")
         for which, name in (("saliencies", "saliencies.png"), ("deleted", "deletions.png")):
