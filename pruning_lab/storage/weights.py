@@ -122,13 +122,12 @@ def _rounded(weight: Tensor, values: Values) -> Tensor:
     if weight.dtype not in _BITS or weight.numel() > codes.MOST:
         kind = f"{weight.numel():,} numbers in {weight.dtype}"
         raise ValueError(f"it has {kind}, at most {codes.MOST:,} in float32 fit; use model.float()")
-    finite = weight.isfinite()
     if values == "codebook":
-        if not finite.all():
+        if not weight.isfinite().all():
             raise ValueError("a weight is infinite or NaN, which no codebook has; use float32")
         return weight.float() + 0.0  # -0.0 becomes 0.0: for a codebook it is gone
     stored = weight.to(_stored(weight.dtype, values))
-    if (stored.isinf() & finite).any():
+    if stored.dtype != weight.dtype and (stored.isinf() & weight.isfinite()).any():
         raise ValueError(f"a weight is too large for {values}; use bfloat16 or float32")
     return stored
 
