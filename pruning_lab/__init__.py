@@ -21,6 +21,7 @@ _MODULES = (
         "training",
         "counts",
         "neurons",
+        "storage",
         "cost",
         "sensitivity",
     ),

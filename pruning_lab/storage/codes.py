@@ -1,14 +1,15 @@
 """Codes for sets and symbols that need no loop over weights: Rice codes of gaps, trees of sets.
 
-A set of positions is stored as its gaps (elements left out before each): the low k bits of all
-gaps bit by bit, the quotients gap >> k in unary (zeros, then a one). With k = 0 this is a bit mask.
+A set of positions is stored as its gaps (elements left out before each): of every 32 gaps the k
+that makes their code shortest, the low k bits bit by bit, then the quotients gap >> k in unary
+(zeros, then a one). Where weights are dense k is small, where they are sparse large: columns of
+dead inputs cost little. With k = 0 everywhere this is a bit mask.
 
-Symbols are stored as a Huffman tree whose every node holds the set of the positions that go to its
-rarer side. Where that side is rare, a gap code needs far less than Huffman's one bit.
+Symbols, these k among them, are stored as a Huffman tree whose nodes hold the set of positions
+that go to their rarer side. Where that is rare, its gaps need far less than Huffman's one bit.
 """
 
 import heapq
-import struct
 from itertools import count
 from typing import NoReturn
 
@@ -17,9 +18,9 @@ import numpy as np
 from pruning_lab.rows import printable
 
 MOST = 2**32 - 1  # elements of a set
-_SET = struct.Struct("<BII")  # k, positions, bytes of the unary part
-_LEAF = 255  # in place of k
-_DEPTH = 48  # a Huffman tree of 2**32 symbols is not deeper: its counts grow as Fibonacci's numbers
+_CHUNK = 32  # gaps with one k
+_LEAF = 0  # in place of a set's number of positions, which is never 0 in a tree
+_DEPTH = 48  # no Huffman tree of 2**32 symbols is deeper: its counts grow as Fibonacci's numbers
 
 
 class Reader:
@@ -40,63 +41,98 @@ class Reader:
         self.position += size
         return np.frombuffer(self.data[self.position - size : self.position], np.uint8)
 
+    def number(self) -> int:
+        """The next number: seven bits in each byte, whose eighth bit says that more follow."""
+        number = shift = 0
+        while (byte := int(self.take(1)[0])) > 127 and shift < 28:
+            number, shift = number | (byte & 127) << shift, shift + 7
+        return number | byte << shift
+
     def fail(self, what: str) -> NoReturn:
         """Raise ValueError, naming the layer and the byte."""
         raise ValueError(printable(f"{self.where}, byte {self.start + self.position:,}: {what}"))
 
 
+def _number(number: int) -> bytes:
+    """As `Reader.number` takes it."""
+    return bytes((number & 127 | 128,)) + _number(number >> 7) if number > 127 else bytes((number,))
+
+
 def encode_set(positions: np.ndarray) -> bytes:
-    """The code of ascending positions, int64, with the k that makes it shortest."""
-    gaps = np.diff(positions, prepend=-1).astype(np.uint32)
-    gaps -= 1
-    quotients, k = gaps, 0
-    total = int(gaps.sum(dtype=np.int64))
-    while total > len(gaps):  # convex in k: each step saves less than the one before
-        halves = quotients >> 1
-        left = int(halves.sum(dtype=np.int64))
-        if total - left <= len(gaps):
-            break
-        quotients, total, k = halves, left, k + 1
-    ends = np.cumsum(quotients, dtype=np.int64)
-    ends += np.arange(len(ends))
-    unary = np.zeros(len(gaps) + total, bool)
+    """The code of ascending positions, int64."""
+    number = len(positions)
+    gaps = np.zeros((-(-number // _CHUNK), _CHUNK), np.uint32)
+    gaps.reshape(-1)[:number] = np.diff(positions, prepend=-1) - 1
+    ks = _best(gaps, number)
+    ends = np.cumsum((gaps >> ks[:, None]).reshape(-1)[:number], dtype=np.int64)
+    ends += np.arange(number)
+    unary = np.zeros(int(ends[-1]) + 1 if number else 0, bool)
     unary[ends] = True
-    planes = [np.packbits((gaps & (1 << bit)) != 0).tobytes() for bit in range(k)]
+    planes = []
+    for bit in range(max(ks, default=0)):
+        rows, bits = _plane(ks, bit, number)
+        plane = (gaps[rows] & (1 << bit)).reshape(-1)[:bits] != 0
+        planes.append(np.packbits(plane).tobytes())
     packed = np.packbits(unary).tobytes()
-    return b"".join((_SET.pack(k, len(gaps), len(packed)), *planes, packed))
+    sizes = _number(number) + _number(len(packed))
+    return b"".join((sizes, encode_symbols(ks), *planes, packed))
+
+
+def _best(gaps: np.ndarray, number: int) -> np.ndarray:
+    """The k of every chunk, uint8."""
+    sizes = np.full(len(gaps), _CHUNK)
+    sizes[-1:] -= gaps.size - number
+    ks, costs, halves = np.zeros(len(gaps), np.uint8), gaps.sum(1, dtype=np.int64), gaps
+    for k in range(1, 32):
+        halves = halves >> 1
+        now = halves.sum(1, dtype=np.int64) + k * sizes
+        better = now < costs
+        if not better.any():  # the cost is convex in k, so no larger one is better
+            break
+        ks[better], costs = k, np.minimum(now, costs)
+    return ks
+
+
+def _plane(ks: np.ndarray, bit: int, number: int) -> tuple[np.ndarray, int]:
+    """The chunks whose gaps have this low bit, and how many gaps that are."""
+    rows = np.flatnonzero(ks > bit)
+    missing = _CHUNK * len(ks) - number if ks[-1] > bit else 0
+    return rows, _CHUNK * len(rows) - missing
 
 
 def decode_set(data: Reader, size: int) -> np.ndarray:
     """The positions, int64, all below `size`."""
-    k, number, unary = _SET.unpack(data.take(_SET.size))
-    if number > size or k > 31:
-        data.fail(f"{number:,} positions of {size:,}, or k = {k}, cannot be")
-    planes = data.take(k * -(-number // 8)).reshape(k, -(-number // 8))
-    ends = np.flatnonzero(np.unpackbits(data.take(unary)).view(bool))
+    number, length = data.number(), data.number()
+    if number > min(size, 8 * length) or length > -(-size // 8):
+        data.fail(f"{number:,} positions below {size:,} in {length:,} bytes cannot be")
+    chunks = -(-number // _CHUNK)
+    ks = decode_symbols(data, chunks)
+    low = np.zeros((chunks, _CHUNK), np.uint32)
+    for bit in range(max(ks, default=0)):
+        if bit == 32:
+            data.fail("its gaps have more than 32 bits")
+        rows, bits = _plane(ks, bit, number)
+        plane = np.zeros((len(rows), _CHUNK), np.uint32)
+        plane.reshape(-1)[:bits] = np.unpackbits(data.take(-(-bits // 8)), count=bits)
+        low[rows] |= plane << bit
+    ends = np.flatnonzero(np.unpackbits(data.take(length)).view(bool))
     if len(ends) != number:
         data.fail(f"{number:,} gaps are expected, {len(ends):,} are there")
-    if not number:
-        return ends
-    steps = np.arange(number)
-    ends -= steps
-    if int(ends[-1]) << k >= size:  # before it can overflow
+    steps = np.zeros((chunks, _CHUNK), np.int64)
+    steps.reshape(-1)[:number] = np.diff(ends, prepend=-1) - 1
+    steps <<= ks[:, None]
+    steps += low
+    steps += 1
+    positions = np.cumsum(steps.reshape(-1)[:number], out=ends)
+    positions -= 1
+    if number and not 0 <= positions[-1] < size:
         data.fail(f"its positions do not end below {size:,}")
-    ends <<= k
-    ends += steps
-    if k:
-        low = np.zeros(number, np.uint32)
-        for bit, plane in enumerate(planes):
-            low |= np.unpackbits(plane, count=number).astype(np.uint32) << bit
-        ends += np.cumsum(low, dtype=np.int64, out=steps)
-    if ends[-1] >= size:
-        data.fail(f"its positions do not end below {size:,}")
-    return ends
+    return positions
 
 
 def encode_symbols(symbols: np.ndarray) -> bytes:
     """The code of uint8 symbols, near their entropy."""
-    numbers = np.bincount(symbols, minlength=256)
-    order = count()  # no two entries of the heap are equal
+    numbers, order = np.bincount(symbols), count()  # no two entries of the heap are equal
     heap = [(int(numbers[s]), next(order), int(s)) for s in np.flatnonzero(numbers)]
     heapq.heapify(heap)
     while len(heap) > 1:
@@ -112,10 +148,8 @@ def _encode_node(symbols: np.ndarray, tree: int | tuple) -> list[bytes]:
     table = np.zeros(256, bool)
     table[_leaves(rarer)] = True
     inside = table[symbols]
-    positions = np.flatnonzero(inside)
-    first = [] if isinstance(other, int) else symbols[~inside]
-    code = [encode_set(positions), *_encode_node(first, other)]
-    return code + _encode_node(symbols[positions], rarer)
+    code = [encode_set(np.flatnonzero(inside)), *_encode_node(symbols[~inside], other)]
+    return code + _encode_node(symbols[inside], rarer)
 
 
 def _leaves(tree: int | tuple) -> list[int]:
@@ -128,13 +162,12 @@ def decode_symbols(data: Reader, number: int, depth: int = _DEPTH) -> np.ndarray
         return np.zeros(0, np.uint8)
     if data.left and data.data[data.position] == _LEAF:
         return np.full(number, data.take(2)[1])
-    positions = decode_set(data, number)
-    if not 0 < len(positions) < number or not depth:
+    rarer = decode_set(data, number)
+    if not 0 < len(rarer) < number or not depth:
         data.fail("its tree of symbols has an empty branch, or too many levels")
-    first = decode_symbols(data, number - len(positions), depth - 1)
-    inside = np.ones(number, bool)
-    inside[positions] = False
-    symbols = np.empty(number, np.uint8)
-    symbols[inside] = first
-    symbols[positions] = decode_symbols(data, len(positions), depth - 1)
+    first = decode_symbols(data, number - len(rarer), depth - 1)
+    other, symbols = np.ones(number, bool), np.empty(number, np.uint8)
+    other[rarer] = False
+    symbols[other] = first
+    symbols[rarer] = decode_symbols(data, len(rarer), depth - 1)
     return symbols

@@ -30,7 +30,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, ClassVar, Literal, TypedDict
+from typing import BinaryIO, ClassVar, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -44,52 +44,34 @@ _FORMAT = "pruning_lab packed 1"
 _START = b'{"__metadata__":{"crc32":"'
 _DIGITS = slice(8 + len(_START), 16 + len(_START))  # where the header's checksum stands
 _MOST = 1024  # dense bytes for each byte of the file
-_CODES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
 }
-_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class PackedRow:
-    """One packed weight in the file, and in the paper's scheme."""
+    """One packed weight, and what it takes in the paper's scheme."""
 
     layer: str
     weights: int
     kept: int
-    index_bytes: int
-    value_bytes: int
+    index_bits: float  # per kept weight
+    value_bits: float  # per kept weight
+    bytes: int
     paper_bytes: int  # 5-bit (convolutions: 8-bit) relative indices, float32 values, fillers
-    paper_fillers: int  # zeros stored because a gap was too long
+    paper_overhead: float  # of these, all but the kept values, as a fraction of them
     bound: float  # bits per kept weight of gaps that are independent of one another
-
-    @property
-    def bytes(self) -> int:
-        return self.index_bytes + self.value_bytes
-
-    @property
-    def index_bits(self) -> float:
-        """Per kept weight."""
-        return 8 * self.index_bytes / max(self.kept, 1)
-
-    @property
-    def value_bits(self) -> float:
-        """Per kept weight."""
-        return 8 * self.value_bytes / max(self.kept, 1)
-
-    @property
-    def paper_overhead(self) -> float:
-        """Bytes besides the kept float32 values, as a fraction of them; the paper says 15.6 %."""
-        return self.paper_bytes / max(4 * self.kept, 1) - 1
 
 
 class Packed(Rows[PackedRow]):
@@ -111,13 +93,17 @@ class Packed(Rows[PackedRow]):
 
     @property
     def total(self) -> PackedRow:
-        names = ("weights", "kept", "index_bytes", "value_bytes", "paper_bytes", "paper_fillers")
-        sums = {name: sum(getattr(row, name) for row in self) for name in names}
-        bits = sum(row.kept * row.bound for row in self)
-        return PackedRow("total", **sums, bound=bits / max(sums["kept"], 1))
+        sums = {n: sum(getattr(r, n) for r in self) for n in ("weights", "kept", *_BYTES)}
+        weighted = {n: sum(r.kept * getattr(r, n) for r in self) for n in _PER_WEIGHT}
+        means = {name: value / max(sums["kept"], 1) for name, value in weighted.items()}
+        return PackedRow("total", **sums, **means)
 
     def __str__(self) -> str:
         return self.table((*self, self.total))
+
+
+_BYTES = ("bytes", "paper_bytes")
+_PER_WEIGHT = ("index_bits", "value_bits", "paper_overhead", "bound")
 
 
 class _About(TypedDict):
@@ -128,7 +114,7 @@ class _About(TypedDict):
 
 @dataclass(frozen=True)
 class _Entry:
-    dtype: Literal["F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"]
+    dtype: str
     shape: tuple[int, ...]
     data_offsets: tuple[int, int]
 
@@ -168,9 +154,11 @@ def pack(
 
 
 def _row(layer: str, weight: Tensor, index_bytes: int, value_bytes: int) -> PackedRow:
-    size, kept = weight.numel(), int(weight.count_nonzero())
-    theirs, bound = weights.paper_bytes(weight), weights.entropy_bound(kept / max(size, 1))
-    return PackedRow(layer, size, kept, index_bytes, value_bytes, *theirs, bound)
+    size, kept, theirs = weight.numel(), int(weight.count_nonzero()), weights.paper_bytes(weight)
+    bits = [8 * part / max(kept, 1) for part in (index_bytes, value_bytes)]
+    overhead = (theirs - 4 * kept) / max(4 * kept, 1)
+    bound = weights.entropy_bound(kept / max(size, 1))
+    return PackedRow(layer, size, kept, *bits, index_bytes + value_bytes, theirs, overhead, bound)
 
 
 def _header(inside: dict, entries: dict, least: int) -> bytes:

@@ -77,32 +77,33 @@ def decode(data: codes.Reader, layout: Layout) -> Tensor:
 def sizes(weight: Tensor) -> dict[str, int]:
     """Bytes of one layer's weight in each encoding, without names and shapes.
 
-    "float32" is dense; "paper" stores relative indices (5 bits; 8 for convolutions) and float32
-    values, with a zero as filler for every gap that is too long; "ours" is exact, the last three
-    are gaps like ours with values rounded to them.
+    "float32" is dense, "ours" exact; the last three are ours with values rounded to them.
 
     >>> sizes(torch.eye(64))["float32"], sizes(torch.eye(64))["csr int32"]
     (16384, 772)
     """
-    weight = weight.detach().cpu()
-    kept, rows = int(torch.count_nonzero(weight)), len(weight)
+    kept, weight = int(weight.count_nonzero()), weight.detach().cpu()
     packed = {name: sum(map(len, encode(weight, name)[:2])) for name in FORMATS}
     return {
         "float32": 4 * weight.numel(),
         "bit mask": 4 * kept + -(-weight.numel() // 8),
-        "csr int32": 8 * kept + 4 * (rows + 1),
-        "paper": paper_bytes(weight)[0],
+        "csr int32": 8 * kept + 4 * (len(weight) + 1),
+        "paper": paper_bytes(weight),
         "ours": packed.pop("float32"),
         **packed,
     }
 
 
-def paper_bytes(weight: Tensor) -> tuple[int, int]:
-    """Bytes in the paper's scheme, and the number of fillers among its values."""
-    positions = torch.nonzero(weight.reshape(-1))[:, 0].numpy()
+def paper_bytes(weight: Tensor) -> int:
+    """Bytes of a weight in the paper's scheme: relative indices and float32 values (section 3).
+
+    An index has 5 bits (8 in a convolution), so it steps over up to 31 zeros; of a longer gap
+    every 32nd zero is stored as a value, a filler.
+    """
+    positions = weight.detach().cpu().reshape(-1).nonzero()[:, 0].numpy()
     bits = paper.INDEX_BITS["conv" if weight.dim() > 2 else "fc"]
     fillers = int(((np.diff(positions, prepend=-1) - 1) >> bits).sum())
-    return -(-(len(positions) + fillers) * (32 + bits) // 8), fillers
+    return -(-(len(positions) + fillers) * (32 + bits) // 8)
 
 
 def entropy_bound(density: float) -> float:
@@ -111,34 +112,28 @@ def entropy_bound(density: float) -> float:
     >>> f"{entropy_bound(0.09):.3f}"
     '4.850'
     """
-    if not 0 < density < 1:
-        return 0.0
-    gone = 1 - density
-    return -(density * math.log2(density) + gone * math.log2(gone)) / density
+    return -sum(p * math.log2(p) for p in (density, 1 - density) if p) / (density or 1)
 
 
-def _stored(dtype: torch.dtype, values: str) -> torch.dtype:
-    """Never wider than the weight: float32 is exact for the half precisions too."""
-    return dtype if values == "float32" else getattr(torch, values)
-
-
-def _rounded(weight: Tensor, values: str) -> Tensor:
-    """The weight as it is stored."""
+def _rounded(weight: Tensor, values: Values) -> Tensor:
+    """The weight as it is stored: never wider than it is."""
     if values not in FORMATS:
         raise ValueError(f"no values {values!r}; there are {', '.join(FORMATS)}")
-    if weight.dtype not in _BITS:
-        kind = str(weight.dtype).removeprefix("torch.")
-        raise ValueError(f"a weight is in {kind}, and float32 is the widest; type model.float()")
-    if weight.numel() > codes.MOST:
-        raise ValueError(f"a layer has {weight.numel():,} weights, at most {codes.MOST:,} fit")
+    if weight.dtype not in _BITS or weight.numel() > codes.MOST:
+        kind = f"{weight.numel():,} numbers in {weight.dtype}"
+        raise ValueError(f"it has {kind}, at most {codes.MOST:,} in float32 fit; use model.float()")
     if values == "codebook":
         if not weight.isfinite().all():
             raise ValueError("a weight is infinite or NaN, which no codebook has; use float32")
-        return weight.float() + 0.0  # -0.0 + 0.0 is 0.0: for a codebook it is gone
+        return weight.float() + 0.0  # -0.0 becomes 0.0: for a codebook it is gone
     stored = weight.to(_stored(weight.dtype, values))
     if stored.dtype != weight.dtype and (stored.isinf() & weight.isfinite()).any():
         raise ValueError(f"a weight is too large for {values}; use bfloat16 or float32")
     return stored
+
+
+def _stored(dtype: torch.dtype, values: Values) -> torch.dtype:
+    return dtype if values == "float32" else getattr(torch, values)
 
 
 def _by_rows(positions: np.ndarray, size: int, rows: int) -> np.ndarray:
@@ -171,9 +166,8 @@ def _encode_book(kept: np.ndarray) -> bytes:
     """At most 32 values per layer (k-means), and the code of which weight has which."""
     kept = kept.view(np.float32)
     book = _k_means(kept) if len(kept) else kept
-    entries, symbols = np.unique(_nearest(kept, book), return_inverse=True)
-    code = codes.encode_symbols(symbols.astype(np.uint8))
-    return bytes((len(entries),)) + book[entries].tobytes() + code
+    symbols = np.searchsorted((book[1:] + book[:-1]) / 2, kept).astype(np.uint8)
+    return bytes((len(book),)) + book.tobytes() + codes.encode_symbols(symbols)
 
 
 def _decode_book(data: codes.Reader, number: int) -> np.ndarray:
@@ -182,10 +176,6 @@ def _decode_book(data: codes.Reader, number: int) -> np.ndarray:
     if number and int(symbols.max()) >= len(book):
         data.fail(f"its codebook has {len(book)} values, and a weight another one")
     return book[symbols]
-
-
-def _nearest(kept: np.ndarray, book: np.ndarray) -> np.ndarray:
-    return np.searchsorted((book[1:] + book[:-1]) / 2, kept)
 
 
 def _k_means(kept: np.ndarray) -> np.ndarray:
@@ -201,4 +191,4 @@ def _k_means(kept: np.ndarray) -> np.ndarray:
         if np.array_equal(moved, book):
             break
         book = moved
-    return book.astype(np.float32)
+    return book[numbers > 0].astype(np.float32)
