@@ -27,7 +27,7 @@ from pruning_lab.rows import Rows
 
 SRAM = 8_000_000  # bytes on the chip: an assumption, since Figure 1 names no size
 _MEMORIES = {"DRAM": "32 bit DRAM memory", "SRAM": "32 bit SRAM cache"}
-_EXACT, _SAMPLE = 2**19, 2**18  # weights of a layer that are all packed, and else of its sample
+_SAMPLE = 2**18  # weights of a large layer, from which its bytes are estimated
 
 
 @dataclass(frozen=True)
@@ -153,21 +153,33 @@ def operation_energy(flops: float) -> float:
 def sizes(weight: Tensor) -> tuple[dict[str, int], bool]:
     """Encoding -> bytes, "gzip" last, and whether they are estimated: of more than 2^19 weights.
 
-    An estimate is made of rows (of the first dimension) at equal distances, 2^18 weights together,
-    and scaled by the number of kept weights. gzip packs float32 weights, zeros included.
+    An estimate is that of a `sample` of 2^18, scaled. gzip packs float32 weights, zeros included.
     """
-    weight = part = weight.detach()
-    if is_estimate := weight.numel() > _EXACT and len(weight) > 1:
-        number = max(1, _SAMPLE * len(weight) // weight.numel())
-        part = weight[torch.linspace(0, len(weight) - 1, number, device=weight.device).long()]
+    weight = weight.detach()
+    part = sample(weight, _SAMPLE)
     found = storage.sizes(part)
     content = part.contiguous().view(-1).float().cpu().numpy()
     found["gzip"] = len(gzip.compress(content, compresslevel=6))
-    ratio = weight.numel() / max(1, part.numel())
-    if kept := int(part.count_nonzero()):
-        ratio = int(weight.count_nonzero()) / kept
+    ratio = scale(part, weight.numel(), int(weight.count_nonzero()))
     found = {name: round(ratio * size) for name, size in found.items()}
-    return found | {"float32": 4 * weight.numel()}, is_estimate
+    return found | {"float32": 4 * weight.numel()}, part is not weight
+
+
+def sample(weight: Tensor, most: int) -> Tensor:
+    """Rows (of the first dimension) at equal distances, about `most` weights together.
+
+    A weight of at most twice as many comes back as it is.
+    """
+    if weight.numel() <= 2 * most or len(weight) == 1:
+        return weight
+    number = max(1, most * len(weight) // weight.numel())
+    return weight[torch.linspace(0, len(weight) - 1, number, device=weight.device).long()]
+
+
+def scale(part: Tensor, weights: int, kept: int) -> float:
+    """By how much more a layer takes than a sample of it: as much as it keeps more weights."""
+    found = int(part.count_nonzero())
+    return kept / found if found else weights / max(1, part.numel())
 
 
 def _cost(counted: tuple, sram: int, encoding: str) -> LayerCost:
