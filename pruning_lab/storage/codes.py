@@ -62,11 +62,16 @@ def encode_set(positions: np.ndarray) -> bytes:
     """The code of ascending positions, int64."""
     number = len(positions)
     gaps = np.zeros((-(-number // _CHUNK), _CHUNK), np.uint32)
-    gaps.reshape(-1)[:number] = np.diff(positions, prepend=-1) - 1
+    flat = gaps.reshape(-1)[:number]
+    flat[:1] = positions[:1]
+    np.subtract(positions[1:], positions[:-1], out=flat[1:], casting="unsafe")
+    flat[1:] -= 1
     ks = _best(gaps, number)
-    ends = np.cumsum((gaps >> ks[:, None]).reshape(-1)[:number], dtype=np.int64)
-    ends += np.arange(number)
-    unary = np.zeros(int(ends[-1]) + 1 if number else 0, bool)
+    steps = gaps >> ks[:, None]
+    steps += 1
+    ends = np.cumsum(steps.reshape(-1)[:number], dtype=np.int64)
+    unary = np.zeros(ends[-1] if number else 0, bool)
+    ends -= 1
     unary[ends] = True
     planes = []
     for bit in range(max(ks, default=0)):
@@ -119,11 +124,14 @@ def decode_set(data: Reader, size: int) -> np.ndarray:
     if len(ends) != number:
         data.fail(f"{number:,} gaps are expected, {len(ends):,} are there")
     steps = np.zeros((chunks, _CHUNK), np.int64)
-    steps.reshape(-1)[:number] = np.diff(ends, prepend=-1) - 1
+    flat = steps.reshape(-1)[:number]
+    flat[:] = ends  # in place, as all here: these are the largest arrays
+    flat[1:] -= ends[:-1]
+    flat[1:] -= 1
     steps <<= ks[:, None]
     steps += low
     steps += 1
-    positions = np.cumsum(steps.reshape(-1)[:number], out=ends)
+    positions = np.cumsum(flat, out=ends)
     positions -= 1
     if number and not 0 <= positions[-1] < size:
         data.fail(f"its positions do not end below {size:,}")

@@ -43,12 +43,11 @@ def encode(weight: Tensor, values: Values = "float32") -> tuple[bytes, bytes, La
     gaps, columns = codes.encode_set(positions), False
     rows = len(weight) if weight.dim() else 1
     if 1 < rows < len(bits):
-        row, column = np.divmod(positions, len(bits) // rows)
-        by_column = column * rows + row
+        by_column = _transposed(positions, len(bits) // rows, rows)
         by_column.sort()
         other = codes.encode_set(by_column)
         if columns := len(other) < 0.99 * len(gaps):  # for less, reading by rows is faster
-            gaps, positions = other, _by_rows(by_column, len(bits), rows)
+            gaps, positions = other, _transposed(by_column, rows, len(bits) // rows)
     kept = bits.take(positions).view(_BITS[stored.dtype])
     code = _encode_book(kept) if values == "codebook" else _encode_floats(kept)
     dtype = str(weight.dtype).removeprefix("torch.")
@@ -67,7 +66,8 @@ def decode(data: codes.Reader, layout: Layout) -> Tensor:
     if data.left:
         data.fail(f"{data.left:,} bytes are left over")
     if layout.columns:
-        positions = _by_rows(positions, layout.size, layout.shape[0])
+        rows = layout.shape[0]
+        positions = _transposed(positions, rows, layout.size // rows)
     flat = np.zeros(layout.size, kept.dtype)
     flat[positions] = kept
     signed = flat.view(np.int32 if flat.itemsize == 4 else np.int16)
@@ -136,10 +136,12 @@ def _stored(dtype: torch.dtype, values: Values) -> torch.dtype:
     return dtype if values == "float32" else getattr(torch, values)
 
 
-def _by_rows(positions: np.ndarray, size: int, rows: int) -> np.ndarray:
-    """Positions in a matrix read by columns, as those in the matrix read by rows."""
-    column, row = np.divmod(positions, rows)
-    return row * (size // rows) + column
+def _transposed(positions: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Positions in a matrix (height, width) as those in its transpose."""
+    rows, columns = np.divmod(positions, width)
+    columns *= height
+    columns += rows
+    return columns
 
 
 def _encode_floats(kept: np.ndarray) -> bytes:
