@@ -26,10 +26,6 @@ class Layout:
     values: Values  # as they are stored
     columns: bool  # whether the matrix (out, everything else) is read column by column
 
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
 
 def encode(weight: Tensor, values: Values = "float32") -> tuple[bytes, bytes, Layout]:
     """The code of the gaps, that of the values, and what `decode` has to know.
@@ -57,7 +53,8 @@ def encode(weight: Tensor, values: Values = "float32") -> tuple[bytes, bytes, La
 def decode(data: codes.Reader, layout: Layout) -> Tensor:
     """The weight that `encode` was given, rounded to the layout's values."""
     dtype = getattr(torch, layout.dtype)
-    positions = codes.decode_set(data, layout.size)
+    size = math.prod(layout.shape)
+    positions = codes.decode_set(data, size)
     if layout.values == "codebook":
         stored, kept = torch.float32, _decode_book(data, len(positions))
     else:
@@ -67,8 +64,8 @@ def decode(data: codes.Reader, layout: Layout) -> Tensor:
         data.fail(f"{data.left:,} bytes are left over")
     if layout.columns:
         rows = layout.shape[0]
-        positions = _transposed(positions, rows, layout.size // rows)
-    flat = np.zeros(layout.size, kept.dtype)
+        positions = _transposed(positions, rows, size // rows)
+    flat = np.zeros(size, kept.dtype)
     flat[positions] = kept
     signed = flat.view(np.int32 if flat.itemsize == 4 else np.int16)
     return torch.from_numpy(signed).view(stored).to(dtype).reshape(layout.shape)
@@ -107,11 +104,7 @@ def paper_bytes(weight: Tensor) -> int:
 
 
 def entropy_bound(density: float) -> float:
-    """Bits per kept weight if each is kept with this probability, whatever its neighbours are.
-
-    >>> f"{entropy_bound(0.09):.3f}"
-    '4.850'
-    """
+    """Bits per kept weight if each is kept with this probability, whatever its neighbours."""
     return -sum(p * math.log2(p) for p in (density, 1 - density) if p) / (density or 1)
 
 
