@@ -44,7 +44,9 @@ def encode(weight: Tensor, values: Values = "float32") -> tuple[bytes, bytes, La
         other = codes.encode_set(by_column)
         if columns := len(other) < 0.99 * len(gaps):  # for less, reading by rows is faster
             gaps, positions = other, _transposed(by_column, rows, len(bits) // rows)
+        del by_column  # a large array
     kept = bits.take(positions).view(_BITS[stored.dtype])
+    del positions
     code = _encode_book(kept) if values == "codebook" else _encode_floats(kept)
     dtype = str(weight.dtype).removeprefix("torch.")
     return gaps, code, Layout(tuple(weight.shape), dtype, values, columns)
