@@ -16,7 +16,7 @@ def pack(
     *,
     values: Literal["float32", "float16", "bfloat16", "codebook"] = "float32",
     out: Annotated[
-        str, common.File("packed"), common.FILE, Parameter(name=("--out", "-o"))
+        str, common.File("pack"), common.FILE, Parameter(name=("--out", "-o"))
     ] = "model.packed",
     network: common.Network = common.Network(),
     output: common.WritingOutput = common.WritingOutput(),

@@ -5,12 +5,11 @@ that makes their code shortest, the low k bits bit by bit, then the quotients ga
 (zeros, then a one). Where weights are dense k is small, where they are sparse large: columns of
 dead inputs cost little. With k = 0 everywhere this is a bit mask.
 
-Symbols, these k among them, are stored as a Huffman tree whose nodes hold the set of positions
-that go to their rarer side. Where that is rare, its gaps need far less than Huffman's one bit.
+Symbols, these k among them, are stored as a tree: the set of positions of the rarer half of the
+symbols, then both halves alike, down to one symbol. Where one symbol is most frequent the gaps of
+the others need far less than the one bit of a Huffman code.
 """
 
-import heapq
-from itertools import count
 from typing import NoReturn
 
 import numpy as np
@@ -20,7 +19,7 @@ from pruning_lab.rows import printable
 MOST = 2**32 - 1  # elements of a set
 _CHUNK = 32  # gaps with one k
 _LEAF = 0  # in place of a set's number of positions, which is never 0 in a tree
-_DEPTH = 48  # no Huffman tree of 2**32 symbols is deeper: its counts grow as Fibonacci's numbers
+_DEPTH = 48  # a tree is less deep: one half has half the symbols, the other half the positions
 
 
 class Reader:
@@ -62,17 +61,22 @@ def encode_set(positions: np.ndarray) -> bytes:
     """The code of ascending positions, int64."""
     number = len(positions)
     gaps = np.zeros((-(-number // _CHUNK), _CHUNK), np.uint32)
-    gaps.reshape(-1)[:number] = np.diff(positions, prepend=-1) - 1
+    flat = gaps.reshape(-1)[:number]
+    flat[:1] = positions[:1]
+    np.subtract(positions[1:], positions[:-1], out=flat[1:], casting="unsafe")
+    flat[1:] -= 1
     ks = _best(gaps, number)
-    ends = np.cumsum((gaps >> ks[:, None]).reshape(-1)[:number], dtype=np.int64)
-    ends += np.arange(number)
-    unary = np.zeros(int(ends[-1]) + 1 if number else 0, bool)
-    unary[ends] = True
     planes = []
     for bit in range(max(ks, default=0)):
         rows, bits = _plane(ks, bit, number)
         plane = (gaps[rows] & (1 << bit)).reshape(-1)[:bits] != 0
         planes.append(np.packbits(plane).tobytes())
+    steps = gaps >> ks[:, None]
+    steps += 1
+    ends = np.cumsum(steps.reshape(-1)[:number], dtype=np.int64)
+    unary = np.zeros(ends[-1] if number else 0, bool)
+    ends -= 1
+    unary[ends] = True
     packed = np.packbits(unary).tobytes()
     sizes = _number(number) + _number(len(packed))
     return b"".join((sizes, encode_symbols(ks), *planes, packed))
@@ -119,11 +123,14 @@ def decode_set(data: Reader, size: int) -> np.ndarray:
     if len(ends) != number:
         data.fail(f"{number:,} gaps are expected, {len(ends):,} are there")
     steps = np.zeros((chunks, _CHUNK), np.int64)
-    steps.reshape(-1)[:number] = np.diff(ends, prepend=-1) - 1
+    flat = steps.reshape(-1)[:number]
+    flat[:] = ends  # in place, as all here: these are the largest arrays
+    flat[1:] -= ends[:-1]
+    flat[1:] -= 1
     steps <<= ks[:, None]
     steps += low
     steps += 1
-    positions = np.cumsum(steps.reshape(-1)[:number], out=ends)
+    positions = np.cumsum(flat, out=ends)
     positions -= 1
     if number and not 0 <= positions[-1] < size:
         data.fail(f"its positions do not end below {size:,}")
@@ -132,28 +139,16 @@ def decode_set(data: Reader, size: int) -> np.ndarray:
 
 def encode_symbols(symbols: np.ndarray) -> bytes:
     """The code of uint8 symbols, near their entropy."""
-    numbers, order = np.bincount(symbols), count()  # no two entries of the heap are equal
-    heap = [(int(numbers[s]), next(order), int(s)) for s in np.flatnonzero(numbers)]
-    heapq.heapify(heap)
-    while len(heap) > 1:
-        (few, _, rarer), (many, _, other) = heapq.heappop(heap), heapq.heappop(heap)
-        heapq.heappush(heap, (few + many, next(order), (other, rarer)))
-    return b"".join(_encode_node(symbols, heap[0][2])) if heap else b""
-
-
-def _encode_node(symbols: np.ndarray, tree: int | tuple) -> list[bytes]:
-    if isinstance(tree, int):
-        return [bytes((_LEAF, tree))]
-    other, rarer = tree
-    table = np.zeros(256, bool)
-    table[_leaves(rarer)] = True
-    inside = table[symbols]
-    code = [encode_set(np.flatnonzero(inside)), *_encode_node(symbols[~inside], other)]
-    return code + _encode_node(symbols[inside], rarer)
-
-
-def _leaves(tree: int | tuple) -> list[int]:
-    return [tree] if isinstance(tree, int) else _leaves(tree[0]) + _leaves(tree[1])
+    numbers = np.bincount(symbols, minlength=256)
+    order = np.argsort(-numbers, kind="stable")[: np.count_nonzero(numbers)]
+    if len(order) < 2:
+        return b"".join(bytes((_LEAF, symbol)) for symbol in order)
+    most = 1 + int(np.searchsorted(numbers[order].cumsum(), len(symbols) / 2))
+    table = np.ones(256, bool)
+    table[order[:most]] = False
+    rarer = table[symbols]
+    parts = symbols[~rarer], symbols[rarer]
+    return encode_set(np.flatnonzero(rarer)) + b"".join(map(encode_symbols, parts))
 
 
 def decode_symbols(data: Reader, number: int, depth: int = _DEPTH) -> np.ndarray:

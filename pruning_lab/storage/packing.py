@@ -1,6 +1,6 @@
 """The packed file: a whole pruned network, from which its state_dict comes back.
 
-Format "pruning_lab packed 1" is a safetensors file, so that any reader of those can list it:
+Format "pruning_lab pack 1" is a safetensors file, so that any reader of those can list it:
 
     8 bytes     N, the length of the header, little-endian
     N bytes     JSON: {"__metadata__": {"crc32": "8 hex digits", "about": "JSON"},
@@ -36,11 +36,11 @@ import torch
 from torch import Tensor, nn
 
 from pruning_lab import files
-from pruning_lab.layers import prunable
+from pruning_lab.layers import device_of, prunable
 from pruning_lab.rows import Rows, decode
 from pruning_lab.storage import codes, weights
 
-_FORMAT = "pruning_lab packed 1"
+_FORMAT = "pruning_lab pack 1"
 _START = b'{"__metadata__":{"crc32":"'
 _DIGITS = slice(8 + len(_START), 16 + len(_START))  # where the header's checksum stands
 _MOST = 1024  # dense bytes for each byte of the file
@@ -128,6 +128,7 @@ def pack(
     own precision). `about` comes back from `unpack`; that of `models.load` says how to build the
     network. ValueError names a tensor that cannot be stored so.
     """
+    device_of(model)  # raises for the meta device
     coded = {id(layer.weight) for layer in prunable(model).values()}
     blobs, entries, layouts, rows, dense, at = {}, {}, {}, [], 0, 0
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -227,6 +228,8 @@ def _check(inside: _About, entries: dict, start: int, size: int, path: str | Pat
     for name, entry in entries.items():
         where = codes.Reader(b"", at, f"{path}: {name}")
         (begin, end), layout = entry.data_offsets, inside["layers"].get(name)
+        if entry.dtype not in (["U8"] if layout else _DTYPES):
+            where.fail(f"it cannot be of type {entry.dtype!r}")
         itemsize, shape = _DTYPES[entry.dtype].itemsize, (layout or entry).shape
         length = itemsize * math.prod(entry.shape)
         if start + begin != at or end - begin != length or min((*entry.shape, *shape, 0)) < 0:

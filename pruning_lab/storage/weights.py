@@ -26,10 +26,6 @@ class Layout:
     values: Values  # as they are stored
     columns: bool  # whether the matrix (out, everything else) is read column by column
 
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
 
 def encode(weight: Tensor, values: Values = "float32") -> tuple[bytes, bytes, Layout]:
     """The code of the gaps, that of the values, and what `decode` has to know.
@@ -43,13 +39,14 @@ def encode(weight: Tensor, values: Values = "float32") -> tuple[bytes, bytes, La
     gaps, columns = codes.encode_set(positions), False
     rows = len(weight) if weight.dim() else 1
     if 1 < rows < len(bits):
-        row, column = np.divmod(positions, len(bits) // rows)
-        by_column = column * rows + row
+        by_column = _transposed(positions, len(bits) // rows, rows)
         by_column.sort()
         other = codes.encode_set(by_column)
         if columns := len(other) < 0.99 * len(gaps):  # for less, reading by rows is faster
-            gaps, positions = other, _by_rows(by_column, len(bits), rows)
+            gaps, positions = other, _transposed(by_column, rows, len(bits) // rows)
+        del by_column  # a large array
     kept = bits.take(positions).view(_BITS[stored.dtype])
+    del positions
     code = _encode_book(kept) if values == "codebook" else _encode_floats(kept)
     dtype = str(weight.dtype).removeprefix("torch.")
     return gaps, code, Layout(tuple(weight.shape), dtype, values, columns)
@@ -58,7 +55,8 @@ def encode(weight: Tensor, values: Values = "float32") -> tuple[bytes, bytes, La
 def decode(data: codes.Reader, layout: Layout) -> Tensor:
     """The weight that `encode` was given, rounded to the layout's values."""
     dtype = getattr(torch, layout.dtype)
-    positions = codes.decode_set(data, layout.size)
+    size = math.prod(layout.shape)
+    positions = codes.decode_set(data, size)
     if layout.values == "codebook":
         stored, kept = torch.float32, _decode_book(data, len(positions))
     else:
@@ -67,8 +65,9 @@ def decode(data: codes.Reader, layout: Layout) -> Tensor:
     if data.left:
         data.fail(f"{data.left:,} bytes are left over")
     if layout.columns:
-        positions = _by_rows(positions, layout.size, layout.shape[0])
-    flat = np.zeros(layout.size, kept.dtype)
+        rows = layout.shape[0]
+        positions = _transposed(positions, rows, size // rows)
+    flat = np.zeros(size, kept.dtype)
     flat[positions] = kept
     signed = flat.view(np.int32 if flat.itemsize == 4 else np.int16)
     return torch.from_numpy(signed).view(stored).to(dtype).reshape(layout.shape)
@@ -107,11 +106,7 @@ def paper_bytes(weight: Tensor) -> int:
 
 
 def entropy_bound(density: float) -> float:
-    """Bits per kept weight if each is kept with this probability, whatever its neighbours are.
-
-    >>> f"{entropy_bound(0.09):.3f}"
-    '4.850'
-    """
+    """Bits per kept weight if each is kept with this probability, whatever its neighbours."""
     return -sum(p * math.log2(p) for p in (density, 1 - density) if p) / (density or 1)
 
 
@@ -136,10 +131,12 @@ def _stored(dtype: torch.dtype, values: Values) -> torch.dtype:
     return dtype if values == "float32" else getattr(torch, values)
 
 
-def _by_rows(positions: np.ndarray, size: int, rows: int) -> np.ndarray:
-    """Positions in a matrix read by columns, as those in the matrix read by rows."""
-    column, row = np.divmod(positions, rows)
-    return row * (size // rows) + column
+def _transposed(positions: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Positions in a matrix (height, width) as those in its transpose."""
+    rows, columns = np.divmod(positions, width)
+    columns *= height
+    columns += rows
+    return columns
 
 
 def _encode_floats(kept: np.ndarray) -> bytes:
