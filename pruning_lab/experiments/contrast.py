@@ -1,11 +1,10 @@
 """The contrast: single weights pruned, or whole neurons removed, of the same dense network."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import truediv
-from pathlib import Path
 from statistics import fmean, median
 from time import perf_counter
 from typing import ClassVar
@@ -82,15 +81,13 @@ def contrast(
 
     Both start from one dense network and have one control. Where a round of the recipe prunes
     weights, as many parameters go with the smallest neurons, the same fraction of every layer
-    (`neurons.remove_smallest`); the smaller dense network is retrained as that round says, without
-    the adjustment of dropout. Neurons are whole, so that it may have fewer parameters. No result
-    chooses anything: each network is measured on test, once.
+    (`neurons.remove_smallest`), and the smaller dense network is retrained as that round says, with
+    its dropout as it is. Nothing is chosen by results: each network is measured on test, once. Both
+    run as dense networks, the pruned one without its dead neurons, in turn with the control.
 
-    Both run as dense networks, the pruned one without its dead neurons, in turn with the control.
-    By default LeNet-300-100 at five compressions. Any chain will do; `options` are those of
-    `Workspace.run`. A workspace with a folder trains the control of such recipes once.
-
-    One honest comparison, not a library for structured pruning: for that see Torch-Pruning.
+    By default LeNet-300-100 at five compressions; any chain will do. `options` are those of
+    `Workspace.run`; with a folder, recipes that retrain alike train one control. One honest
+    comparison, not a library for structured pruning: for that see Torch-Pruning.
     """
     if recipes is None:
         factors = (2, 4, 8, 16, 32)
@@ -129,13 +126,11 @@ def _of_seed(
     retrain, freeze = recipe.seeded(seed).retrain, recipe.freeze or [()] * len(cuts)
     for number, (cut, config, names) in enumerate(zip(cuts, retrain, freeze, strict=True)):
         small = narrowed(small, total - cut["weights"] + cut["kept"])
-
-        def train(at: Path | None, small=small, config=config, names=names) -> Iterator:
-            how = {"freeze": names, "checkpoints": at}
-            how["on_epoch"] = lambda epoch: workspace.notify(Note(METHODS[1], epoch=epoch))
-            return retraining.once(small, splits.train, config, {"density": 1.0}, **how)
-
-        small = workspace.network({**what, "round": number}, small, train)
+        how = {"amounts": {"density": 1.0}, "freeze": names}
+        how["on_epoch"] = lambda epoch: workspace.notify(Note(METHODS[1], epoch=epoch))
+        train = partial(retraining.once, small, splits.train, config, **how)
+        key = {**what, "round": number}
+        small = workspace.network(key, small, lambda at, train=train: train(checkpoints=at))
     before, *answers = (evaluate(each, splits.test) for each in (control, pruned, small))
     dense, *times = _milliseconds((control, pruned, small), splits.test.head(max(BATCHES)))
     rows = []
