@@ -21,6 +21,8 @@ _MODULES = (
         "training",
         "counts",
         "neurons",
+        "storage",
+        "cost",
         "sensitivity",
     ),
     *("retraining", "experiments", "plots", "reports", "exercises", "studio", "widgets", "cli"),
