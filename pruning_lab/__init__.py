@@ -21,6 +21,7 @@ _MODULES = (
         "training",
         "counts",
         "neurons",
+        "sparse",
         "sensitivity",
     ),
     *("retraining", "experiments", "plots", "reports", "exercises", "studio", "widgets", "cli"),

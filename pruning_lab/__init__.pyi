@@ -20,6 +20,7 @@ from pruning_lab import reports as reports
 from pruning_lab import retraining as retraining
 from pruning_lab import rows as rows
 from pruning_lab import sensitivity as sensitivity
+from pruning_lab import sparse as sparse
 from pruning_lab import studio as studio
 from pruning_lab import training as training
 from pruning_lab import widgets as widgets

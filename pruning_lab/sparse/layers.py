@@ -1,7 +1,7 @@
 """Linear and convolution layers that store only their non-zero weights, and compute from them.
 
-Stored is compressed sparse rows (CSR) with 32-bit indices: 8 bytes per kept weight. A convolution
-multiplies the patches of its images (im2col), one image at a time.
+Stored are compressed sparse rows (CSR) with 32-bit indices: 8 bytes for each kept float32 weight. A
+convolution multiplies the patches of its images (im2col), one image after the other.
 """
 
 import warnings
@@ -10,7 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-COLUMNS = 32  # of the dense factor, multiplied at once: more of them leave the CPU's cache
+CACHED = 2**16  # numbers of the dense factor multiplied at once: more leave a CPU core's cache
+
+
+def csr(weight: Tensor) -> Tensor:
+    """The weight (out, ...) as a CSR matrix with 32-bit indices, half of what `to_sparse_csr` has.
+
+    >>> csr(torch.tensor([[0.0, 3.0], [0.0, 0.0]])).col_indices()
+    tensor([1], dtype=torch.int32)
+    """
+    with warnings.catch_warnings():  # torch's CSR is in beta, and says so once in a process
+        warnings.simplefilter("ignore")
+        made = weight.detach().flatten(1).to_sparse_csr()
+    indices = made.crow_indices().int(), made.col_indices().int()
+    return torch.sparse_csr_tensor(*indices, made.values(), made.shape, check_invariants=False)
 
 
 class _NoGradient(torch.autograd.Function):
@@ -24,7 +37,7 @@ class _NoGradient(torch.autograd.Function):
     def backward(ctx, *gradients: Tensor):
         raise RuntimeError(
             "a sparse network only answers and has no gradients; train the dense network, with its "
-            "mask held (mask.hold), and type to_sparse again"
+            "mask held (mask.hold), and call to_sparse again"
         )
 
 
@@ -36,40 +49,41 @@ class _Sparse:
     @property
     def weight(self) -> Tensor:
         """The dense weight, made again at each access."""
-        per_row = self.starts.diff()
-        rows = torch.arange(len(per_row), device=per_row.device).repeat_interleave(per_row)
-        dense = self.values.new_zeros(len(per_row), self.shape[1:].numel())
-        dense[rows, self.columns % dense.shape[1]] = self.values.detach()
-        return dense.view(self.shape)
+        rows = torch.arange(len(self.starts) - 1, device=self.starts.device)
+        dense = self.values.new_zeros(len(rows), self.shape[1:].numel())
+        places = rows.repeat_interleave(self.starts.diff()), self.columns % dense.shape[1]
+        return dense.index_put(places, self.values.detach()).view(self.shape)
 
     def store(self, weight: Tensor) -> None:
         """Keep what is not zero of a dense weight (out, in / groups, ...)."""
-        with warnings.catch_warnings():  # that CSR is in beta: said once per process
-            warnings.simplefilter("ignore")
-            csr = weight.detach().flatten(1).to_sparse_csr()
-        starts, columns = csr.crow_indices().int(), csr.col_indices().int()
-        if (groups := getattr(self, "groups", 1)) > 1:  # each reads its own input channels
-            first = torch.arange(groups, dtype=torch.int32, device=weight.device) * csr.shape[1]
-            rows = starts.diff().view(groups, -1).sum(1)
-            columns = columns + first.repeat_interleave(rows)
+        made, groups = csr(weight), getattr(self, "groups", 1)
+        starts, columns = made.crow_indices(), made.col_indices()
+        if groups > 1:  # each reads its own input channels
+            first = made.shape[1] * torch.arange(groups, dtype=torch.int32, device=weight.device)
+            columns = columns + first.repeat_interleave(starts.diff().view(groups, -1).sum(1))
         self.register_buffer("starts", starts, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
-        self.values, self.shape = nn.Parameter(csr.values()), weight.shape
+        self.values, self.shape = nn.Parameter(made.values()), weight.shape
 
-    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return self.answer(x)
+        with torch.no_grad():
+            y = self.answer(x)
+        return _NoGradient.apply(y, x, self.values)
+
     def times(self, x: Tensor) -> Tensor:
         """(in, n) -> (out, n), with the bias."""
-        size = len(self.starts) - 1, len(x)
+        size, bias = (len(self.starts) - 1, len(x)), self.bias
         parts = self.starts, self.columns, self.values
-        csr = torch.sparse_csr_tensor(*parts, size, check_invariants=False)
+        sparse = torch.sparse_csr_tensor(*parts, size, check_invariants=False)
         if x.shape[1] == 1:
-            y = (csr @ x[:, 0])[:, None]
-        else:  # a CSR factor to the left: F.linear with a CSR weight is up to 14 times slower
-            y = torch.cat([csr @ part.contiguous() for part in x.split(COLUMNS, dim=1)], dim=1)
-        return y if self.bias is None else y.add_(self.bias[:, None])
-
-    def answered(self, y: Tensor, x: Tensor) -> Tensor:
-        return _NoGradient.apply(y, x, self.values) if torch.is_grad_enabled() else y
+            y = (sparse @ x[:, 0])[:, None]
+        else:
+            # The sparse factor to the left: F.linear with such a weight is up to 14 times slower.
+            few = x.split(max(32, CACHED // max(len(x), 1)), dim=1)
+            y = torch.cat([sparse @ part.contiguous() for part in few], dim=1)
+        return y if bias is None else y.add_(bias[:, None])
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         destination[f"{prefix}weight"] = self.weight
@@ -93,19 +107,18 @@ class _Sparse:
 class SparseLinear(_Sparse, nn.Linear):
     """`nn.Linear` from its non-zero weights."""
 
-    def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
-        y = self.times(x.reshape(-1, x.shape[-1]).T).T.contiguous()
-        return self.answered(y.view(*x.shape[:-1], -1), x)
+    def answer(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
+        y = self.times(x.reshape(-1, x.shape[-1]).T)
+        return y.T.reshape(*x.shape[:-1], len(y)).contiguous()
 
 
 class SparseConv2d(_Sparse, nn.Conv2d):
     """`nn.Conv2d` from its non-zero weights."""
 
-    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W), or (C, H, W)
-        images = x.detach() if x.dim() == 4 else x.detach()[None]
-        zeros = self.padding_mode == "zeros"
-        padding = self._reversed_padding_repeated_twice  # that of "same", too
-        images = F.pad(images, padding, "constant" if zeros else self.padding_mode)
+    def answer(self, x: Tensor) -> Tensor:  # (N, C, H, W), or (C, H, W)
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        images = x if x.dim() == 4 else x[None]
+        images = F.pad(images, self._reversed_padding_repeated_twice, mode)  # that of "same", too
         sizes = zip(images.shape[2:], self.kernel_size, self.dilation, self.stride, strict=True)
         out = [(size - d * (k - 1) - 1) // step + 1 for size, k, d, step in sizes]
         y = self.values.new_empty(len(images), self.out_channels, *out)
@@ -113,21 +126,18 @@ class SparseConv2d(_Sparse, nn.Conv2d):
             patches = F.unfold(image[None], self.kernel_size, self.dilation, 0, self.stride)
             answer.copy_(self.times(patches[0]))
         if x.dim() == 3:
-            y = y[0]
-        elif x.is_contiguous(memory_format=torch.channels_last):  # as the dense layer answers
-            y = y.contiguous(memory_format=torch.channels_last)
-        return self.answered(y, x)
+            return y[0]
+        last = x.is_contiguous(memory_format=torch.channels_last)  # as the dense layer answers
+        return y.contiguous(memory_format=torch.channels_last) if last else y
 
 
 TWINS = {nn.Linear: SparseLinear, nn.Conv2d: SparseConv2d}  # these types alone, not derived ones
 
 
-def can_be_sparse(module: nn.Module) -> bool:
+def can_be_sparse(layer: nn.Module) -> bool:
     """Whether the layer is plain, and torch multiplies such sparse weights on its device."""
-    weight = module._parameters.get("weight")
-    if type(module) not in TWINS or weight is None or weight.is_meta:
-        return False
-    known = weight.dtype in (torch.float32, torch.float64)
+    weight = layer._parameters.get("weight") if type(layer) in TWINS else None
+    known = weight is not None and weight.dtype in (torch.float32, torch.float64)
     return known and weight.device.type in ("cpu", "cuda")
 
 
