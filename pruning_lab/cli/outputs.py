@@ -88,10 +88,9 @@ def kind_of(path: Path) -> str:
         except ValueError:
             with lab.files.open_file(path) as file:
                 head = file.read(64)
-            exported = head[:4] == b"PK\x03\x04" or (head[:1] == b"\x08" and b"pytorch" in head)
-            return (
-                "picture" if head[:4] == b"\x89PNG" else "model for export" if exported else "other"
-            )
+            if head[:4] == b"PK\x03\x04" or (head[:1] == b"\x08" and b"pytorch" in head):
+                return "model for export"  # a state_dict for torch.load, or ONNX
+            return "picture" if head[:4] == b"\x89PNG" else "other"
         except OSError:
             return "other"
     form = about.get("format") if isinstance(about, dict) else None

@@ -203,10 +203,9 @@ class Mask(Mapping[str, Tensor]):
         for module in model.modules():
             for hook in tuple(module._forward_pre_hooks.values()):
                 if isinstance(hook, torch_prune.BasePruningMethod):
-                    found[id(module), hook._tensor_name] = module._buffers[
-                        f"{hook._tensor_name}_mask"
-                    ]
-                    torch_prune.remove(module, hook._tensor_name)
+                    name = hook._tensor_name
+                    found[id(module), name] = module._buffers[f"{name}_mask"]
+                    torch_prune.remove(module, name)
         if not found:
             raise ValueError("torch.nn.utils.prune has pruned no layer of this model")
         places = {n: (id(layer.module), layer.attribute) for n, layer in prunable(model).items()}

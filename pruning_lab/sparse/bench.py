@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from pruning_lab.data import Images
-from pruning_lab.layers import device_of
 from pruning_lab.sparse.choosing import (
     WHOLE,
     Choices,
@@ -55,7 +54,7 @@ def bench(
     """
     rows: list[SparseRow] = []
     for batch in batches:
-        x = example_images(example, batch, device_of(model))
+        x = example_images(example, batch, model)
         rows += chosen(model, None, x, _with_break_even)[1]
     return Bench(rows)
 

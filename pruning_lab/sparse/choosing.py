@@ -90,7 +90,7 @@ def to_sparse(
     Answers and state_dict are those of the model with the mask applied, and load_state_dict takes a
     dense network's. A backward pass raises RuntimeError. The model is not changed.
     """
-    network, rows = chosen(model, mask, example_images(example, batch, device_of(model)))
+    network, rows = chosen(model, mask, example_images(example, batch, model))
     network.choices = rows
     return network
 
@@ -102,6 +102,7 @@ def chosen(
     look: Callable[[SparseRow, nn.Module, Tensor], SparseRow] = lambda row, layer, x: row,
 ) -> tuple[nn.Module, Choices]:
     """`to_sparse` for these images; `look` adds to the row of a layer, given what enters it."""
+    prunable(model)  # raises where a layer's weight is not a plain one
     dense = copy.deepcopy(unwrapped(model))
     if mask is not None:
         mask.apply_(dense)
@@ -164,16 +165,18 @@ def _row(
 
 
 def example_images(
-    example: Images | Tensor | Sequence[int], batch: int, device: torch.device
+    example: Images | Tensor | Sequence[int], batch: int, model: nn.Module
 ) -> Tensor:
     """(batch, C, H, W): the example's first images, repeated where they are too few."""
+    device = device_of(model)
     if isinstance(example, Sequence) and example and all(isinstance(n, int) for n in example):
+        kind = next((p.dtype for p in model.parameters()), torch.float32)
         drawn = torch.Generator().manual_seed(0)
-        return torch.randn(batch, *example, generator=drawn).to(device)
+        return torch.randn(batch, *example, generator=drawn, dtype=kind).to(device)
     x = example if isinstance(example, Tensor) else next(iter(example), (None,))[0]
-    if not isinstance(x, Tensor) or len(x) == 0 or batch < 1:
+    if not isinstance(x, Tensor) or len(x) == 0:
         raise ValueError(
-            "expected images, or the shape of one such as (1, 28, 28), and a batch of 1 or more; "
-            f"got {' '.join(repr(example).split()):.60} and {batch}"
+            "expected images, or the shape of one such as (1, 28, 28); got "
+            f"{' '.join(repr(example).split()):.60}"
         )
     return x.repeat(-(-batch // len(x)), *[1] * (x.dim() - 1))[:batch].to(device)

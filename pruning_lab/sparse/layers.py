@@ -94,7 +94,7 @@ class _Sparse:
         name, rest = f"{prefix}weight", {**state_dict}
         weight = rest.pop(name, None)
         if weight is None:
-            missing.extend([name] * strict)
+            missing.append(name)
         elif weight.shape != self.shape:
             found, ours = tuple(weight.shape), tuple(self.shape)
             errors.append(f"size mismatch for {name}: {found} in the state_dict, {ours} here")
