@@ -125,6 +125,14 @@ def test_other_shapes_and_dtypes_are_answered_as_dense_layers_do(faster):
     same(found, conv(last))
 
 
+def test_under_autocast_a_sparse_network_answers_in_full_precision(faster):
+    model, shape = made("convolutions")
+    network, x = sparse.to_sparse(model, example=shape), torch.randn(2, *shape)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = network(x)
+    same(found, model(x))
+
+
 def test_stored_are_the_kept_weights_with_indices_of_32_bits(faster):
     model, shape = made("lenet-300-100", 0.05)
     network = sparse.to_sparse(model, example=shape)

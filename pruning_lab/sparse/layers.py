@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CACHED = 2**16  # numbers of the dense factor multiplied at once: more leave a CPU core's cache
+FEW, COLUMNS = 16, 64  # of the dense factor: from so many on by `_bags`, so many at once
 
 
 def csr(weight: Tensor) -> Tensor:
@@ -26,8 +26,17 @@ def csr(weight: Tensor) -> Tensor:
     return torch.sparse_csr_tensor(*indices, made.values(), made.shape, check_invariants=False)
 
 
+def _bags(starts: Tensor, columns: Tensor, values: Tensor, x: Tensor) -> Tensor:
+    """Sparse @ x (in, n): each row is a bag of rows of x, summed with its weights.
+
+    torch's kernel for that is 1.5 to 4 times as fast as its CSR product from 16 columns on.
+    """
+    kept = {"per_sample_weights": values, "include_last_offset": True, "mode": "sum"}
+    return F.embedding_bag(columns, x.contiguous(), starts, **kept)
+
+
 class _NoGradient(torch.autograd.Function):
-    """Passes an answer on; whoever asks for its gradient is told what to train instead."""
+    """Passes an answer on; its gradient is an error that says what to train instead."""
 
     @staticmethod
     def forward(ctx, answer: Tensor, *inputs: Tensor) -> Tensor:
@@ -66,6 +75,9 @@ class _Sparse:
         self.values, self.shape = nn.Parameter(made.values()), weight.shape
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(kind := x.device.type):  # there is no such product in bfloat16
+            with torch.autocast(kind, enabled=False):
+                return self.forward(x.to(self.values.dtype))
         if not torch.is_grad_enabled():
             return self.answer(x)
         with torch.no_grad():
@@ -74,15 +86,13 @@ class _Sparse:
 
     def times(self, x: Tensor) -> Tensor:
         """(in, n) -> (out, n), with the bias."""
-        size, bias = (len(self.starts) - 1, len(x)), self.bias
-        parts = self.starts, self.columns, self.values
-        sparse = torch.sparse_csr_tensor(*parts, size, check_invariants=False)
-        if x.shape[1] == 1:
-            y = (sparse @ x[:, 0])[:, None]
+        parts, bias = (self.starts, self.columns, self.values), self.bias
+        if x.shape[1] < FEW:  # the sparse factor to the left: F.linear puts it to the right
+            size = len(self.starts) - 1, len(x)
+            made = torch.sparse_csr_tensor(*parts, size, check_invariants=False)
+            y = (made @ x[:, 0])[:, None] if x.shape[1] == 1 else made @ x.contiguous()
         else:
-            # The sparse factor to the left: F.linear with such a weight is up to 14 times slower.
-            few = x.split(max(32, CACHED // max(len(x), 1)), dim=1)
-            y = torch.cat([sparse @ part.contiguous() for part in few], dim=1)
+            y = torch.cat([_bags(*parts, part) for part in x.split(COLUMNS, dim=1)], dim=1)
         return y if bias is None else y.add_(bias[:, None])
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
