@@ -22,6 +22,7 @@ _MODULES = (
         "counts",
         "neurons",
         "storage",
+        "sparse",
         "cost",
         "sensitivity",
     ),

@@ -21,6 +21,7 @@ from pruning_lab import reports as reports
 from pruning_lab import retraining as retraining
 from pruning_lab import rows as rows
 from pruning_lab import sensitivity as sensitivity
+from pruning_lab import sparse as sparse
 from pruning_lab import storage as storage
 from pruning_lab import studio as studio
 from pruning_lab import training as training

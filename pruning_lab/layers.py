@@ -59,7 +59,8 @@ def prunable(model: nn.Module) -> Layers:
     """The weights of linear, convolution and attention layers by name, each weight once.
 
     A weight that two layers share appears under its first name. A layer that computes its weight
-    (a parametrization, torch.nn.utils.prune) is left out. ValueError for a lazy layer without one.
+    (a parametrization) is left out. ValueError for a lazy layer without one, for a layer that
+    torch.nn.utils.prune has pruned, and for one that stores its weight sparse.
 
     >>> list(prunable(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))))
     ['0', '2']
@@ -74,10 +75,19 @@ def prunable(model: nn.Module) -> Layers:
                 kind = type(module).__name__
                 todo = "run one batch of images through the model first"
                 raise ValueError(f"layer {name!r} ({kind}) has no weight yet; {todo}")
+            if weight is None and (why := _why_not_prunable(module, attribute)):
+                raise ValueError(f"layer {name!r} {why}")
             if weight is not None and id(weight) not in seen:
                 seen.add(id(weight))
                 layers[name] = Layer(module, attribute)
     return layers
+
+
+def _why_not_prunable(module: nn.Module, attribute: str) -> str | None:
+    """For layers that would be left out, though zeros in them are what the user is here for."""
+    if f"{attribute}_orig" in module._parameters and f"{attribute}_mask" in module._buffers:
+        return "is pruned by torch.nn.utils.prune; call masks.Mask.from_torch(model) first"
+    return getattr(module, "unprunable", None)
 
 
 def not_covered(model: nn.Module) -> tuple[NotCovered, ...]:

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.utils import prune
 
 from pruning_lab import criteria, files, masks
 
@@ -282,7 +281,6 @@ def test_every_kind_of_convolution_is_pruned(make, shape):
     [
         nn.utils.parametrizations.weight_norm,
         nn.utils.parametrizations.spectral_norm,
-        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
     ],
 )
 def test_a_layer_that_computes_its_weight_is_left_out_and_said_to_be(toy, compute):

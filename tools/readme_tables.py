@@ -379,6 +379,50 @@ def gpu() -> str:
     )
 
 
+def _spread(spread: dict) -> str:
+    return "{value:.2g} ({low:.2g} to {high:.2g})".format(**spread)
+
+
+def sparse_products() -> str:
+    """Products with sparse weights, as multiples of the dense one."""
+    rows = files.load_json(ROOT / "results" / "sparse.json")["products"]
+    sides = ("ours", "scipy", "int64", "F.linear")
+    table = [
+        (
+            f"{row['layer']}, {row['density']:.0%} kept",
+            row["threads"],
+            row["batch"],
+            f"{row['dense, ms']['value']:.2g}",
+            *(_spread(row[f"dense / {side}"]) for side in sides),
+            f"{row['fastest dense / fastest ours']:.1f}",
+        )
+        for row in rows
+    ]
+    headers = ("layer", "threads", "batch", "dense, ms", "ours", "scipy", "64-bit CSR")
+    headers += ("`F.linear`, CSR", "ours, of the fastest turns")
+    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
+
+
+def sparse_networks() -> str:
+    """Whole networks, as `to_sparse` makes them."""
+    rows = files.load_json(ROOT / "results" / "sparse.json")["networks"]
+    table = [
+        (
+            row["network"],
+            row["threads"],
+            row["batch"],
+            ", ".join(row["sparse"]) or "none",
+            f"{row['dense, ms']['value']:.2g}",
+            _spread(row["dense / ours"]),
+            f"{row['fastest dense / fastest ours']:.2f}",
+        )
+        for row in rows
+    ]
+    headers = ("network", "threads", "batch", "sparse layers", "dense, ms", "times as fast")
+    headers += ("of the fastest turns",)
+    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
+
+
 SCAN_SPEED = ROOT / "results" / "scan-speed.json"
 TABLES = {
     "frontier": frontier,
@@ -390,6 +434,7 @@ TABLES = {
 TABLES |= {"photos": photos, "gpu": gpu, "table_6": table_6, "naive_cut": naive_cut}
 _FILES = {saliencies: "saliencies", deletions: "saliencies", techniques: "techniques"}
 _FILES |= {tried: "tried"}
+_FILES |= dict.fromkeys((sparse_products, sparse_networks), "sparse")
 for table, name in {**_FILES, figure_5: "figure-5"}.items():  # which benchmarks/ write
     if (ROOT / "results" / f"{name}.json").exists():
         TABLES[table.__name__] = table

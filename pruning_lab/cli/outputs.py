@@ -87,7 +87,10 @@ def kind_of(path: Path) -> str:
             default = "notebook" if isinstance(about, dict) and "nbformat" in about else "other"
         except ValueError:
             with lab.files.open_file(path) as file:
-                return "picture" if file.read(4) == b"\x89PNG" else "other"
+                head = file.read(64)
+            if head[:4] == b"PK\x03\x04" or (head[:1] == b"\x08" and b"pytorch" in head):
+                return "model for export"  # a state_dict for torch.load, or ONNX
+            return "picture" if head[:4] == b"\x89PNG" else "other"
         except OSError:
             return "other"
     form = about.get("format") if isinstance(about, dict) else None

@@ -10,6 +10,7 @@ from typing import ClassVar, TypedDict
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
 
 from pruning_lab import files
 from pruning_lab.layers import Layer, NotCovered, prunable, unknown_layer
@@ -175,6 +176,40 @@ class Mask(Mapping[str, Tensor]):
         tensor([[1., 0.]])
         """
         return Hold(self._placed(model))
+
+    def to_torch(self, model: nn.Module) -> nn.Module:
+        """Hand the mask over to torch.nn.utils.prune, in place, and return the model.
+
+        Each layer gets torch's `weight_orig` and `weight_mask`, as of `prune.custom_from_mask`.
+        KeyError or ValueError, before anything is changed, where the mask does not fit.
+        """
+        for layer, kept in self._placed(model):
+            torch_prune.custom_from_mask(layer.module, layer.attribute, kept)
+        return model
+
+    @classmethod
+    def from_torch(cls, model: nn.Module) -> "Mask":
+        """Take over what torch.nn.utils.prune has pruned, in place: the masks of its layers.
+
+        Their weights become plain parameters with torch's zeros, and the model answers as before.
+        ValueError where it has pruned nothing.
+
+        >>> layer = nn.Sequential(nn.Linear(10, 2))
+        >>> _ = torch_prune.l1_unstructured(layer[0], "weight", amount=0.75)
+        >>> Mask.from_torch(layer), Mask.of(layer)
+        (Mask(5 of 20 weights kept in 1 layer), Mask(5 of 20 weights kept in 1 layer))
+        """
+        found = {}
+        for module in model.modules():
+            for hook in tuple(module._forward_pre_hooks.values()):
+                if isinstance(hook, torch_prune.BasePruningMethod):
+                    name = hook._tensor_name
+                    found[id(module), name] = module._buffers[f"{name}_mask"]
+                    torch_prune.remove(module, name)
+        if not found:
+            raise ValueError("torch.nn.utils.prune has pruned no layer of this model")
+        places = {n: (id(layer.module), layer.attribute) for n, layer in prunable(model).items()}
+        return cls({name: found[place] for name, place in places.items() if place in found})
 
     def save(self, path: str | Path) -> Path:
         """Write the mask as packed bits (one per weight) in a safetensors file."""
