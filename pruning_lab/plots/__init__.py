@@ -32,11 +32,13 @@ from pruning_lab.plots.pictures import (
     weights_beside,
 )
 from pruning_lab.plots.shown import DPI, Picture, encoded, png, show, without_formulas, words
+from pruning_lab.plots.storing import layer_times, stored
 from pruning_lab.plots.techniques import techniques
 
 __all__ = ["before_and_after", "penalties", "pixels"]
 __all__ += ["CURVES", "DPI", "GONE", "INK", "KEPT", "LIMIT", "NOISE", "OURS", "PAPER", "STYLE"]
 __all__ += ["Picture", "answered", "bands", "contrast", "encoded", "energy", "epochs", "frontier"]
-__all__ += ["images", "kept_pixels", "layer_table", "lost_images", "png", "prior", "saliencies"]
-__all__ += ["sensitivity", "sensitivity_grid", "short_names", "show", "style", "techniques"]
+__all__ += ["images", "kept_pixels", "layer_table", "layer_times", "lost_images", "png", "prior"]
+__all__ += ["saliencies", "sensitivity", "sensitivity_grid", "short_names", "show", "stored"]
+__all__ += ["style", "techniques"]
 __all__ += ["trade_off", "weights", "weights_beside", "without_formulas", "words"]
