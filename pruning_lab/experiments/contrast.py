@@ -85,12 +85,12 @@ def contrast(
     its dropout as it is. Nothing is chosen by results: each network is measured on test, once. Both
     run as dense networks, the pruned one without its dead neurons, in turn with the control.
 
-    By default LeNet-300-100 at four compressions; any chain will do. `options` are those of
+    By default LeNet-300-100 at three compressions; any chain will do. `options` are those of
     `Workspace.run`; with a folder, recipes that retrain alike train one control. One honest
     comparison, not a library for structured pruning: for that see Torch-Pruning.
     """
     if recipes is None:
-        factors = (4, 10, 20, 40)
+        factors = (10, 20, 40)
         recipes = [compressed_recipe("lenet-300-100", x, splits.name) for x in factors]
     rows = []
     for recipe in recipes:
