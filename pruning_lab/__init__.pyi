@@ -1,6 +1,7 @@
 # What `import pruning_lab` has: the module itself loads each name when it is first used.
 from pruning_lab import checkpoints as checkpoints
 from pruning_lab import cli as cli
+from pruning_lab import cost as cost
 from pruning_lab import counts as counts
 from pruning_lab import criteria as criteria
 from pruning_lab import data as data
@@ -21,6 +22,7 @@ from pruning_lab import retraining as retraining
 from pruning_lab import rows as rows
 from pruning_lab import sensitivity as sensitivity
 from pruning_lab import sparse as sparse
+from pruning_lab import storage as storage
 from pruning_lab import studio as studio
 from pruning_lab import training as training
 from pruning_lab import widgets as widgets

@@ -18,7 +18,7 @@ stay. Inputs are (N, C, H, W) or (N, features); equal answers are those in evalu
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning_lab import counts
-from pruning_lab.layers import device_of, mode, prunable, unwrapped
+from pruning_lab.layers import device_of, mode, prunable, unknown_layer, unwrapped
 from pruning_lab.rows import Rows
 
 _ELEMENTWISE = {  # these types alone: a type derived from one may do something else
@@ -108,6 +108,44 @@ def remove(model: nn.Module) -> tuple[nn.Sequential, Neurons]:
     return network, Neurons(report)
 
 
+@torch.no_grad()
+def remove_smallest(model: nn.Module, kept: float | Mapping[str, float]) -> nn.Sequential:
+    """A smaller chain that keeps `round(kept * n)` of a layer's n neurons, and one at least.
+
+    The dead ones go first, as `remove` has it, then those whose incoming weights have the smallest
+    L2 norm, ties by position. With its outputs goes what a neuron's bias did. `kept` is a fraction
+    in [0, 1] for all layers, or for each that is named. The last layer, grouped convolutions and
+    neurons before a module that may mix them stay as `remove` leaves them: ValueError where one is
+    named. Torch-Pruning does more: networks that are no chain, other measures of importance.
+
+    >>> model = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 2))
+    >>> remove_smallest(model, 0.3)[0]
+    Linear(in_features=4, out_features=3, bias=True)
+    """
+    network, report = remove(model)
+    sizes, pairs = {row.layer: row.neurons for row in report}, list(pairwise(_stages(network)))
+    with mode(network, training=False):
+        alone = [pair for pair in pairs if _constants(*pair)[1] is not None]
+    free = [stage.name for stage, after in alone if not _is_grouped(stage, after)]
+    kept = kept if isinstance(kept, Mapping) else dict.fromkeys(free, kept)
+    for name, fraction in kept.items():
+        if name not in sizes:
+            raise KeyError(unknown_layer(name, sizes))
+        if name not in free:
+            others = ", ".join(free) or "none"
+            raise ValueError(f"no neurons of {name} can be removed; these layers' can: {others}")
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"kept must lie in [0, 1], got {fraction}; for a percentage, / 100")
+    norms = {stage.name: stage.layer.weight.flatten(1).norm(dim=1) for stage, _ in pairs}
+    for stage, after in pairs:
+        if stage.name in kept:
+            count = max(1, round(kept[stage.name] * sizes[stage.name]))
+            keep = torch.zeros_like(norms[stage.name], dtype=torch.bool)
+            keep[norms[stage.name].argsort(descending=True, stable=True)[:count]] = True
+            _keep_(stage, after, keep)
+    return network
+
+
 def parameters(model: nn.Module) -> counts.Parameters:
     """`counts.parameters`, where all that goes with dead neurons counts as gone, biases included.
 
@@ -148,16 +186,13 @@ def _cut_(stage: _Stage, after: _Stage, unread: Tensor) -> LayerNeurons:
         weight = weight.masked_fill(inputs.view(len(weight), 1, -1, 1), 0)
         reader.weight.copy_(weight.reshape(reader.weight.shape))
         gone = unread | exact
-    norms = [m for _, m in stage.between if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
-    vectors = [p for m in (layer, *norms) for p in m.parameters() if p.dim() == 1]
+    vectors = [p for m in (layer, *_norms(stage)) for p in m.parameters() if p.dim() == 1]
     biases = int(gone.sum()) * sum(vector.numel() for vector in vectors) // len(gone)
-    grouped = max(len(_grouped(each)) for each in (layer, reader)) > 1
+    grouped = _is_grouped(stage, after)
     cut = gone & (not grouped)
     cut[0] &= not cut.all()
     if cut.any():
-        _select_(reader, ~cut, dim=1)
-        for module in (layer, *norms):
-            _select_(module, ~cut)
+        _keep_(stage, after, ~cut)
     whole = "grouped convolutions keep their channels" if grouped else "a layer keeps one neuron"
     kept = {
         f" kept: {' and '.join(why)}": (unread | constant) & ~gone,
@@ -211,6 +246,21 @@ def _constants(stage: _Stage, after: _Stage) -> tuple[int, Tensor | None, list[s
 def _grouped(layer: nn.Linear | nn.Conv2d) -> Tensor:
     """The weight as (groups, out / groups, in / groups, kh * kw)."""
     return layer.weight[..., None].unflatten(0, (getattr(layer, "groups", 1), -1)).flatten(3)
+
+
+def _is_grouped(stage: _Stage, after: _Stage) -> bool:
+    return max(len(_grouped(each.layer)) for each in (stage, after)) > 1
+
+
+def _norms(stage: _Stage) -> list[nn.Module]:
+    return [m for _, m in stage.between if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+
+
+def _keep_(stage: _Stage, after: _Stage, keep: Tensor) -> None:
+    """Make both layers smaller: of the first one's neurons, (out,), these stay."""
+    _select_(after.layer, keep, dim=1)
+    for module in (stage.layer, *_norms(stage)):
+        _select_(module, keep)
 
 
 def _select_(module: nn.Module, keep: Tensor, dim: int = 0) -> None:

@@ -61,11 +61,12 @@ def iterative(
     """Prune and retrain once per entry of `rounds`; pruned weights stay pruned.
 
     An entry holds the keywords of `masks.prune`: `[{"quality": 0.8}] * 3` prunes three times, with
-    thresholds that grow because sigma is that of the survivors (paper, section 3.4). `config` is
-    one for all rounds or one for each. Dropout is lowered while retraining (`dropout_adjusted`),
-    unless `adjust_dropout=False`. Layers in `freeze` stay as they are (`frozen`): names, or names
-    for each round, since the paper retrains the fully connected layers with the convolutions fixed,
-    and then those (section 3.3).
+    thresholds that grow because sigma is that of the survivors (paper, section 3.4). Its saliency
+    may be "obd", "taylor" or "gradient", which is computed again before each pruning, on the first
+    10,000 of `images`. `config` is one for all rounds or one for each. Dropout is lowered while
+    retraining (`dropout_adjusted`), unless `adjust_dropout=False`. Layers in `freeze` stay as they
+    are (`frozen`): names, or names for each round, since the paper retrains the fully connected
+    layers with the convolutions fixed, and then those (section 3.3).
     `checkpoints` names a folder from which an interrupted call resumes; it holds a file for each
     round. `options` are those of `training.train`. Yields a stage after each pruning and after each
     retraining.
@@ -91,7 +92,7 @@ def iterative(
     dense = options.get("schedule") or (rewind and replace(rewind, lr=1.0).learning_rate)
     each = zip(rounds, configs, freezes, strict=True)
     for number, (amounts, settings, names) in enumerate(each, start=1):
-        mask = _pruned(model, f"round {number}", **amounts)
+        mask = _pruned(model, f"round {number}", **_with_saliency(model, images, amounts))
         mask.apply_(model)
         yield Stage("cut", number, len(rounds), mask)
         if rewind:
@@ -190,6 +191,29 @@ def cubic(initial: float, final: float, done: float) -> float:
     [1.0, 0.2125, 0.1]
     """
     return final + (initial - final) * (1 - done) ** 3
+
+
+def _with_saliency(model: nn.Module, images: Images, amounts: Mapping) -> dict:
+    """Keywords of `masks.prune`, in which a saliency that is named has been computed."""
+    name = amounts.get("saliency")
+    if not isinstance(name, str):
+        return dict(amounts)
+    found = criteria.by_name(name)
+    if found is None and name not in _COMPUTED:
+        raise ValueError(f"no saliency {name!r}; there are magnitude, {', '.join(_COMPUTED)}")
+    return {**amounts, "saliency": found or _COMPUTED[name](model, _first(images))}
+
+
+_COMPUTED = {"obd": criteria.obd, "taylor": criteria.taylor, "gradient": criteria.gradient}
+
+
+def _first(images: Images, wanted: int = 10_000) -> Iterator[tuple]:
+    """Batches until there are so many images."""
+    for x, y in images:
+        yield x, y
+        wanted -= len(x)
+        if wanted <= 0:
+            return
 
 
 def _pruned(model: nn.Module, when: str, **amounts) -> Mask:

@@ -26,7 +26,7 @@ LINE = (
         "training",
         "counts",
     ),
-    *("neurons", "storage", "sparse", "sensitivity", "retraining", "experiments", "plots"),
+    *("neurons", "storage", "sparse", "cost", "sensitivity", "retraining", "experiments", "plots"),
     *("reports", "exercises", "studio", "widgets", "cli"),
 )
 

@@ -618,3 +618,93 @@ def test_a_chain_with_a_forward_of_its_own_is_no_chain():
     inner = nn.Sequential(nn.Linear(2, 2), Skipping(nn.Linear(2, 2)), nn.Linear(2, 2))
     inner[0].weight.data.zero_()
     assert neurons.find(inner)[0].note == "2 kept: 1 (Skipping) may mix neurons"
+
+
+# --- neurons of the smallest norm --------------------------------------------------------------
+
+
+def smallest(layer, fraction):
+    """bool (out,): brute force: one neuron after the other, the smallest that is left goes."""
+    rows = layer.weight.detach().flatten(1).tolist()
+    alive = dict(enumerate(sum(w * w for w in row) for row in rows))
+    while len(alive) > max(1, round(fraction * len(rows))):
+        del alive[min(alive, key=lambda neuron: (alive[neuron], -neuron))]
+    return torch.tensor([neuron in alive for neuron in range(len(rows))])
+
+
+NARROWED = {
+    "lenet-300-100": ((1, 28, 28), ("fc1", "fc2")),
+    "lenet-5": ((1, 28, 28), ("conv1", "conv2", "fc1")),
+    "vgg-16": ((3, 32, 32), ("conv3_1", "conv5_3", "fc6")),
+}
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("name", NARROWED)
+def test_without_its_smallest_neurons_a_network_answers_as_with_their_outputs_at_zero(
+    name, fraction
+):
+    """Zero outputs by hooks, whatever bias, ReLU and pooling make of a neuron."""
+    shape, layers = NARROWED[name]
+    options = {"width": 0.1, "size": 32, "classes": 10} if name == "vgg-16" else {"width": 0.2}
+    model = models.BUILT_IN[name](**options).double()
+    network = neurons.remove_smallest(model, dict.fromkeys(layers, fraction))
+    for layer in layers:
+        module = model.get_submodule(layer)
+        kept = smallest(module, fraction)
+        assert len(network.get_submodule(layer).weight) == kept.sum()
+        kept = kept.view(-1, *[1] * (module.weight.dim() - 2))
+        module.register_forward_hook(lambda _, x, y, kept=kept: torch.where(kept, y, 0))
+    x = torch.randn(8, *shape, dtype=torch.double)
+    assert (answers(model, x) - answers(network, x)).abs().max() < 1e-12
+
+
+def test_batch_normalisation_goes_with_its_channels():
+    layers = nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1)
+    model = nn.Sequential(*layers).double()
+    model(torch.randn(32, 1, 6, 6, dtype=torch.double))  # other means than 0
+    kept, before = smallest(model[0], 0.5), model.state_dict()
+    network = neurons.remove_smallest(model, 0.5)
+    assert network[1].running_mean.equal(before["1.running_mean"][kept])
+    model[3].weight.data[:, ~kept] = 0
+    assert_same(model, network, 1, 6, 6)
+
+
+def test_dead_neurons_go_before_small_ones():
+    model = chain(fc1=nn.Linear(6, 5), relu=nn.ReLU(), fc2=nn.Linear(5, 3))
+    model.fc1.weight.data *= torch.tensor([1, 1e-6, 1, 1, 1])[:, None]
+    model.fc2.weight.data[:, 2] = 0  # dead by output, not small
+    four = neurons.remove_smallest(model, {"fc1": 0.8})
+    assert four.fc1.weight.equal(model.fc1.weight[[0, 1, 3, 4]])
+    three = neurons.remove_smallest(model, {"fc1": 0.6})
+    assert three.fc1.weight.equal(model.fc1.weight[[0, 3, 4]])
+    assert neurons.remove_smallest(model, 1.0).fc1.out_features == 4
+    assert model.fc1.out_features == 5
+
+
+def test_alexnet_loses_only_neurons_that_no_group_and_no_normalisation_needs():
+    model = models.alexnet(classes=10, width=0.1, size=64)
+    network = neurons.remove_smallest(model, 0.5)
+    smaller = [
+        name
+        for (name, layer), other in zip(
+            masks.prunable(model).items(), masks.prunable(network).values(), strict=True
+        )
+        if len(other.weight) < len(layer.weight)
+    ]
+    assert smaller == ["fc1", "fc2"]
+    assert network(torch.randn(2, 3, 64, 64)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("kept", "error", "text"),
+    [
+        ({"fc9": 0.5}, KeyError, "no layer 'fc9' to prune; did you mean fc"),
+        ({"fc3": 0.5}, ValueError, "no neurons of fc3 can be removed; these layers' can: fc1, fc2"),
+        ({"fc1": 50}, ValueError, r"kept must lie in \[0, 1\], got 50"),
+        (float("nan"), ValueError, r"kept must lie in \[0, 1\], got nan"),
+    ],
+)
+def test_what_cannot_be_removed_is_told_in_a_sentence(kept, error, text):
+    with pytest.raises(error, match=text):
+        neurons.remove_smallest(models.lenet_300_100(width=0.1), kept)

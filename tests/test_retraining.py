@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from pruning_lab import masks, models, retraining, training
+from pruning_lab import criteria, masks, models, retraining, training
 
 CONFIG = training.TrainConfig(epochs=2, batch_size=16, lr=0.02)
 
@@ -61,6 +61,41 @@ def test_densities_of_rounds_refer_to_the_whole_layer(toy, split):
     for name, layer in masks.prunable(toy).items():
         assert int(layer.weight.count_nonzero()) == round(0.25 * layer.weight.numel())
         assert int(last.mask[name].sum()) == round(0.25 * layer.weight.numel())
+
+
+@pytest.mark.parametrize("name", ["taylor", "gradient", "obd"])
+def test_a_named_saliency_is_that_of_the_network_before_each_pruning(toy, split, name):
+    rounds = [{"density": 0.5, "saliency": name}, {"density": 0.2, "saliency": name}]
+    before, cuts = copy.deepcopy(toy), 0
+    for stage in retraining.iterative(toy, split, CONFIG, rounds):
+        if stage.kind == "cut":
+            saliency = getattr(criteria, name)(before, split)
+            density = rounds[stage.round - 1]["density"]
+            expected = masks.prune(before, density=density, saliency=saliency)
+            assert all(torch.equal(stage.mask[layer], expected[layer]) for layer in expected)
+            cuts += 1
+        before = copy.deepcopy(toy)
+    assert cuts == 2
+
+
+def test_a_named_saliency_is_computed_on_the_first_10000_images(toy, split):
+    seen, pair = [], next(iter(split))
+
+    class Many:
+        def __iter__(self):
+            for number in range(2000):
+                seen.append(number)
+                yield pair
+
+    rounds = [{"density": 0.5, "saliency": "taylor"}]
+    next(retraining.iterative(toy, Many(), CONFIG, rounds))
+    assert len(seen) == min(2000, -(-10_000 // len(pair[1])))
+
+
+def test_an_unknown_saliency_is_refused_with_the_names_there_are(toy, split):
+    rounds = [{"density": 0.5, "saliency": "hessian"}]
+    with pytest.raises(ValueError, match="no saliency 'hessian'; there are magnitude, obd"):
+        next(retraining.iterative(toy, split, CONFIG, rounds))
 
 
 def test_once_is_a_cut_and_a_training_with_the_mask(toy, split):

@@ -251,6 +251,9 @@ def test_table_6_has_all_rows_measured_at_one_size_and_quoted(tiny, tmp_path):
         assert row.error == row.accuracy.error
         if row.drop:
             assert row.drop.value == pytest.approx(row.error - measured[1].error)
+        if row.to_pruned:
+            assert row.to_pruned.value == pytest.approx(ours.error - row.error)
+    assert [row.method for row in measured if row.to_pruned is None] == ["Network pruning"]
     caption = "lenet-300-100, 10 classes, mnist-5k, seeds 0, 1; quoted: AlexNet, ImageNet"
     assert caption in table.caption
     assert "quoted" in str(table)

@@ -23,7 +23,18 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from toys import CLASSES, Branching, lively
 
-from pruning_lab import cli, counts, criteria, data, evaluation, files, masks, models, sensitivity
+from pruning_lab import (
+    cli,
+    counts,
+    criteria,
+    data,
+    evaluation,
+    files,
+    masks,
+    models,
+    sensitivity,
+    storage,
+)
 from pruning_lab.evaluation.thresholded import whole
 from pruning_lab.masks import Mask, prunable
 from pruning_lab.studio import (
@@ -293,8 +304,9 @@ def check(studio: Studio, model, images) -> None:
             assert row.quality == (row.threshold / row.sigma if row.sigma else 0)
         assert row.is_conv == isinstance(prunable(model)[name].module, nn.Conv2d)
         assert row.flops == flops[name]
-        stored = row.kept * (32 + (8 if row.is_conv else 5))  # bits: value and relative index
-        assert row.bytes == min(4 * row.weights, stored // 8 + (stored % 8 > 0))
+        stored = weight.masked_fill(~kept, 0)
+        stored = storage.sizes(stored.float() if stored.dtype == torch.float64 else stored)["ours"]
+        assert row.bytes == pytest.approx(stored, rel=0.02 if row.kept > 2**15 else 0)
     assert found.bytes == attempt.bytes == sum(row.bytes for row in found.layers)
     assert found.flops == sum(flops.values())
     real = copy.deepcopy(model)
@@ -1962,3 +1974,33 @@ def test_a_studio_says_in_a_line_where_it_stands(toy, split, studio_of):
     assert repr(studio) == (
         f"Studio(attempt 2 of 2, 50.0% of 516 weights, {studio.metrics().accuracy})"
     )
+
+
+# --- the bytes that a layer takes ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    "setting",
+    [Setting(), Setting("quality", 1.0), Setting("density", 0.3), Setting("density", 0.01)],
+)
+def test_bytes_of_a_large_layer_are_near_what_storage_takes(dtype, setting):
+    """Rows of different densities, a dead column in five, ties of every size but in float64."""
+    weight = torch.randn(300, 1000) * torch.rand(300, 1).add(0.2)
+    weight[:, ::5] = 0
+    layer = Layer("fc1", weight.to(dtype))
+    choice = layer.choose(setting)
+    kept = layer.kept(choice)
+    pruned = layer.weight.masked_fill(~kept, 0)
+    pruned = pruned.float() if dtype is torch.float64 else pruned
+    assert layer.row(setting, False, None).bytes == pytest.approx(
+        storage.sizes(pruned)["ours"], rel=0.02
+    )
+
+
+def test_bytes_follow_the_setting_and_none_of_a_layer_takes_next_to_none():
+    layer = Layer("fc1", torch.randn(400, 1000))
+    sizes = [layer.row(Setting("quality", q), False, None).bytes for q in (0.0, 1.0, 3.0, 9.0, 1.0)]
+    assert sizes[0] > 2 * sizes[1] > 20 * sizes[2] > 20 * sizes[3]
+    assert sizes[3] < 100
+    assert sizes[4] == sizes[1]

@@ -20,10 +20,11 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pruning_lab import criteria, masks, plots, sensitivity
+from pruning_lab import criteria, masks, plots, sensitivity, storage
 from pruning_lab.evaluation import Accuracy
 from pruning_lab.studio import Moved
 from pruning_lab.widgets import (
+    CostSlider,
     DropSlider,
     FunctionSlider,
     GrowingScan,
@@ -734,3 +735,37 @@ def test_a_function_slider_shows_what_its_function_says_and_leaves_it_on_pages_w
     assert bundle["text/plain"] == "x 5: <10>"
     assert "&lt;10&gt;" in bundle["text/html"]
     slider.close()
+
+
+# --- time and bytes ----------------------------------------------------------------------------
+
+
+def test_the_cost_of_a_layer_is_measured_at_the_density_that_is_set(toy):
+    before = copy.deepcopy(toy.state_dict())
+    panel = CostSlider(toy, "fc1", (1, 8, 8), batch=3)
+    panel.density = 0.25
+    weight = toy.fc1.weight.detach()
+    kept = round(0.25 * weight.numel())
+    assert panel.row.density == pytest.approx(kept / weight.numel())
+    assert panel.row.batch == 3
+    floor = weight.abs().flatten().sort(descending=True).values[kept - 1]
+    pruned = weight.where(weight.abs() >= floor, 0)
+    assert panel.sizes.items() >= storage.sizes(pruned).items()
+    assert f"{panel.sizes['ours']:,} bytes packed" in repr(panel)
+    assert f"{panel.row.sparse_ms.value:.3g} ms sparse" in panel.text.value
+    assert "image/png" in panel._repr_mimebundle_()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in toy.state_dict().items())
+
+
+def test_a_density_that_was_measured_is_not_measured_again(toy):
+    panel = CostSlider(toy, "fc1", (1, 8, 8))
+    row = panel.row
+    panel.density = 0.5
+    assert panel.row != row
+    panel.density = 0.1
+    assert panel.row is row
+
+
+def test_the_cost_of_an_unknown_layer_is_refused_before_anything_is_measured(toy):
+    with pytest.raises(KeyError, match="fc9"):
+        CostSlider(toy, "fc9", (1, 8, 8))

@@ -1,4 +1,4 @@
-"""The README's pictures: of a finished run of LeNet-300-100; of the frontier and the saliencies.
+"""The pictures of the pages: a finished run of LeNet-300-100; frontier, saliencies, techniques.
 
 pruning-lab run --data mnist --out runs/lenet-300-100
 python tools/readme_picture.py runs/lenet-300-100
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from readme_tables import frontier_rows, saliency_rows
+from readme_tables import frontier_rows, saliency_rows, technique_rows
 
 from pruning_lab import experiments, plots
 
@@ -20,13 +20,16 @@ def main(folder: str | None = None) -> None:
     if folder:
         save(first_layer(experiments.Run.load(folder)), "lenet-300-100.png")
     else:
-        figure = Figure(figsize=(9, 4.8), layout="constrained")
+        figure = Figure(figsize=(10, 4.8), layout="constrained")
         plots.frontier(frontier_rows(), ax=figure.subplots())
         save(figure, "frontier.png")
         for which, name in (("saliencies", "saliencies.png"), ("deleted", "deletions.png")):
             figure = Figure(figsize=(10, 4.5), layout="constrained")
             plots.saliencies(saliency_rows(which), figure=figure)
             save(figure, name)
+        figure = Figure(figsize=(9, 8), layout="constrained")
+        plots.techniques(technique_rows(), ax=figure.subplots())
+        save(figure, "techniques.png")
 
 
 def save(figure: Figure, name: str) -> None:

@@ -14,6 +14,9 @@ from statistics import fmean
 from tabulate import tabulate
 
 from pruning_lab import experiments, files, paper
+from pruning_lab.evaluation import Drop
+from pruning_lab.experiments.results import Result
+from pruning_lab.experiments.rivals import Rival
 from pruning_lab.rows import counted, decode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,9 +153,14 @@ def figure_5() -> str:
     return "\n".join(f"- {sentence}" for sentence in found)
 
 
+def technique_rows() -> list[experiments.TechniqueRow]:
+    """Of `benchmarks/techniques.py`."""
+    found = files.load_json(ROOT / "results" / "techniques.json")["rows"]
+    return decode(list[experiments.TechniqueRow], found, "techniques")
+
+
 def techniques() -> str:
     """The paper's techniques, arm by arm."""
-    found = files.load_json(ROOT / "results" / "techniques.json")["rows"]
     table = [
         (
             f"{row.technique}, {row.network}, {row.density:.1%} kept" if not row.difference else "",
@@ -161,10 +169,58 @@ def techniques() -> str:
             row.drop.brief,
             row.difference.brief if row.difference else "",
         )
-        for row in decode(list[experiments.TechniqueRow], found, "techniques")
+        for row in technique_rows()
     ]
     headers = ("technique", "arm", "error", "change from the control", "from the first arm")
     return tabulate(table, headers, tablefmt="github", disable_numparse=True)
+
+
+def tried() -> str:
+    """What was tried at a high compression: each way against the recipe and its own control."""
+    table = []
+    for network, found in files.load_json(ROOT / "results" / "tried.json").items():
+        for row in found["rows"]:
+            cost, change = (row[n] and decode(Drop, row[n], n).brief for n in ("cost", "change"))
+            first = f"{network}, {found['of_weights']:.0f}x" if not change else ""
+            cells = (first, row["way"], str(row["epochs"]), str(row["seeds"]))
+            errors = (f"{row['error']:.2%}", f"{row['control_error']:.2%}")
+            table.append((*cells, *errors, cost, change or ""))
+    headers = ("network, compression", "way", "epochs", "seeds", "val error", "control")
+    headers += ("change from the control", "from the recipe")
+    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
+
+
+def table_6_rows() -> list[Rival]:
+    """Of `pruning-lab table 6`, the paper's own left out."""
+    rows = Result.load(ROOT / "results" / "paper" / "table-6.json", "table-6").rows
+    return [row for row in rows if row.accuracy]
+
+
+def table_6() -> str:
+    """Other methods for as many parameters, against the control."""
+    table = [
+        (
+            row.method + (f", {row.note}" if row.note else ""),
+            f"{row.error:.2%}",
+            row.drop.brief if row.drop else "",
+            f"{row.parameters:,}",
+            f"{row.compression:.1f}x",
+        )
+        for row in table_6_rows()
+    ]
+    headers = ("method", "error", "change from the control", "parameters", "compression")
+    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
+
+
+def naive_cut() -> str:
+    """What a small dense network of as many parameters loses, beside the pruned one."""
+    rows = {row.method: row for row in table_6_rows()}
+    cut, pruned = (rows[name] for name in ("Naive cut", "Network pruning"))
+    return (
+        f"A dense AlexNet of as many parameters ({cut.parameters:,}), trained for as long, changes "
+        f"by {cut.drop.brief} points from the control, the pruned one ({pruned.parameters:,}) by "
+        f"{pruned.drop.brief}."
+    )
 
 
 def epochs() -> str:
@@ -375,8 +431,9 @@ TABLES = {
     "steps": steps,
     "choosing": choosing,
 }
-TABLES |= {"photos": photos, "gpu": gpu}
+TABLES |= {"photos": photos, "gpu": gpu, "table_6": table_6, "naive_cut": naive_cut}
 _FILES = {saliencies: "saliencies", deletions: "saliencies", techniques: "techniques"}
+_FILES |= {tried: "tried"}
 _FILES |= dict.fromkeys((sparse_products, sparse_networks), "sparse")
 for table, name in {**_FILES, figure_5: "figure-5"}.items():  # which benchmarks/ write
     if (ROOT / "results" / f"{name}.json").exists():

@@ -72,9 +72,9 @@ studio.set(density={"fc1": 0.1})
 now = studio.metrics()
 fc1 = next(row for row in now.layers if row.layer == "fc1")
 print(f"fc1 keeps {fc1.kept:,} of {fc1.weights:,} weights")
-print(f"stored, each with 5 bits to say where it is: {fc1.bytes:,} bytes")
-print("by hand:", 40_000 * (32 + 5) // 8, "bytes")
-print(f"the count leaves out zeros that fill long gaps, about {0.9**31:.0%} more")
+print(f"in this library's file: about {fc1.bytes:,} bytes")
+print("in the paper's, with 5 bits to say where each is:", 40_000 * (32 + 5) // 8, "bytes")
+print(f"and zeros that fill its long gaps, about {0.9**31:.0%} more")
 tenth = studio.attempt.number
 
 # %% [markdown]

@@ -22,7 +22,7 @@ from pruning_lab.cli.common import Output
 
 COMMANDS = (
     *("run", "train", "scan", "choose", "prune", "retrain", "report", "table", "figure"),
-    *("bench", "export", "studio", "course"),
+    *("cost", "pack", "unpack", "bench", "export", "studio", "course"),
 )
 
 

@@ -5,6 +5,7 @@ test once. Its result is a plain record of rows that `run.json` holds. A `Worksp
 experiments trained, so that what exists is not done again.
 """
 
+from pruning_lab.experiments.contrast import Contrast, ContrastRow, contrast
 from pruning_lab.experiments.figures import Figure, figure_1, figure_4, figure_6, figure_7, trained
 from pruning_lab.experiments.frontier import Frontier, FrontierRow, frontier, row_of
 from pruning_lab.experiments.penalties import figure_5
@@ -49,3 +50,4 @@ __all__ += ["figure_1", "figure_4", "figure_5", "figure_6", "figure_7", "frontie
 __all__ += ["merge_neurons", "naive_cut", "obd_against_magnitude", "paper_recipe", "recipe_for"]
 __all__ += ["row_of", "run", "saliencies", "svd", "table_1", "table_2", "table_3", "table_4"]
 __all__ += ["table_5", "table_6", "technique_recipes", "techniques", "trained"]
+__all__ += ["Contrast", "ContrastRow", "contrast"]

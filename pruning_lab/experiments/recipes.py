@@ -152,7 +152,8 @@ def compressed_recipe(
     """Equal steps to 1 / compression of all parameters, biases counted; layers ranked together.
 
     Ranking together lets each layer keep what it needs at sparsities for which no densities are
-    published; it takes many small steps and a long last retraining.
+    published; it takes many small steps and a long last retraining. A LeNet that keeps less than
+    0.6 % is ranked by Optimal Brain Damage, in more steps, and trained for longer.
     """
     recipe = _trained(network, data, shape)
     total, sizes = _sizes(recipe)
@@ -168,10 +169,14 @@ def compressed_recipe(
     else:
         dense = replace(recipe.dense, weight_decay=1e-4)
         rounds, short, last = 12, _scaled(dense, 0.4), _scaled(dense, 4)
+    how = {"across": "network"}
+    if density < 0.006 and network not in REDUCED:
+        rounds, short, last = 16, _scaled(dense, 0.75), _scaled(dense, 10)
+        how["saliency"] = "obd"
     steps = (density ** (number / rounds) for number in range(1, rounds + 1))
     return replace(
         recipe,
-        rounds=tuple({"density": step, "across": "network"} for step in steps),
+        rounds=tuple({"density": step, **how} for step in steps),
         retrain=(*[short] * (rounds - 1), last),
     )
 

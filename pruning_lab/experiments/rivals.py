@@ -150,6 +150,7 @@ class Rival:
     compression: float  # all parameters of the dense network over these
     accuracy: Accuracy | None = None
     drop: Drop | None = None  # from the control, on the same images
+    to_pruned: Drop | None = None  # from this network to the pruned one, on the same images
     note: str = ""
 
 
@@ -231,13 +232,15 @@ def _measured(recipe: Recipe, splits: Splits, workspace: Workspace, what: dict) 
         "Data-free, retrained": trained("data-free", copy.deepcopy(merged), *own.retrain),
         "Network pruning": pruned,
     }
-    before, rows = evaluate(control, splits.test), []
+    found, rows = {name: evaluate(model, splits.test) for name, model in networks.items()}, []
+    before, best = found["Control"], found["Network pruning"]
     for method, model in networks.items():
-        after, size = evaluate(model, splits.test), counts.parameters(model).kept
+        after, size = found[method], counts.parameters(model).kept
         over = size > budget and model not in (dense, control)
         note = f"width {shape['width']:g}" if model is narrow else "as small as it gets" * over
         lost = None if model is control else drop(before, after)
-        rows.append(Rival(method, after.error, size, _size(dense) / size, after, lost, note))
+        ours = None if model is pruned else drop(after, best)
+        rows.append(Rival(method, after.error, size, _size(dense) / size, after, lost, ours, note))
     return rows
 
 
@@ -251,6 +254,7 @@ def _together(rows: Sequence[Rival]) -> Rival:
         compression=sum(row.compression for row in rows) / len(rows),
         accuracy=accuracy,
         drop=rows[0].drop and pooled([row.drop for row in rows]),
+        to_pruned=rows[0].to_pruned and pooled([row.to_pruned for row in rows]),
     )
 
 

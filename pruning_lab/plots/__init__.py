@@ -4,6 +4,7 @@ A colour means the same in every plot. Names are drawn as they are: a `$` begins
 """
 
 from pruning_lab.plots.comparisons import saliencies
+from pruning_lab.plots.contrast import contrast
 from pruning_lab.plots.costs import frontier
 from pruning_lab.plots.curves import epochs, prior, sensitivity, sensitivity_grid, trade_off
 from pruning_lab.plots.figures import before_and_after, penalties, pixels
@@ -31,11 +32,13 @@ from pruning_lab.plots.pictures import (
     weights_beside,
 )
 from pruning_lab.plots.shown import DPI, Picture, encoded, png, show, without_formulas, words
+from pruning_lab.plots.storing import layer_times, stored
 from pruning_lab.plots.techniques import techniques
 
 __all__ = ["before_and_after", "penalties", "pixels"]
 __all__ += ["CURVES", "DPI", "GONE", "INK", "KEPT", "LIMIT", "NOISE", "OURS", "PAPER", "STYLE"]
-__all__ += ["Picture", "answered", "bands", "encoded", "energy", "epochs", "frontier", "images"]
-__all__ += ["kept_pixels", "layer_table", "lost_images", "png", "prior", "saliencies"]
-__all__ += ["sensitivity", "sensitivity_grid", "short_names", "show", "style", "techniques"]
+__all__ += ["Picture", "answered", "bands", "contrast", "encoded", "energy", "epochs", "frontier"]
+__all__ += ["images", "kept_pixels", "layer_table", "layer_times", "lost_images", "png", "prior"]
+__all__ += ["saliencies", "sensitivity", "sensitivity_grid", "short_names", "show", "stored"]
+__all__ += ["style", "techniques"]
 __all__ += ["trade_off", "weights", "weights_beside", "without_formulas", "words"]

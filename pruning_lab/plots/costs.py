@@ -49,4 +49,4 @@ def frontier(rows: Sequence[FrontierRow], *, title: str = "", ax: Axes | None = 
     ax.set_xticks([tick for tick in _TICKS if low <= tick <= high])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}x"))
-    return looks.legend(ax, loc="lower left")
+    return looks.legend(ax, **looks.BESIDE)

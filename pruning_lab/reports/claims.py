@@ -94,15 +94,13 @@ def _percentages(network: str, result: Result) -> Iterator[str]:
 
 
 def _rivals(result: Result) -> Iterator[Finding]:
-    """A lower error than each other method, where the intervals do not overlap."""
-    measured = {row.method: row for row in result.rows if row.accuracy}
-    pruned = measured.pop("Network pruning")
-    for row in measured.values():
-        if row.method in ("Baseline", "Control"):
-            continue
-        verdict = "higher" if pruned.accuracy.low > row.accuracy.high else "not clearly higher"
-        error, size = f"{row.error:.2%}, {pruned.error:.2%} by pruning", f"{row.parameters:,}"
-        yield verdict == "higher", f"{row.method}: error {verdict} ({error}), {size} parameters"
+    """A lower error than each other method, by the paired interval."""
+    measured = (row for row in result.rows if row.to_pruned)
+    for row in measured:
+        if row.method not in ("Baseline", "Control"):
+            gain = "pruning {} ({})".format(*change_of(row.to_pruned))
+            text = f"{row.method}: {row.parameters:,} parameters, error {row.error:.2%}, {gain}"
+            yield row.to_pruned.conclusion == "better", text
 
 
 def _energy(result: Result) -> Iterator[Finding]:

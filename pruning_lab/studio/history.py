@@ -46,7 +46,7 @@ class Attempt:
     name: str = ""
     settings: Mapping[str, Setting] = field(default_factory=dict)
     density: float = 1.0
-    bytes: int = 0
+    bytes: int = 0  # an estimate, as `LayerMetrics` says
     accuracy: Accuracy | None = None  # None: another step came before it was measured
     drop: Drop | None = None
 
@@ -72,7 +72,7 @@ class Comparison(Rows[Attempt]):
         "name": lambda pair: pair[0].name,
         "what": lambda pair: pair[0].what,
         "density": lambda pair: f"{pair[0].density:.2%}",
-        "bytes": lambda pair: f"{pair[0].bytes:,}",
+        "bytes": lambda pair: f"~{pair[0].bytes:,}",
         "accuracy": lambda pair: f"{pair[0].accuracy.value:.2%}" if pair[0].accuracy else "",
         "change": lambda pair: str(pair[0].drop or ""),
     }

@@ -9,16 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning_lab import criteria
+from pruning_lab import cost, criteria
 from pruning_lab.evaluation import Changes, Thresholded
 from pruning_lab.layers import not_covered, prunable
 from pruning_lab.masks import Mask, Receipt, ReceiptRow
 from pruning_lab.sensitivity import Scan
+from pruning_lab.storage.weights import encode
 from pruning_lab.studio.history import ALL, Setting
 from pruning_lab.studio.metrics import LayerMetrics
 
 LIMIT, STEP = 3.0, 0.05  # of a slider: qualities on this grid are counted ahead
 _CHUNK = 2**18  # weights at a time: what a core's cache holds
+_PACKED, _MOST = 2**14, 2**18  # weights, kept and all, of the rows that are packed for `stored`
 _BINS = 120  # of a histogram, as wide as the largest weights
 
 Settings = Mapping[str, Setting]
@@ -46,6 +48,7 @@ class Layer:
         self.sigma = criteria.sigma(self.weight, layer=name)
         self._counts: dict[float, int] = {}
         self._latest = ALL, Choice(self.alive, 0.0)
+        self._stored: tuple[Choice | None, int] = None, 0
 
     def choose(self, setting: Setting) -> Choice:
         """Which weights stay, as `masks.prune` chooses them; the latest choice is remembered."""
@@ -85,7 +88,25 @@ class Layer:
         choice = self.choose(setting)
         quality = choice.threshold / self.sigma if self.sigma else 0.0
         numbers = choice.threshold, quality, self.sigma, self.size, choice.kept
-        return LayerMetrics(self.name, setting, *numbers, flops, locked, self.is_conv)
+        return LayerMetrics(
+            self.name, setting, *numbers, self.stored(choice), flops, locked, self.is_conv
+        )
+
+    def stored(self, choice: Choice) -> int:
+        """Bytes in the encoding of `storage`: from so many rows that a slider does not wait."""
+        latest, size = self._stored
+        if latest is not choice:
+            most = min(_MOST, _PACKED * self.size // max(1, choice.kept))
+            if choice.chosen is None:
+                part = cost.sample(self.weight, most)
+                kept = criteria.by_threshold(part.abs(), choice.threshold, part != 0)
+                part = part.masked_fill(~kept, 0)  # -0.0 too, which `storage` would keep
+            else:
+                part = cost.sample(self.weight.masked_fill(~choice.chosen, 0), most)
+            gaps, values, _ = encode(part.float() if part.element_size() > 4 else part)
+            ratio = cost.scale(part, self.size, choice.kept)
+            self._stored = choice, (size := round(ratio * (len(gaps) + len(values))))
+        return size
 
     def prepare(self) -> None:
         """Count ahead, once, for every quality on the grid of a slider and for the histogram."""

@@ -7,7 +7,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pruning_lab import paper
 from pruning_lab.evaluation import Accuracy, Drop, drop
 from pruning_lab.rows import Rows
 from pruning_lab.studio.history import Setting
@@ -24,6 +23,7 @@ class LayerMetrics:
     sigma: float  # of the weights that this network still has
     weights: int
     kept: int
+    bytes: int  # as `storage` keeps them exactly; of many weights estimated from some of its rows
     flops: int | None  # of the dense layer, per image; None until it has been counted
     locked: bool
     is_conv: bool
@@ -31,15 +31,6 @@ class LayerMetrics:
     @property
     def density(self) -> float:
         return self.kept / max(self.weights, 1)
-
-    @property
-    def bytes(self) -> int:
-        """Stored as the paper does: 32 bits for a kept weight, 8 or 5 for its relative index.
-
-        Or dense, where that is smaller. Fillers for long gaps are not counted (section 5).
-        """
-        index = paper.INDEX_BITS["conv" if self.is_conv else "fc"]
-        return min(-(-self.kept * (32 + index) // 8), 4 * self.weights)
 
 
 @dataclass(frozen=True)
@@ -145,7 +136,7 @@ class Metrics(Rows[LayerMetrics]):
         "weights": lambda row: f"{row.weights:,}",
         "kept": lambda row: f"{row.kept:,}",
         "density": lambda row: f"{row.density:.1%}",
-        "bytes": lambda row: f"{row.bytes:,}",
+        "bytes": lambda row: f"~{row.bytes:,}",
         "locked": lambda row: "locked" if row.locked else "",
     }
 

@@ -4,6 +4,7 @@ A slider's message only looks numbers up: accuracy and pictures come from the st
 that dragging stays smooth. Pictures are sent as PNG or SVG, which every notebook front end shows.
 """
 
+from pruning_lab.widgets.cost_slider import CostSlider
 from pruning_lab.widgets.function_slider import FunctionSlider
 from pruning_lab.widgets.guesses import DrawCurve, GuessSlider, Pick, Rank
 from pruning_lab.widgets.numbers import NumbersSlider
@@ -12,5 +13,12 @@ from pruning_lab.widgets.scan_figure import GrowingScan
 from pruning_lab.widgets.sliders import DropSlider, ThresholdSlider
 from pruning_lab.widgets.training_figure import GrowingTraining
 
-__all__ = ["DrawCurve", "DropSlider", "FunctionSlider", "GrowingScan", "GrowingTraining"]
+__all__ = [
+    "CostSlider",
+    "DrawCurve",
+    "DropSlider",
+    "FunctionSlider",
+    "GrowingScan",
+    "GrowingTraining",
+]
 __all__ += ["GuessSlider", "NumbersSlider", "Pick", "Rank", "StudioPanel", "ThresholdSlider"]

@@ -61,7 +61,7 @@ def headline(metrics: Metrics, studio: Studio) -> str:
         "accuracy on val": accuracy,
         "change of accuracy": change,
         "weights kept": (percent(metrics.density), f"{metrics.kept:,}"),
-        "stored": (f"{size(metrics.bytes)}B", f"of {size(4 * metrics.weights)}B"),
+        "stored": (f"~{size(metrics.bytes)}B", f"of {size(4 * metrics.weights)}B"),
         "per image": (flops, ""),
     }
     parts = ""
