@@ -9,7 +9,7 @@ the networks' those of Tables 2 to 4; how long a product takes does not depend o
 
 - ours: sparse.SparseLinear, what `to_sparse` puts in a layer's place
 - scipy: csr_matrix @ x, the best short alternative
-- int64: weight.to_sparse_csr() @ x, the indices that torch makes
+- int64: weight.to_sparse_csr() @ x: torch's own indices
 - F.linear: torch.nn.functional.linear with the 32-bit CSR weight
 """
 
@@ -65,6 +65,7 @@ def main() -> None:
     if options.save:
         about = {"versions": provenance.versions(), "machine": provenance.machine()}
         about["versions"]["scipy"] = scipy.__version__
+        about["clock"] = time.perf_counter.__name__
         files.save_json(PATH, plain({**about, "products": products, "networks": networks}))
 
 

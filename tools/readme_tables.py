@@ -380,7 +380,7 @@ def gpu() -> str:
 
 
 def _spread(spread: dict) -> str:
-    return "{value:.2g} ({low:.2g} to {high:.2g})".format(**spread)
+    return "{value:.2f} ({low:.2f} to {high:.2f})".format(**spread)
 
 
 def sparse_products() -> str:
@@ -392,7 +392,7 @@ def sparse_products() -> str:
             f"{row['layer']}, {row['density']:.0%} kept",
             row["threads"],
             row["batch"],
-            f"{row['dense, ms']['value']:.2g}",
+            _digits(row["dense, ms"]["value"]),
             *(_spread(row[f"dense / {side}"]) for side in sides),
             f"{row['fastest dense / fastest ours']:.1f}",
         )
@@ -412,7 +412,7 @@ def sparse_networks() -> str:
             row["threads"],
             row["batch"],
             ", ".join(row["sparse"]) or "none",
-            f"{row['dense, ms']['value']:.2g}",
+            _digits(row["dense, ms"]["value"]),
             _spread(row["dense / ours"]),
             f"{row['fastest dense / fastest ours']:.2f}",
         )
