@@ -113,6 +113,8 @@ def test_masks_go_to_torch_and_back(branching):
     assert masks.Mask.from_torch(branching) == mask
     assert torch.equal(branching(x), answer)
     assert not prune.is_pruned(branching)
+    for layer in masks.prunable(branching).values():  # -0.0 would be stored as a value
+        assert not layer.weight[layer.weight == 0].signbit().any()
 
 
 def prune_one(model):

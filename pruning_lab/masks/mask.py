@@ -209,7 +209,9 @@ class Mask(Mapping[str, Tensor]):
         if not found:
             raise ValueError("torch.nn.utils.prune has pruned no layer of this model")
         places = {n: (id(layer.module), layer.attribute) for n, layer in prunable(model).items()}
-        return cls({name: found[place] for name, place in places.items() if place in found})
+        mask = cls({name: found[place] for name, place in places.items() if place in found})
+        mask.apply_(model)  # torch multiplies by the mask, which leaves -0.0 in many places
+        return mask
 
     def save(self, path: str | Path) -> Path:
         """Write the mask as packed bits (one per weight) in a safetensors file."""
