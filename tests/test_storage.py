@@ -111,8 +111,11 @@ def test_a_codebook_has_32_values_and_every_weight_the_nearest(path):
     assert torch.equal((kept - found[weight != 0]).abs(), nearest.values)
     means = torch.stack([kept[nearest.indices == i].double().mean() for i in range(len(book))])
     assert torch.allclose(means.float(), book, atol=1e-4)  # k-means has converged
-    few = torch.tensor([[0.0, 0.5, -0.25, 0.5, -0.0]])
+    few = torch.tensor([[0.0, 0.5, -0.25, 0.5]])
     assert torch.equal(there_and_back(few, path, "codebook"), few)
+    minus = torch.linspace(-1, 1.3, 1000)[None]
+    minus[0, 5] = -0.0
+    assert there_and_back(minus, path, "codebook")[0, 5] == 0
 
 
 def test_a_whole_network_comes_back_with_its_buffers_and_its_about(path):
@@ -405,13 +408,25 @@ def put(part, name, key, value):
     return change
 
 
+def codebook_of_one(entries, inside, blobs):
+    """A single weight, with the sixth of the values."""
+    longer(b"\1\1\0\0\x80" + b"\1" + bytes(4) + b"\0\5")(entries, inside, blobs)
+    inside["layers"][LINEAR]["values"] = "codebook"
+
+
+def absurd(entries, inside, blobs):
+    """No weights in a shape that torch cannot make."""
+    longer(b"\0\0")(entries, inside, blobs)
+    inside["layers"][LINEAR]["shape"] = [0, 2**62, 2**62]
+
+
 LINEAR = "2.weight"
 HOSTILE = {
     "shape far too large": put("layer", LINEAR, "shape", [2**40, 2**20]),
     "shape too large for the file": put("layer", LINEAR, "shape", [10**4, 10**4]),
     "shape too small": put("layer", LINEAR, "shape", [3, 3]),
     "negative": put("layer", LINEAR, "shape", [-9, -8]),
-    "no weights, absurd shape": put("layer", LINEAR, "shape", [0, 2**62, 2**62]),
+    "no weights, absurd shape": absurd,
     "too many dimensions": put("layer", LINEAR, "shape", [9, 8, *[1] * 1000]),
     "other dtype": put("layer", LINEAR, "dtype", "bfloat16"),
     "no dtype": put("layer", LINEAR, "dtype", "Tensor"),
@@ -427,20 +442,25 @@ HOSTILE = {
     "offsets back": put("entry", "2.bias", "data_offsets", [36, 0]),
     "offsets far": put("entry", "2.bias", "data_offsets", [2**62, 2**62 + 36]),
     "empty": longer(b""),
+    "a byte too many": longer(b"\0\0\0"),
+    "not in the codebook": codebook_of_one,
     "number without end": longer(b"\xff" * 999),
     "more than there are": longer(b"\x7f\x01" + bytes(99)),
     "too long a code": longer(b"\x01\x7f\x00\x00" + bytes(99) + b"\x01"),
     "k of 200": longer(b"\x01\x01\x00\xc8" + bytes(200) + b"\x80"),
     "k of 31": longer(b"\x02\x01\x00\x1f" + b"\xff" * 31 + b"\x0c"),
-    "levels": longer(b"\x7f\x09" + b"\x01\x01\x00\x00\x80" * 300),
+    # Two positions that overflow, 64 bits together: the last one is 1 again.
+    "k of 62": longer(b"\x02\x01\x00\x3e" + bytes(62) + b"\x24" + bytes(6) + b"\x00\x7f"),
+    # All 72 weights are kept, and their exponents are a tree of 60 levels.
+    "levels": longer(
+        b"\x48\x09\x00\x00" + b"\xff" * 9 + bytes(3 * 72) + b"\1\1\0\0\x80" * 60 + b"\0\x7f" * 61
+    ),
 }
 
 
 @pytest.mark.parametrize("how", HOSTILE)
 def test_hostile_files_are_refused(how, small, tmp_path):
     path = tmp_path / "hostile.packed"
-    if how == "other dtype":  # float32 values of a bfloat16 weight do not fit
-        refused(path, signed(small[0], put("layer", LINEAR, "dtype", "float16")))
     refused(path, signed(small[0], HOSTILE[how]))
 
 
@@ -494,6 +514,19 @@ def test_changed_codes_with_right_checksums_give_a_tensor_of_the_shape_or_one_er
         assert tracemalloc.get_traced_memory()[1] - before < most
     tracemalloc.stop()
     assert 100 < refusals < 480
+
+
+def test_a_bool_is_0_or_1_whatever_the_byte(path):
+    model = holding(sparse((3, 3), 0.5))
+    model.register_buffer("seen", torch.tensor([True, False]))
+    storage.pack(path, model)
+    assert storage.unpack(path)[0]["seen"].tolist() == [True, False]
+    write(path, signed(path.read_bytes(), lambda entries, inside, blobs: put_byte(blobs["seen"])))
+    assert storage.unpack(path)[0]["seen"].view(torch.uint8).tolist() == [1, 0]
+
+
+def put_byte(blob):
+    blob[0] = 2
 
 
 def test_an_empty_layer_is_not_smaller_than_its_shape_may_be(path):

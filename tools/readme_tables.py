@@ -18,6 +18,7 @@ from pruning_lab.evaluation import Drop
 from pruning_lab.experiments.results import Result
 from pruning_lab.experiments.rivals import Rival
 from pruning_lab.rows import counted, decode
+from pruning_lab.storage import PackedRow
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", ROOT / "results" / "README.md")
@@ -423,6 +424,61 @@ def sparse_networks() -> str:
     return tabulate(table, headers, tablefmt="github", disable_numparse=True)
 
 
+def storage() -> str:
+    """fc6 of AlexNet: bytes and seconds of every way to store it."""
+    rows = [
+        (row["side"], f"{row['MB']:.2f}", f"{row['encode, s']:.2f}", f"{row['decode, s']:.2f}")
+        for row in files.load_json(ROOT / "results" / "storage.json")["fc6"]
+    ]
+    headers = ("fc6, exact", "MB", "encode, s", "decode, s")
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def packed() -> str:
+    """Layer by layer, bits per kept weight beside the bound, and bytes beside the paper's."""
+    found = files.load_json(ROOT / "results" / "storage.json")["layers"]
+    rows = [
+        (
+            f"{network}, {row.layer}",
+            f"{row.kept / row.weights:.0%}",
+            f"{row.index_bits:.2f}",
+            f"{row.bound:.2f}",
+            f"{row.value_bits:.2f}",
+            f"{row.bytes:,}",
+            f"{row.paper_bytes:,}",
+            f"{row.paper_overhead:.1%}",
+        )
+        for network, rows in found.items()
+        for row in decode(list[PackedRow], rows, network)
+    ]
+    headers = (
+        *("layer", "kept", "index bits", "bound", "value bits", "bytes"),
+        *("the paper's scheme", "its overhead"),
+    )
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def values() -> str:
+    """What rounding the values saves, and what it costs."""
+    found = files.load_json(ROOT / "results" / "storage.json")["formats"]
+    rows = [
+        (
+            row["network"],
+            row["values"],
+            f"{row['bytes']:,}",
+            f"{row['times smaller']:.1f}x",
+            f"{row['value bits']:.2f}",
+            decode(Drop, row["change"], "change").brief,
+        )
+        for row in found
+    ]
+    headers = (
+        *("network", "values", "bytes", "smaller", "value bits"),
+        "change from float32 (points)",
+    )
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
 SCAN_SPEED = ROOT / "results" / "scan-speed.json"
 TABLES = {
     "frontier": frontier,
@@ -435,6 +491,7 @@ TABLES |= {"photos": photos, "gpu": gpu, "table_6": table_6, "naive_cut": naive_
 _FILES = {saliencies: "saliencies", deletions: "saliencies", techniques: "techniques"}
 _FILES |= {tried: "tried"}
 _FILES |= dict.fromkeys((sparse_products, sparse_networks), "sparse")
+_FILES |= dict.fromkeys((storage, packed, values), "storage")
 for table, name in {**_FILES, figure_5: "figure-5"}.items():  # which benchmarks/ write
     if (ROOT / "results" / f"{name}.json").exists():
         TABLES[table.__name__] = table

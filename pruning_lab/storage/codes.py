@@ -71,9 +71,9 @@ def encode_set(positions: np.ndarray) -> bytes:
         rows, bits = _plane(ks, bit, number)
         plane = (gaps[rows] & (1 << bit)).reshape(-1)[:bits] != 0
         planes.append(np.packbits(plane).tobytes())
-    steps = gaps >> ks[:, None]
-    steps += 1
-    ends = np.cumsum(steps.reshape(-1)[:number], dtype=np.int64)
+    ends = (gaps >> ks[:, None]).reshape(-1)[:number].astype(np.int64)
+    ends += 1
+    np.cumsum(ends, out=ends)
     unary = np.zeros(ends[-1] if number else 0, bool)
     ends -= 1
     unary[ends] = True

@@ -14,9 +14,10 @@ elements (`codes.encode_set`), then their values: floats, whose sign is moved be
 as planes of bytes, the last plane (of float32: the exponents) as `codes.encode_symbols`; or the
 codebook (its length in one byte, float32 values) and its symbols. All other tensors are plain.
 
-An element is gone if it is +0.0, bit for bit: -0.0, NaN, infinities and subnormals are values like
-others. "float32" brings back every bit; "float16" and "bfloat16" bring back the weight rounded to
-them; "codebook" the nearest of 32 values per layer, -0.0 counting as gone.
+An element is gone if it is +0.0, bit for bit: NaN, infinities, subnormals and -0.0 (which
+`weight * mask` leaves, `masked_fill` does not) are values like others. "float32" brings back every
+bit; "float16" and "bfloat16" bring back the weight rounded to them; "codebook" the nearest of 32
+values per layer, -0.0 counting as gone.
 
 The dense tensors have at most 1,024 times as many bytes as the file (spaces after the header see
 to it), which is checked before any is made: `unpack` takes at most the memory of the dense tensors
@@ -27,7 +28,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar, TypedDict
@@ -145,7 +146,7 @@ def pack(
             raise ValueError(f"{name} cannot be packed: {error}") from None
         blobs[name], offsets = blob, [at, at := at + len(blob)]
         entries[name] = {"dtype": code, "shape": [*shape], "data_offsets": offsets}
-        dense += _dense_bytes(tensor.shape, tensor.element_size())
+        dense += tensor.nbytes
     checksums = {name: zlib.crc32(blob) for name, blob in blobs.items()}
     inside = {"format": _FORMAT, "about": about, "crc32": checksums, "layers": layouts}
     header = _header(inside, entries, least=dense // _MOST + 1 - at)
@@ -236,8 +237,10 @@ def _check(inside: _About, entries: dict, start: int, size: int, path: str | Pat
             where.fail(f"a tensor of shape {entry.shape} cannot be at {begin:,} to {end:,}")
         if start + end > size:
             where.fail(f"{end - begin:,} bytes are expected, {size - at:,} are left")
-        at, dense = start + end, dense + _dense_bytes(shape, 4 if layout else itemsize)
-        if dense > _MOST * size or math.prod(shape) > codes.MOST or len(shape) > 64:
+        at, dense = start + end, dense + (4 if layout else itemsize) * math.prod(shape)
+        volume = math.prod(max(n, 1) for n in shape)  # of (0, 2**62) torch cannot make a tensor
+        most = codes.MOST if layout else 2**60
+        if dense > _MOST * size or volume > most or len(shape) > 64:
             where.fail(f"a tensor of shape {shape} is too large for a file of {size:,} bytes")
     if at != size or inside["layers"].keys() - entries.keys():
         codes.Reader(b"", at, f"{path}: end").fail(f"{size - at:,} bytes are left over")
@@ -248,8 +251,3 @@ def _plain(data: codes.Reader, entry: _Entry) -> Tensor:
     dtype = _DTYPES[entry.dtype]
     stored = torch.from_numpy(data.take(data.left).copy())
     return (stored != 0 if dtype is torch.bool else stored.view(dtype)).reshape(entry.shape)
-
-
-def _dense_bytes(shape: Sequence[int], itemsize: int) -> int:
-    """Of a dense tensor, where a dimension of 0 counts as 1: none can be absurdly large then."""
-    return itemsize * math.prod(max(size, 1) for size in shape)
