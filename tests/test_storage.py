@@ -630,3 +630,15 @@ def test_mistakes_about_packed_files_get_one_sentence(words, expected, pruned, t
     assert cli.main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert expected in line
+
+
+def test_zeros_of_a_multiplication_by_a_mask_are_counted_and_said(path):
+    model = nn.Sequential(nn.Linear(8, 5))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.arange(-20.0, 20).view(5, 8))
+        model[0].weight *= model[0].weight.abs() > 10
+    packed = storage.pack(path, model)
+    assert packed.negative_zeros == 10
+    assert "10 weights of -0.0 are stored as values" in str(packed)
+    masks.Mask.of(model).apply_(model)
+    assert "-0.0" not in str(storage.pack(path, model))

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from pruning_lab import files
 from pruning_lab.layers import device_of, prunable
-from pruning_lab.rows import Rows, decode
+from pruning_lab.rows import Rows, counted, decode
 from pruning_lab.storage import codes, weights
 
 _FORMAT = "pruning_lab pack 1"
@@ -91,6 +91,7 @@ class Packed(Rows[PackedRow]):
     }
     file_bytes: int
     dense_bytes: int
+    negative_zeros: int  # weights that are -0.0, and stored as values
 
     @property
     def total(self) -> PackedRow:
@@ -100,7 +101,13 @@ class Packed(Rows[PackedRow]):
         return PackedRow("total", **sums, **means)
 
     def __str__(self) -> str:
-        return self.table((*self, self.total))
+        table = self.table((*self, self.total))
+        if not self.negative_zeros:
+            return table
+        return (
+            f"{table}\n\n{counted(self.negative_zeros, 'weight')} of -0.0 are stored as values: "
+            f"multiplying by a mask leaves them, and Mask.of(model).apply_(model) makes them 0.0"
+        )
 
 
 _BYTES = ("bytes", "paper_bytes")
@@ -131,7 +138,7 @@ def pack(
     """
     device_of(model)  # raises for the meta device
     coded = {id(layer.weight) for layer in prunable(model).values()}
-    blobs, entries, layouts, rows, dense, at = {}, {}, {}, [], 0, 0
+    blobs, entries, layouts, rows, dense, minus, at = {}, {}, {}, [], 0, 0, 0
     for name, tensor in model.state_dict(keep_vars=True).items():
         packed, tensor = id(tensor) in coded, tensor.detach().cpu()
         try:
@@ -139,6 +146,7 @@ def pack(
                 gaps, kept, layout = weights.encode(tensor, values)
                 rows.append(_row(name.removesuffix(".weight"), tensor, len(gaps), len(kept)))
                 blob, layouts[name] = gaps + kept, asdict(layout)
+                minus += (values != "codebook") * weights.negative_zeros(tensor)
             else:
                 blob = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
             code, shape = ("U8", [len(blob)]) if packed else (_CODES[tensor.dtype], tensor.shape)
@@ -152,7 +160,7 @@ def pack(
     header = _header(inside, entries, least=dense // _MOST + 1 - at)
     with files.replacing(path) as temporary, open(temporary, "wb") as file:
         file.writelines((header, *blobs.values()))
-    return Packed(rows, file_bytes=len(header) + at, dense_bytes=dense)
+    return Packed(rows, file_bytes=len(header) + at, dense_bytes=dense, negative_zeros=minus)
 
 
 def _row(layer: str, weight: Tensor, index_bytes: int, value_bytes: int) -> PackedRow:

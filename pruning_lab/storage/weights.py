@@ -105,6 +105,12 @@ def paper_bytes(weight: Tensor) -> int:
     return -(-(len(positions) + fillers) * (32 + bits) // 8)
 
 
+def negative_zeros(weight: Tensor) -> int:
+    """How many elements are -0.0, which is a value to `encode`."""
+    bits = weight.view(torch.int32 if weight.element_size() == 4 else torch.int16)
+    return int(bits.count_nonzero()) - int(weight.count_nonzero())
+
+
 def entropy_bound(density: float) -> float:
     """Bits per kept weight if each is kept with this probability, whatever its neighbours."""
     return -sum(p * math.log2(p) for p in (density, 1 - density) if p) / (density or 1)
