@@ -74,19 +74,6 @@ def test_nothing_is_lost_against_the_control_at_these_compressions(network, leas
     assert row.compression >= least
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "results").glob("lenet-*.json")), ids=lambda p: p.stem
-)
-def test_the_results_are_of_the_recipes_that_the_library_has(path):
-    recorded = files.load_json(path)["recipe"]
-    network = recorded["network"]
-    recipe = experiments.paper_recipe(network)
-    if path.stem != network:
-        compression = float(path.stem.removeprefix(f"{network}-").removesuffix("x"))
-        recipe = experiments.compressed_recipe(network, compression)
-    assert decode(experiments.Recipe, recorded, "it", whole=False) == recipe
-
-
 PHOTOS = files.load_json(ROOT / "results" / "photos.json")["rows"]
 
 
