@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from pruning_lab.plots import looks
 from pruning_lab.sparse import SparseRow
@@ -37,6 +37,7 @@ def layer_times(
     ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1) if at[0] <= tick <= at[-1]]
     ax.set_xticks(ticks or [at[0]], [f"{tick:.0%}" for tick in ticks or [at[0]]])
     ax.xaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())
     return looks.legend(ax, loc="best")
