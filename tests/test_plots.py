@@ -16,7 +16,17 @@ from matplotlib.patches import StepPatch
 from matplotlib.text import Text
 from scipy.stats import binomtest, laplace, norm
 
-from pruning_lab import counts, evaluation, experiments, masks, models, paper, plots, sensitivity
+from pruning_lab import (
+    counts,
+    evaluation,
+    experiments,
+    masks,
+    models,
+    paper,
+    plots,
+    sensitivity,
+    sparse,
+)
 from pruning_lab.experiments import penalties
 
 
@@ -58,6 +68,8 @@ def every_plot(toy, batches):
         "frontier": lambda **o: plots.frontier([FRONTIER], **o),
         "techniques": lambda **o: plots.techniques([TECHNIQUE], **o),
         "penalties": lambda **o: plots.penalties(PENALTIES, **o),
+        "layer_times": lambda **o: plots.layer_times(TIMES, density=0.1, **o),
+        "stored": lambda **o: plots.stored({"float32": 4000, "ours": 700}, **o),
     }
 
 
@@ -66,6 +78,10 @@ FRONTIER = experiments.FrontierRow(
     (0.01, 0.03),
 )
 TECHNIQUE = experiments.TechniqueRow("a", "$b$", "c", 0.1, 2, 0.02, lost(2), (0.01, 0.03), None)
+TIMES = [
+    sparse.SparseRow("fc1", 1, d, *(sparse.Spread(x, x - 0.1, x + 0.3),) * 3, "dense", None)
+    for d, x in ((0.5, 2.0), (0.1, 0.7))
+]
 PENALTIES = [
     penalties.CurvePoint(curve, 0.1, 1, None, lost(n), lost(n))
     for n, curve in enumerate(penalties.CURVES)
@@ -73,6 +89,7 @@ PENALTIES = [
 
 PLOTS = ["weights", "trade_off", "sensitivity", "prior", "layer_table", "bands", "kept_pixels"]
 PLOTS += ["images", "energy", "epochs", "frontier", "techniques", "penalties"]
+PLOTS += ["layer_times", "stored"]
 
 
 def test_every_public_plot_is_tested_here():
@@ -668,3 +685,18 @@ def test_saliencies_are_drawn_side_by_side_with_the_numbers_of_their_rows(retrai
 def test_no_saliencies_are_no_plot():
     with pytest.raises(ValueError, match="no rows to draw"):
         plots.saliencies([])
+
+
+def test_times_are_drawn_at_their_densities_with_both_sides_and_the_density_looked_at(ax):
+    plots.layer_times(TIMES, density=0.2, ax=ax)
+    lines = {tuple(line.get_xdata()): line for line in ax.lines if len(line.get_xdata()) == 2}
+    assert [*ax.containers[0][0].get_xdata()] == [0.1, 0.5]
+    assert [*ax.containers[0][0].get_ydata()] == [0.7, 2.0]
+    assert (0.2, 0.2) in lines
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["dense", "sparse"]
+
+
+def test_bytes_are_bars_in_kilobytes_in_the_order_of_the_encodings(ax):
+    plots.stored({"float32": 4000, "ours": 700}, ax=ax)
+    assert [bar.get_width() for bar in ax.patches] == [4.0, 0.7]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["float32", "ours"]

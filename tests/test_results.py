@@ -74,6 +74,17 @@ def test_nothing_is_lost_against_the_control_at_these_compressions(network, leas
     assert row.compression >= least
 
 
+@pytest.mark.parametrize(
+    ("name", "compression", "error"),
+    [("lenet-300-100-87x", 100, 0.0164), ("lenet-5-219.1x", 310, 0.0080)],
+)
+def test_the_papers_dense_errors_are_kept_at_these_compressions(name, compression, error):
+    row = FRONTIER[name]["row"]
+    assert (row["seeds"], row["data"]) == (5, "mnist")
+    assert row["compression"] >= compression
+    assert row["error"] <= error
+
+
 PHOTOS = files.load_json(ROOT / "results" / "photos.json")["rows"]
 
 
