@@ -15,6 +15,7 @@ from tabulate import tabulate
 
 from pruning_lab import experiments, files, paper
 from pruning_lab.evaluation import Drop
+from pruning_lab.experiments.contrast import BATCHES, ContrastRow
 from pruning_lab.experiments.results import Result
 from pruning_lab.experiments.rivals import Rival
 from pruning_lab.rows import counted, decode
@@ -189,6 +190,28 @@ def tried() -> str:
             table.append((*cells, *errors, cost, change or ""))
     headers = ("network, compression", "way", "epochs", "seeds", "val error", "control")
     headers += ("change from the control", "from the recipe")
+    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
+
+
+def contrast() -> str:
+    """Weights pruned beside neurons removed, at the same compressions."""
+    rows = decode(
+        list[ContrastRow], files.load_json(ROOT / "results" / "contrast.json")["rows"], "it"
+    )
+    table = [
+        (
+            f"{row.compression:.1f}x" if row.difference is None else "",
+            row.method,
+            f"{row.size / 1000:,.1f} kB",
+            f"{row.error:.2%}",
+            row.drop.brief,
+            row.difference.brief if row.difference else "",
+            *(f"{factor:.1f}x" for factor in row.speedup),
+        )
+        for row in rows
+    ]
+    headers = ("all parameters", "removed", "stored", "error", "change from the control")
+    headers += ("from weights", *(f"as fast, batch {n}" for n in BATCHES))
     return tabulate(table, headers, tablefmt="github", disable_numparse=True)
 
 
@@ -490,7 +513,7 @@ TABLES = {
 TABLES |= {"photos": photos, "gpu": gpu, "table_6": table_6, "naive_cut": naive_cut}
 TABLES |= {"published": published}
 _FILES = {saliencies: "saliencies", deletions: "saliencies", techniques: "techniques"}
-_FILES |= {tried: "tried"}
+_FILES |= {tried: "tried", contrast: "contrast"}
 _FILES |= dict.fromkeys((sparse_products, sparse_networks), "sparse")
 _FILES |= dict.fromkeys((storage, packed, values), "storage")
 for table, name in {**_FILES, figure_5: "figure-5"}.items():  # which benchmarks/ write
