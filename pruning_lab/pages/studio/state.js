@@ -16,7 +16,7 @@ export class State {
     this.local = new Map() // place of a layer -> the quality that the user has moved it to
     this.next = null // a request that waits until the one before is carried out
     this.drag = { id: 0, at: 0 }
-    this.selected = 0
+    this.selected = null // the place of the layer in the large picture
     const view = Math.random().toString(36).slice(2, 10)
     this.requests = new Requests(view, value => {
       model.set("requests", value)
@@ -56,12 +56,19 @@ export class State {
       const names = this.names
       this.frame = undefined
       this.names = new Set()
-      if (this.get("network")?.layers && this.get("now")?.layers) this.changed(names)
+      if (!this.get("network")?.layers || !this.get("now")?.layers) return
+      this.selected ??= this.largest
+      this.changed(names)
     })
   }
 
   get layers() {
     return this.get("network").layers
+  }
+
+  get largest() {
+    const sizes = this.layers.map(layer => layer.weights)
+    return sizes.indexOf(Math.max(...sizes))
   }
 
   countsOf(place) {

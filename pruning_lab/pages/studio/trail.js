@@ -4,7 +4,7 @@ import { button, h, put, s } from "./elements.js"
 import { clamp, compression, percent, points, seconds } from "./numbers.js"
 
 const STEPS = [1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002, 0.0001]
-const WIDTH = 400, HEIGHT = 190, LEFT = 44, RIGHT = 12, TOP = 10, BOTTOM = 32
+const LEFT = 44, RIGHT = 12, TOP = 10, BOTTOM = 32 // margins of the chart
 
 // The ends of the axes. An attempt with less than half of the best accuracy does not stretch them.
 export function limits(attempts, now, searched) {
@@ -26,7 +26,7 @@ export function limits(attempts, now, searched) {
 export class Trail {
   constructor(state) {
     this.state = state
-    this.svg = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "pl-trail", role: "img",
+    this.svg = s("svg", { class: "pl-trail", role: "img",
       "aria-label": "accuracy against weights kept, a mark for each attempt" })
     this.list = h("div", { class: "pl-attempts", role: "list" })
     this.text = h("span", { class: "pl-task-text" })
@@ -82,8 +82,11 @@ export class Trail {
     const progress = state.get("progress") ?? {}
     const searched = progress.task === "scanning" ? progress.points ?? [] : []
     const { least, low, high } = limits(attempts, now, searched)
-    const x = d => LEFT + (WIDTH - LEFT - RIGHT) * clamp(Math.log(Math.max(d, least)) / Math.log(least), 0, 1)
-    const y = a => TOP + (HEIGHT - TOP - BOTTOM) * (1 - clamp((a - low) / (high - low), 0, 1))
+    const { width, height } = this.svg.getBoundingClientRect()
+    this.right = width - RIGHT
+    this.bottom = height - BOTTOM
+    const x = d => LEFT + (this.right - LEFT) * clamp(Math.log(Math.max(d, least)) / Math.log(least), 0, 1)
+    const y = a => this.bottom - (this.bottom - TOP) * clamp((a - low) / (high - low), 0, 1)
     const parts = [...this.axes(x, y, least, low, high)]
     for (const [density, accuracy] of searched)
       parts.push(s("circle", { cx: x(density), cy: y(accuracy), r: 2, class: "pl-searched" }))
@@ -97,7 +100,7 @@ export class Trail {
   }
 
   *axes(x, y, least, low, high) {
-    const ends = { x1: LEFT, x2: WIDTH - RIGHT }
+    const ends = { x1: LEFT, x2: this.right }
     for (const share of [0, 0.5, 1]) {
       const value = low + share * (high - low)
       yield s("line", { ...ends, y1: y(value), y2: y(value), class: "pl-grid" })
@@ -107,13 +110,13 @@ export class Trail {
     const every = Math.ceil(STEPS.filter(step => step >= least).length / 7)
     for (const [i, step] of STEPS.filter(one => one >= least).entries())
       if (i % every === 0)
-        yield s("text", { x: x(step), y: HEIGHT - BOTTOM + 15, class: "pl-axis",
+        yield s("text", { x: x(step), y: this.bottom + 15, class: "pl-axis",
           "text-anchor": "middle" }, `${Number((100 * step).toPrecision(2))}%`)
-    yield s("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 4, class: "pl-axis",
+    yield s("text", { x: (LEFT + this.right) / 2, y: this.bottom + 28, class: "pl-axis",
       "text-anchor": "middle" }, "weights kept (logarithmic)")
     const { dense } = this.state.get("now")
     if (dense)
-      yield s("rect", { x: LEFT, width: WIDTH - RIGHT - LEFT, y: y(dense.high),
+      yield s("rect", { x: LEFT, width: this.right - LEFT, y: y(dense.high),
         height: Math.max(1, y(dense.low) - y(dense.high)), class: "pl-dense" })
   }
 
@@ -128,8 +131,8 @@ export class Trail {
     shape.addEventListener("click", () => this.go(number))
     yield shape
     if (attempt.name)
-      yield s("text", { x: px + (px > WIDTH - 90 ? -9 : 9), y: py - 7, class: "pl-axis",
-        "text-anchor": px > WIDTH - 90 ? "end" : "start" }, attempt.name)
+      yield s("text", { x: px + (px > this.right - 80 ? -9 : 9), y: py - 7, class: "pl-axis",
+        "text-anchor": px > this.right - 80 ? "end" : "start" }, attempt.name)
   }
 
   words({ number, name, what, density, accuracy }) {
