@@ -52,6 +52,7 @@ class Studio:
         network. Raises ValueError for the test split, and for a scan of other weights.
         """
         self.val = data.for_choosing(getattr(splits, "val", splits), "the studio")
+        self.source = splits.name if hasattr(splits, "val") else ""  # the name of the data set
         self.train: Images | None = getattr(splits, "train", None)
         self._test_images: Images | None = getattr(splits, "test", None)
         if scan is not None:
@@ -86,9 +87,9 @@ class Studio:
         return self._measurer.status
 
     @property
-    def busy(self) -> bool:
-        """Whether a task runs; it has to end, or be stopped, before the next step."""
-        return bool(self._measurer.busy)
+    def busy(self) -> str:
+        """The task that runs, as "retraining"; it has to end, or be stopped, before a step."""
+        return self._measurer.busy
 
     @property
     def scan(self) -> Scan | None:
