@@ -151,18 +151,22 @@ class Guarded(RequestHandler):
 
 
 class Start(Guarded):
-    """The page; with the token, the cookie, and the way to the page without it."""
+    """The page; with the token it brings the cookie, by which the browser gets all else.
+
+    The page's script takes the token out of the address. A redirection would do so sooner, but
+    no strict cookie goes along with it where the address was opened from a file.
+    """
 
     def may_pass(self) -> bool:
-        return self.is_right(self.get_query_argument("token", None)) or super().may_pass()
+        return self.has_token() or super().may_pass()
+
+    def has_token(self) -> bool:
+        return self.is_right(self.get_query_argument("token", None))
 
     def get(self) -> None:
-        if (token := self.get_query_argument("token", None)) is None:
-            self.answer("page.html", (FOLDER / "page.html").read_text(encoding="utf-8"))
-            return
-        if self.is_right(token):
-            self.set_cookie(self.page.cookie, token, httponly=True, samesite="Strict")
-        self.redirect("/")
+        if self.has_token():
+            self.set_cookie(self.page.cookie, self.page.token, httponly=True, samesite="Strict")
+        self.answer("page.html", (FOLDER / "page.html").read_text(encoding="utf-8"))
 
 
 class File(Guarded):

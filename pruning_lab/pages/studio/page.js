@@ -121,6 +121,9 @@ class Address {
   }
 }
 
+// The token has brought a cookie: it need not stand in the address, nor in the browser's history.
+history.replaceState(history.state, "", location.pathname + location.hash)
+
 const model = new Model(() => {
   new Address(model)
   root.replaceChildren()
