@@ -594,6 +594,17 @@ def test_a_locked_layer_is_left_alone(toy, split, studio_of):
     assert studio.attempt.what == "fc1: density 0.5, fc2: density 0.5"
 
 
+def test_a_state_can_be_sent_to_another_studio(toy, split, studio_of):
+    sender = studio_of(toy, split).set({"fc1": 1.234}, density={"conv1": 0.3}).settle()
+    studio = studio_of(toy, split).set({"fc2": 1.0})
+    assert studio.from_string(sender.to_string()) is studio
+    assert studio.fingerprint() == sender.fingerprint()
+    assert studio.settle().metrics().accuracy == sender.metrics().accuracy
+    assert len(studio.attempts) == 3
+    with pytest.raises(ValueError, match="'fc1~1' is no setting of a layer"):
+        studio.from_string("fc1~1")
+
+
 def test_amounts_of_any_kind_of_number_can_be_saved(toy, split, studio_of, tmp_path):
     studio = studio_of(toy, split)
     studio.set({"fc1": np.float32(0.5)}).set({"fc2": Fraction(1, 2)}).set(

@@ -107,7 +107,7 @@ class Address {
   }
 
   ask() {
-    const text = decodeURI(location.hash.slice(1))
+    const text = location.hash.slice(1) // which Python has quoted
     if (!text || text === this.settings) return this.show()
     const list = [{ n: ++this.asked, do: "string", text }]
     this.model.set("requests", { view: this.view, list })
@@ -116,7 +116,7 @@ class Address {
 
   show() {
     if (this.waits) return
-    const hash = this.settings ? `#${encodeURI(this.settings)}` : location.pathname
+    const hash = this.settings ? `#${this.settings}` : location.pathname
     if (hash !== location.hash) history.replaceState(history.state, "", hash)
   }
 }
