@@ -357,7 +357,7 @@ def test_counts_made_ahead_are_those_of_pruning(name):
     model = make(name)
     for layer_name, module in prunable(model).items():
         layer, fresh = (Layer(layer_name, module.weight) for _ in range(2))
-        layer.prepare()
+        _ = layer.at_least
         for step in range(61):
             quality = round(step * 0.05, 10)
             kept = masks.prune(model, quality={layer_name: quality})[layer_name]
@@ -368,20 +368,57 @@ def test_counts_made_ahead_are_those_of_pruning(name):
                 assert torch.equal(whole(one.cut(choice)), module.weight.detach() * kept)
 
 
-def test_counts_ahead_need_no_second_look_at_the_weights():
+STEPS = [0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 50, 100]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "make_weight",
+    [
+        lambda: torch.randn(30, 40),
+        lambda: torch.randn(700, 300),  # counted in parts
+        lambda: torch.randn(30, 40) ** 3,
+        lambda: torch.cat([torch.randn(300, 40), torch.tensor([[40.0], [9.9e3]]).expand(2, 40)]),
+        lambda: torch.randn(30, 40).mul(4).round() / 4,  # ties, and zeros
+        lambda: torch.randn(30, 40) + 50,  # a small sigma, far from zero
+        lambda: torch.randn(30, 40) * 1e-6,
+        lambda: torch.full((3, 4), 0.3),
+        lambda: torch.zeros(3, 4),
+    ],
+)
+def test_counts_on_the_grid_are_those_of_each_threshold(make_weight, dtype):
+    torch.manual_seed(0)
+    weight = make_weight().to(dtype)
+    layer = Layer("fc", weight)
+    step, counts = layer.at_least
+    expected = [int(weight.count_nonzero())]
+    while layer.sigma and expected[-1]:
+        assert len(expected) < 4001
+        threshold = round(len(expected) * step, 10) * layer.sigma
+        expected.append(int(((weight.abs() >= threshold) & (weight != 0)).sum()))
+    assert counts.tolist() == expected
+    assert step in STEPS
+    smaller = STEPS[max(0, STEPS.index(step) - 1)]
+    most = float(weight.abs().max()) / layer.sigma if layer.sigma else 0
+    assert len(counts) <= 4000
+    assert step == STEPS[0] or most / smaller > 3990
+
+
+def test_counts_on_the_grid_need_no_second_look_at_the_weights():
     weight = torch.randn(40, 30)
     layer, again = Layer("fc", weight), Layer("fc", weight.clone())
-    layer.prepare()
+    step, counts = layer.at_least
     layer.weight.zero_()
-    for step in range(1, 61):
-        setting = Setting("quality", round(step * STEP, 10))
+    for k in range(1, 2 * len(counts)):
+        setting = Setting("quality", round(k * step, 10))
         assert layer.choose(setting).kept == again.choose(setting).kept
+    assert layer.choose(Setting("quality", 1.0025)).kept == 0  # which is off the grid
 
 
 def test_a_large_layer_is_counted_in_parts():
     weight = torch.randn(700, 1000, generator=torch.Generator().manual_seed(0))
     layer = Layer("fc", weight)
-    layer.prepare()
+    _ = layer.at_least
     for quality in (0.35, 1.0, 1.23, 3.0):
         kept = criteria.by_quality(weight, quality)
         choice = layer.choose(Setting("quality", quality))
@@ -409,7 +446,7 @@ def test_weights_at_the_threshold_itself_stay():
     weight = torch.tensor([[*steps, *(-step for step in steps)]])
     layer = Layer("fc", weight)
     layer.sigma = 1.0  # so that every threshold is a weight
-    layer.prepare()
+    _ = layer.at_least
     for gone, quality in enumerate(steps):
         found = layer.choose(Setting("quality", quality)).kept
         assert found == criteria.by_threshold(weight.abs(), quality).sum() == 2 * (60 - gone)
@@ -555,6 +592,17 @@ def test_a_locked_layer_is_left_alone(toy, split, studio_of):
     studio.unlock("fc2").set(density=0.5)
     assert set(studio.attempt.settings) == {"fc1", "fc2"}
     assert studio.attempt.what == "fc1: density 0.5, fc2: density 0.5"
+
+
+def test_a_state_can_be_sent_to_another_studio(toy, split, studio_of):
+    sender = studio_of(toy, split).set({"fc1": 1.234}, density={"conv1": 0.3}).settle()
+    studio = studio_of(toy, split).set({"fc2": 1.0})
+    assert studio.from_string(sender.to_string()) is studio
+    assert studio.fingerprint() == sender.fingerprint()
+    assert studio.settle().metrics().accuracy == sender.metrics().accuracy
+    assert len(studio.attempts) == 3
+    with pytest.raises(ValueError, match="'fc1~1' is no setting of a layer"):
+        studio.from_string("fc1~1")
 
 
 def test_amounts_of_any_kind_of_number_can_be_saved(toy, split, studio_of, tmp_path):

@@ -124,7 +124,7 @@ def _explained(error: Exception) -> tuple[int, str]:
     return 1, f"internal error: {kind}: {first_line}; run it again with --debug, and report it"
 
 
-_COURSE = ("matplotlib", "ipywidgets", "voila", "mlxtend", "pandas")  # the extra `course`
+_COURSE = ("matplotlib", "ipywidgets", "anywidget", "tornado", "mlxtend", "pandas")  # its extra
 
 
 def _is_raised_here(error: Exception) -> bool:

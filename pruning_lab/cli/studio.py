@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
+from pathlib import Path
 from typing import Annotated
 
 import pruning_lab as lab
-from pruning_lab.cli import common, page
+from pruning_lab.cli import common, outputs
 from pruning_lab.cli.scan import load_scan
 
 
@@ -17,6 +18,8 @@ def studio(
     file: common.NetworkFile = None,
     *,
     scan: common.InputFile = None,
+    save: Annotated[str | None, common.FILE] = None,
+    resume: common.InputFile = None,
     port: Annotated[int | None, common.number(0, 65_535)] = None,
     no_browser: bool = False,
     recalibrate: common.Recalibrate = None,
@@ -27,32 +30,68 @@ def studio(
 ) -> None:
     """Drag thresholds and see the network change, in the browser (uses the val images).
 
-    Without a file it opens the trained lenet-5 that comes with pruning_lab.
+    Without a file it opens the trained lenet-5 that comes with pruning_lab. Every attempt is saved.
 
     example:
       pruning-lab studio dense.safetensors --scan scan.csv
       pruning-lab studio own.safetensors --model nets:make --data folder:photos
+      pruning-lab studio --resume studio.json
 
     Args:
         scan: The rows of a scan of this network (scan.csv), to start with.
+        save: Where attempts are saved (default: studio.json, or studio-2.json, ...).
+        resume: A saved studio, to open it again with its network and images.
         port: Port on this machine (default: any free one).
         no_browser: Only print the address.
     """
-    port = page.free_port(port)
-    typed = {"file": file, "scan": scan, "recalibrate": recalibrate, "seed": seed}
-    # Errors are said before there is a server; the page opens a studio of its own.
-    on_cpu = replace(images, device="cpu")
-    open_studio(**typed, network=network, images=on_cpu, output=output).close()
-    typed |= {"network": vars(network), "images": vars(images)}
-    with tempfile.TemporaryDirectory() as folder:
+    from pruning_lab.cli import page  # needs what the course needs
 
-        def ready(address: str) -> None:
-            output.show({"address": address}, f"The studio is at {address}\nCtrl-C ends it")
-            if not no_browser:
-                page.browse(address, folder)
+    given = {"a network's file": file, "--scan": scan, "--save": save, "--recalibrate": recalibrate}
+    if resume is not None and (wrong := [word for word, value in given.items() if value]):
+        raise ValueError(
+            f"--resume opens a saved studio with its network, and saves to it: leave out {wrong[0]}"
+        )
+    listening = page.listen(port)
+    try:
+        if resume is None:
+            path = free_path(save)
+            opened = open_studio(file, scan, recalibrate, seed, network, images, output)
+        else:
+            path, opened = Path(resume), open_again(resume, network, images, output)
+        opened.autosave(path)
+        output.say(f"attempts are saved in {path}")
+        with tempfile.TemporaryDirectory() as folder:
 
-        page.serve(typed, port, ready, debug=output.debug)
-    output.say("\nthe studio is closed")
+            def ready(address: str) -> None:
+                record = {"address": address, "path": str(path)}
+                output.show(record, f"The studio is at {address}\nCtrl-C ends it")
+                if not no_browser:
+                    page.browse(address, folder)
+
+            page.serve(opened, listening, ready)
+    finally:
+        listening.close()
+    again = f"pruning-lab studio --resume {path}"
+    output.say(f"\nthe studio is closed; {again} opens it again")
+
+
+def free_path(save: str | None) -> Path:
+    """Where to save: never over another file. Raises OSError or ValueError where it cannot be."""
+    if save is None:
+        path = next(path for path in _names() if not path.exists())
+    elif (path := Path(save)).suffix != ".json":
+        raise ValueError(f"--save {path}: a studio is JSON; name it {path.with_suffix('.json')}")
+    elif path.exists():
+        is_studio = path.is_file() and outputs.kind_of(path) == "studio"
+        again = f"open it again with --resume {path}" if is_studio else "it is no saved studio"
+        raise FileExistsError(f"--save {path} is there already: {again}, or name another file")
+    outputs.check_place("--save", path)
+    return path
+
+
+def _names() -> Iterator[Path]:
+    yield Path("studio.json")
+    yield from (Path(f"studio-{number}.json") for number in count(2))
 
 
 def open_studio(file, scan, recalibrate, seed, network, images, output) -> lab.Studio:
@@ -69,16 +108,26 @@ def open_studio(file, scan, recalibrate, seed, network, images, output) -> lab.S
     if scanned:
         lab.choose(scanned, density=1.0)  # raises where nothing can be chosen by it
     train = common.recalibration(recalibrate, model, splits)
+    about["opened"] = {  # what `open_again` needs
+        "data": common.full_name(splits.name),
+        "root": images.root and str(Path(images.root).absolute()),
+        "size": images.size,
+        "recalibrate": recalibrate,
+    }
     return lab.Studio(model, splits, scan=scanned, about=about, recalibrate=train)
 
 
-def panel():
-    """The studio's panel for what was typed: the one cell of the page."""
-    from pruning_lab.widgets import StudioPanel  # no other command needs matplotlib's widgets
-
-    typed = json.loads(os.environ.get(page.TYPED, "{}"))
-    os.chdir(typed.pop("folder", "."))
-    options = {"file": None, "scan": None, "recalibrate": None, "seed": 0, **typed}
-    options["network"] = common.Network(**typed.get("network", {}))
-    options["images"] = common.Images(**typed.get("images", {}))
-    return StudioPanel(open_studio(**options, output=common.Output()))
+def open_again(path, network, images, output) -> lab.Studio:
+    """A saved studio, with the network and the images that it was opened with."""
+    about = lab.studio.files.load_about(path)
+    opened = about.get("opened") or {}
+    if ":" in about["network"] and network.model != about["network"]:
+        name = about["network"]
+        raise ValueError(
+            f"{path} is of code that is not run unasked; if you trust it, add --model {name}"
+        )
+    model = common.build(about)
+    kept = {key: getattr(images, key) or opened.get(key) for key in ("data", "root", "size")}
+    splits = replace(images, **kept).load(about, output, model, training=True)
+    train = common.recalibration(opened.get("recalibrate"), model, splits)
+    return lab.Studio.load(path, model, splits, recalibrate=train)

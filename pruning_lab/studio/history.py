@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import ClassVar
+from urllib.parse import quote, unquote
 
 from pruning_lab import criteria
 from pruning_lab.evaluation import Accuracy, Drop
@@ -179,6 +180,27 @@ class History:
         stepped = self._add(what, settings=settings, accuracy=None, drop=None)
         return replace(stepped, drag=frozenset(asked)) if merge else stepped
 
+    def to_string(self) -> str:
+        """The current settings, to send: "fc1=1.4&conv2=d0.05", qualities, and densities after d.
+
+        Names are quoted as in a URL. Nothing set gives the empty text.
+        """
+        own = self.attempt.settings
+        return "&".join(f"{quote(n, safe='')}={_amount(own[n])}" for n in self.layers if n in own)
+
+    def from_string(self, text: str) -> "History":
+        """A step to exactly the settings of a text by `to_string`: other layers keep everything.
+
+        Layers that stay as they are may be locked. Raises as `set` does, and ValueError for a text
+        of another form.
+        """
+        asked = _parsed(text)
+        self.known(*asked)
+        before = self.attempt.settings
+        now = {name: asked.get(name, ALL) for name in self.layers}
+        changed = {name: s for name, s in now.items() if s != before.get(name, ALL)}
+        return self.step(changed) if changed else self
+
     def retrained(self, what: str) -> "History":
         """Another attempt, with the next version of the weights."""
         version = 1 + max(attempt.version for attempt in self.attempts)
@@ -256,3 +278,25 @@ def _summary(settings: Mapping[str, Setting], layers: tuple[str, ...]) -> str:
         if len(settings) > 3:
             return f"{len(settings)} layers: {first}"
     return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
+
+
+def _amount(setting: Setting) -> str:
+    number = repr(setting.amount).removesuffix(".0")
+    return quote(f"d{number}" if setting.kind == "density" else number)
+
+
+def _parsed(text: str) -> dict[str, Setting]:
+    asked = {}
+    for part in text.split("&") if text else ():
+        name, _, amount = (unquote(word) for word in part.partition("="))
+        try:
+            number = float(amount.removeprefix("d"))
+        except ValueError:
+            raise ValueError(
+                f"{part!r} is no setting of a layer; write fc1=1.4&conv2=d0.05: a quality, or d "
+                f"and a density"
+            ) from None
+        if name in asked:
+            raise ValueError(f"layer {name!r} stands twice in {text!r}; name it once")
+        asked[name] = Setting("density" if amount.startswith("d") else "quality", number)
+    return asked

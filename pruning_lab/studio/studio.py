@@ -1,28 +1,27 @@
 """The threshold studio: a network whose thresholds are moved and whose accuracy follows."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
-from pruning_lab import data, models, sensitivity
+from pruning_lab import data, sensitivity
 from pruning_lab.data import Images
-from pruning_lab.evaluation import Accuracy, recalibrate
-from pruning_lab.masks import Amount, Mask
-from pruning_lab.rows import Rows
+from pruning_lab.evaluation import Accuracy
+from pruning_lab.masks import Amount
 from pruning_lab.sensitivity import Scan
 from pruning_lab.studio import files, images, tasks
-from pruning_lab.studio.history import ALL, Attempt, Comparison, History, Setting
-from pruning_lab.studio.layers import Layer, Version
+from pruning_lab.studio.history import Attempt, History, Setting
+from pruning_lab.studio.layers import Version
 from pruning_lab.studio.measurer import Event, Measurer
-from pruning_lab.studio.metrics import Change, Flip, Metrics
+from pruning_lab.studio.metrics import Change, Metrics
+from pruning_lab.studio.state import State
 from pruning_lab.training import Epoch, TrainConfig
 
 
-class Studio:
+class Studio(State):
     """A network whose thresholds are moved and whose accuracy follows.
 
     >>> studio = Studio(models.lenet_300_100(trained="mnist"), data.load("mnist-5k"))
@@ -52,6 +51,7 @@ class Studio:
         network. Raises ValueError for the test split, and for a scan of other weights.
         """
         self.val = data.for_choosing(getattr(splits, "val", splits), "the studio")
+        self.source = splits.name if hasattr(splits, "val") else ""  # the name of the data set
         self.train: Images | None = getattr(splits, "train", None)
         self._test_images: Images | None = getattr(splits, "test", None)
         if scan is not None:
@@ -64,96 +64,6 @@ class Studio:
         self._measurer = Measurer(first, self.val, self._record, budget, recalibrate)
         self.refresh()
 
-    @property
-    def attempt(self) -> Attempt:
-        return self.history.attempt
-
-    @property
-    def attempts(self) -> tuple[Attempt, ...]:
-        return self.history.attempts
-
-    @property
-    def locked(self) -> frozenset[str]:
-        return frozenset(self.history.locks)
-
-    @property
-    def can_redo(self) -> bool:
-        return self.history.children[self.history.now - 1] > 0
-
-    @property
-    def status(self) -> str:
-        """What it does now: "ready", "measuring", "retraining …", "failed: …"."""
-        return self._measurer.status
-
-    @property
-    def busy(self) -> bool:
-        """Whether a task runs; it has to end, or be stopped, before the next step."""
-        return bool(self._measurer.busy)
-
-    @property
-    def scan(self) -> Scan | None:
-        """The scan of the current weights, where there is one."""
-        return self._version.scan
-
-    @property
-    def has_test(self) -> bool:
-        return self._test_images is not None
-
-    @property
-    def dense(self) -> Accuracy | None:
-        """Of the network as it came; None until it has been measured."""
-        return self._measurer.dense
-
-    @property
-    def mask(self) -> Mask:
-        """What stays, ready to apply or to train with."""
-        attempt = self.attempt
-        return self._versions[attempt.version].mask(attempt.settings)
-
-    def layer(self, name: str) -> Layer:
-        """A layer's weights: its sigma and histogram. Raises KeyError for an unknown one."""
-        self.history.known(name)
-        return self._version.layers[name]
-
-    def setting(self, layer: str) -> Setting:
-        self.history.known(layer)
-        return self.attempt.settings.get(layer, ALL)
-
-    def metrics(self) -> Metrics:
-        """Densities, bytes and FLOPs of the current attempt; accuracy as far as it is known."""
-        with self._measurer.lock:
-            attempt, change = self.attempt, self._measurer.change(self.attempt)
-            final = attempt.accuracy is not None
-            known = attempt if final or change is None else change
-            rows = self._version.rows(attempt.settings, self.locked, self._measurer.flops)
-            about = {"attempt": attempt.number, "made": self.history.made, "status": self.status}
-            about |= {"accuracy": known.accuracy, "drop": known.drop, "final": final}
-            return Metrics(rows, change=change, **about)
-
-    def flipped(self) -> Rows[Flip]:
-        """The images that pruning lost or won, of those measured so far; lost ones first."""
-        return self.metrics().flipped
-
-    def pictures(self, indices: Iterable[int]) -> list[np.ndarray]:
-        """Images of val for display, uint8 (H, W, 3) or (H, W)."""
-        return images.pictures(self.val, indices)
-
-    def network(self) -> nn.Module:
-        """A copy of the network as it is pruned now, zeros in place."""
-        with self._measurer.lock:
-            model = self.mask.apply_(copy.deepcopy(self._version.network()))
-        if self._recalibrate is not None:
-            recalibrate(model, self._recalibrate)
-        return model
-
-    def fingerprint(self) -> str:
-        """SHA-256 of `network()`: two attempts with the same one are the same network."""
-        return models.fingerprint(self.network())
-
-    def compare(self) -> Comparison:
-        """All attempts side by side; `.pareto` are those that no other beats."""
-        return Comparison(self.attempts, chance=self._measurer.chance)
-
     def set(
         self, quality: Amount | None = None, *, density: Amount | None = None, merge: bool = False
     ) -> "Studio":
@@ -163,6 +73,10 @@ class Studio:
         step replaces the one before it, if that moved the same layers and was never measured.
         """
         return self._move(partial(History.set, quality=quality, density=density, merge=merge))
+
+    def from_string(self, text: str) -> "Studio":
+        """Set exactly what `to_string` said, here or in another studio of the same layers."""
+        return self._move(History.from_string, text)
 
     def undo(self) -> "Studio":
         """Back to the attempt that this one was made from; nothing is lost, `redo` returns."""
@@ -304,10 +218,6 @@ class Studio:
         found, many = self.metrics(), len(self.attempts)
         network = f"{found.density:.1%} of {found.weights:,} weights"
         return f"Studio(attempt {found.attempt} of {many}, {network}, {found.accuracy})"
-
-    @property
-    def _version(self) -> Version:
-        return self._versions[self.attempt.version]
 
     def _move(self, step: Callable[..., History], *args, anytime: bool = False) -> "Studio":
         """Make a transition of the history, and have where it leads measured."""
