@@ -51,8 +51,13 @@ class State:
         return self._measurer.status
 
     @property
-    def busy(self) -> str:
-        """The task that runs, as "retraining"; it has to end, or be stopped, before a step."""
+    def busy(self) -> bool:
+        """Whether a task runs; it has to end, or be stopped, before the next step."""
+        return bool(self._measurer.busy)
+
+    @property
+    def task(self) -> str:
+        """The task that runs: "retraining", "scanning" or "testing", else ""."""
         return self._measurer.busy
 
     @property

@@ -122,15 +122,15 @@ class Board:
 
     def _follow(self, event: object) -> None:
         """Called by the studio, in its thread."""
-        if isinstance(event, Progress) and self.studio.busy:
-            self._points.add(event, self.studio.busy)
+        if isinstance(event, Progress) and (task := self.studio.task):
+            self._points.add(event, task)
             soon = time.monotonic() - self._told < PAUSE
             if soon and event.point is not None:
                 return
             self._told = time.monotonic()
             self._tell({"progress": self._points.value}, numbers=True)
             return
-        if not self.studio.busy:
+        if not self.studio.task:
             self._points = Points()
         self._tell({"progress": self._points.value}, numbers=True)  # first: parts take longer
         parts = self._parts() if isinstance(event, Moved | Measured) else {}

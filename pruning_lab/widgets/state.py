@@ -105,7 +105,7 @@ def now(studio: Studio) -> dict:
     return {
         "number": metrics.attempt,
         "status": metrics.status,
-        "busy": studio.busy,
+        "busy": studio.task,
         "layers": [_layer(row) for row in metrics],
         "accuracy": interval(metrics.accuracy),
         "drop": interval(metrics.drop),
