@@ -28,6 +28,7 @@ function draggable(canvas, state, place, scale, moved) {
   canvas.addEventListener("pointerdown", event => {
     if (event.button !== 0) return
     canvas.setPointerCapture(event.pointerId)
+    canvas.classList.add("pl-by-pointer") // no frame around what the pointer is on
     canvas.focus({ preventScroll: true })
     state.startDrag()
     moved(place(), quality(event), false)
@@ -36,7 +37,9 @@ function draggable(canvas, state, place, scale, moved) {
   canvas.addEventListener("pointermove", event => {
     if (canvas.hasPointerCapture(event.pointerId)) moved(place(), quality(event), false)
   })
+  canvas.addEventListener("blur", () => canvas.classList.remove("pl-by-pointer"))
   canvas.addEventListener("keydown", event => {
+    canvas.classList.remove("pl-by-pointer")
     const layer = state.layers[place()], now = state.quality(place())
     const step = KEY_STEPS[event.key] && (event.shiftKey ? Math.sign(KEY_STEPS[event.key]) * layer.step
       : KEY_STEPS[event.key])

@@ -56,12 +56,11 @@ class Headline {
       show("accuracy", "…", "")
       show("change", "…", "")
     }
-    const failed = now.status.startsWith("failed")
-    const words = { waiting: now.busy ? "a preview: not applied while a task runs" : "measuring",
-      estimate: "an estimate, measuring on", final: "measured on all images" }[is]
-    this.status.dataset.state = failed ? "failed" : is
-    const waits = is === "final" && now.status !== "ready"
-    put(this.status, failed || waits ? now.status : is === "waiting" && state.settled ? now.status : words)
+    const words = { estimate: "an estimate, measuring on", final: "measured on all images",
+      waiting: now.busy ? "a preview: not applied while a task runs" : "measuring" }[is]
+    const says = now.status === "ready" || (!state.settled && now.busy) || is === "estimate" ? words : now.status
+    this.status.dataset.state = now.status.startsWith("failed") ? "failed" : now.busy ? "waiting" : is
+    put(this.status, says)
   }
 }
 
