@@ -38,7 +38,7 @@ from pruning_lab import (
 from pruning_lab.evaluation.thresholded import whole
 from pruning_lab.masks import Mask, prunable
 from pruning_lab.studio import (
-    STEP,
+    Changed,
     Failed,
     Layer,
     Measured,
@@ -442,7 +442,7 @@ def test_the_histogram_is_numpys_of_the_weights_that_are_there(name):
 
 
 def test_weights_at_the_threshold_itself_stay():
-    steps = [round(step * STEP, 10) for step in range(1, 61)]
+    steps = [round(step * 0.05, 10) for step in range(1, 61)]
     weight = torch.tensor([[*steps, *(-step for step in steps)]])
     layer = Layer("fc", weight)
     layer.sigma = 1.0  # so that every threshold is a weight
@@ -612,7 +612,7 @@ def test_amounts_of_any_kind_of_number_can_be_saved(toy, split, studio_of, tmp_p
     )
     amounts = {name: setting.amount for name, setting in studio.attempt.settings.items()}
     assert amounts == {"fc1": 0.5, "fc2": 0.5, "conv1": 0.5}
-    assert files.load_tensors(studio.save(tmp_path / "s.safetensors"))[1]["history"]["now"] == 4
+    assert files.load_json(studio.save(tmp_path / "s.json"))["history"]["now"] == 4
 
 
 # --- attempts ----------------------------------------------------------------------------------
@@ -1057,9 +1057,11 @@ def test_listeners_hear_in_order_what_happens(toy, split, studio_of):
     studio.set({"fc1": 1.0}).settle()
     found = studio.metrics()
     known = (2, found.accuracy, found.drop)
-    moved, *estimates, last = heard
-    assert (moved, last) == (Moved(), Measured(*known, final=True))
+    changed, moved, *estimates, known_now, last = heard
+    assert (changed, moved, known_now) == (Changed(), Moved(), Changed())
+    assert last == Measured(*known, final=True)
     assert [type(event) for event in estimates] == [Measured]
+    forget()
     forget()
     studio.set({"fc1": 2.0}).settle()
     assert heard[-1] == last
@@ -1755,7 +1757,7 @@ def test_changes_follow_the_images_measured_so_far(split, studio_of, monkeypatch
 
 def test_changes_of_a_loaded_studio_are_measured_again(toy, splits, studio_of, tmp_path):
     studio = studio_of(toy, splits).set(1.0).settle()
-    loaded = Studio.load(studio.save(tmp_path / "s.safetensors"), toy, splits)
+    loaded = Studio.load(studio.save(tmp_path / "s.json"), toy, splits)
     assert loaded.metrics().final
     assert loaded.settle().flipped() == studio.flipped()
     loaded.close()
@@ -1809,7 +1811,7 @@ def journey(studio) -> dict[int, str]:
 def test_everything_comes_back_from_a_file(toy, splits, studio_of, tmp_path):
     studio = studio_of(toy, splits, about={"network": "toy"})
     prints = journey(studio)
-    path = studio.save(tmp_path / "s.safetensors")
+    path = studio.save(tmp_path / "s.json")
     other = copy.deepcopy(toy)
     by_loading(other)
     before = {name: t.clone() for name, t in other.state_dict().items()}
@@ -1838,7 +1840,7 @@ def test_everything_comes_back_from_a_file(toy, splits, studio_of, tmp_path):
 
 def test_undo_and_redo_work_after_a_load(toy, splits, studio_of, tmp_path):
     studio = studio_of(toy, splits).set({"fc1": 1.0}).set({"fc1": 2.0}).undo()
-    loaded = Studio.load(studio.save(tmp_path / "s.safetensors"), toy, splits)
+    loaded = Studio.load(studio.save(tmp_path / "s.json"), toy, splits)
     assert loaded.redo().attempt.number == 3
     assert loaded.undo().undo().attempt.number == 1
     check(loaded.settle(), toy, list(splits.val))
@@ -1851,19 +1853,30 @@ def test_a_tied_network_comes_back_from_a_file(split, studio_of, tmp_path):
     studio.train = list(split)
     studio.retrain(config=GENTLE)
     print_ = studio.fingerprint()
-    loaded = Studio.load(studio.save(tmp_path / "s.safetensors"), make("tied"), split)
+    loaded = Studio.load(studio.save(tmp_path / "s.json"), make("tied"), split)
     assert loaded.settle().fingerprint() == print_
     network = loaded.network()
     assert network[1].weight is network[3].weight
     loaded.close()
 
 
-def rewritten(path, change=lambda about: None, drop=()):
-    """The file with other words in it, or without some tensors."""
-    tensors, about = files.load_tensors(path)
+def moved(path, name="broken", change=lambda about: None, weights=lambda n, tensors: tensors):
+    """The files under another name: with other words in the JSON, or with other weights."""
+    about = files.load_json(path)
     change(about)
-    kept = {name: t for name, t in tensors.items() if not name.startswith(tuple(drop) or ("-",))}
-    return files.save_tensors(path.with_name("broken.safetensors"), kept, about=about)
+    for number in range(9):
+        if (file := path.with_name(f"{path.stem}-{number}.safetensors")).exists():
+            tensors, owner = files.load_tensors(file)
+            if (tensors := weights(number, tensors)) is not None:
+                other = path.with_name(f"{name}-{number}.safetensors")
+                other.unlink(missing_ok=True)
+                files.save_tensors(other, tensors, about=owner)
+    return files.save_json(path.with_name(f"{name}.json"), about)
+
+
+def without(number, layer):
+    """Less a tensor in the weights of one version."""
+    return lambda n, all_: {k: t for k, t in all_.items() if (n, k) != (number, layer)}
 
 
 def test_a_file_of_something_else_gets_one_sentence_and_leaves_no_thread(
@@ -1871,36 +1884,69 @@ def test_a_file_of_something_else_gets_one_sentence_and_leaves_no_thread(
 ):
     studio = studio_of(toy, splits)
     journey(studio)
-    path = studio.save(tmp_path / "s.safetensors")
+    path = studio.save(tmp_path / "s.json")
+    loaded = Studio.load(moved(path, "fine"), toy, splits)
+    loaded.close()
     other_images = replace(splits, val=splits.train)
-    cut = tmp_path / "cut.safetensors"
+    cut, torn = tmp_path / "cut.json", moved(path, "torn")
     cut.write_bytes(path.read_bytes()[:-9])
+    (torn_weights := tmp_path / "torn-1.safetensors").write_bytes(b"0" * 99)
     alien = models.save(tmp_path / "model.safetensors", toy)
+    plan = tmp_path / "plan.json"
+    studio.export(plan)
+    more = {"fc1.weight": lambda t: t + 1, "fc2.bias": lambda t: t.fill_(torch.nan)}
     for name, model, images, words in [
-        (path, toy, other_images, "was measured on other images; open it with the same data"),
-        (path, models.lenet_5(), splits, "this network expects .* is it of another network"),
-        (path, pausing(), splits, "this network expects|also holds"),
-        (path, nn.Sequential(OrderedDict(fc1=toy.fc1)), splits, "also holds|expects"),
-        (cut, toy, splits, "cut.safetensors is not a whole safetensors file"),
-        (alien, toy, splits, "model.safetensors is not a studio file"),
-        (lambda: rewritten(path, drop=["1.fc1.weight"]), toy, splits, "fc1.weight is missing"),
-        (lambda: rewritten(path, drop=["0.fc1.weight"]), toy, splits, "fc1.weight is missing"),
-        (lambda: rewritten(path, drop=["1."]), toy, splits, "is missing"),
+        (path, toy, other_images, "s.json was measured on other images; open it with the same"),
+        (path, models.lenet_5(), splits, "s-0.safetensors.* this network expects .* is it of an"),
+        (path, pausing(), splits, "this network expects"),
+        (path, nn.Sequential(OrderedDict(fc1=toy.fc1)), splits, "this network expects no such"),
+        (cut, toy, splits, "cut.json is not JSON that can be read"),
+        (alien, toy, splits, "model.safetensors is not"),
+        (plan, toy, splits, "plan.json is not a studio file; name one that pruning_lab wrote"),
+        (torn, toy, splits, "torn-1.safetensors is not a whole safetensors file"),
+        *(
+            (lambda n=n: moved(path, weights=without(n, "fc1.weight")), toy, splits, words)
+            for n, words in enumerate([f"broken-{n}.*: fc1.weight is missing" for n in (0, 1)])
+        ),
+        *(
+            (
+                lambda n=n, k=k: moved(
+                    path, weights=lambda m, t: t | ({k: more[k](t[k].clone())} if n == m else {})
+                ),
+                *(
+                    toy,
+                    splits,
+                    f"broken-{n}.safetensors holds other weights than .*broken.json was",
+                ),
+            )
+            for n in (0, 1)
+            for k in more
+        ),
     ]:
         file = name() if callable(name) else name
-        with pytest.raises(ValueError, match=words) as caught:
+        with pytest.raises(ValueError, match=words):
             Studio.load(file, model, images)
-        assert file.name in str(caught.value)
         assert threads() == []
-    with pytest.raises(FileNotFoundError, match="could not be read"):
-        Studio.load(tmp_path / "none.safetensors", toy, splits)
+    torn_weights.unlink()
+    for file, words in [
+        (torn, "torn-1.safetensors could not be read"),
+        (tmp_path / "none.json", "none.json could not be read"),
+    ]:
+        with pytest.raises(FileNotFoundError, match=words):
+            Studio.load(file, toy, splits)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        *(lambda about, key=key: about.pop(key) for key in ("history", "tests", "about", "images")),
+        *(
+            lambda about, key=key: about.pop(key)
+            for key in ("history", "tests", "about", "images", "id", "weights", "recalibrated")
+        ),
         lambda about: about.update(tests="x"),
+        lambda about: about.update(weights=[]),
+        lambda about: about["weights"].append("x"),
+        lambda about: about.update(weights=[1, 2]),
         lambda about: about["history"].update(attempts=7),
         lambda about: about["history"].update(now=99),
         lambda about: about["history"]["attempts"][1].pop("what"),
@@ -1915,10 +1961,40 @@ def test_a_damaged_file_gets_one_sentence_and_leaves_no_thread(
 ):
     studio = studio_of(toy, splits).set({"fc1": 1.2}).settle()
     studio.retrain(config=replace(GENTLE, epochs=1))
-    path = rewritten(studio.save(tmp_path / "s.safetensors"), change)
-    with pytest.raises(ValueError, match=r"broken\.safetensors is broken"):
+    path = moved(studio.save(tmp_path / "s.json"), change=change)
+    with pytest.raises(ValueError, match=r"broken\.json is broken"):
         Studio.load(path, toy, splits)
     assert threads() == []
+
+
+def test_saving_never_writes_over_another_studio_unless_told(toy, split, studio_of, tmp_path):
+    path = tmp_path / "s.json"
+    first, second = (studio_of(toy, split).set({"fc1": q}).settle() for q in (1.0, 2.0))
+    first.autosave(path)
+    before = path.read_bytes()
+    words = r"s-0.safetensors and .*s.json would be overwritten; open it with Studio.load, give an"
+    for save in (second.save, second.autosave):
+        with pytest.raises(FileExistsError, match=words):
+            save(path)
+    assert second.path is None
+    assert path.read_bytes() == before
+    first.set({"fc1": 1.5}).settle().save(path)  # its own
+    first.close()
+    loaded = Studio.load(path, toy, split)
+    loaded.set({"fc2": 1.0}).settle().save(path)  # which goes on where that one ended
+    loaded.close()
+    second.save(path, overwrite=True)
+    again = Studio.load(path, toy, split)
+    assert again.attempts == second.attempts
+    again.close()
+    path.unlink()
+    with pytest.raises(FileExistsError, match=r"s-0.safetensors would be overwritten"):
+        first.save(path)
+    (tmp_path / "p.json").write_text("{}")
+    with pytest.raises(FileExistsError, match=r"p.json would be overwritten"):
+        first.save(tmp_path / "p.json")
+    with pytest.raises(ValueError, match=r"a studio is saved as JSON; name it .*s\.json"):
+        first.save(tmp_path / "s.safetensors")
 
 
 def test_an_export_makes_the_same_mask_by_the_command_it_names(studio_of, tmp_path, capsys):
@@ -1965,13 +2041,13 @@ def test_an_export_of_a_network_of_ones_own_says_what_is_missing(toy, split, stu
 
 def test_an_export_never_writes_over_a_saved_studio(toy, split, studio_of, tmp_path):
     studio = studio_of(toy, split).set(1.0)
-    path = studio.save(tmp_path / "work.safetensors")
-    before = path.read_bytes()
+    studio.save(tmp_path / "work.json")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match=r"work.safetensors is a saved studio; give the plan"):
-            studio.export(tmp_path / "work.json", overwrite=overwrite)
-    assert path.read_bytes() == before
-    assert not (tmp_path / "work.json").exists()
+        for name in ("work.json", "work-0.json"):
+            with pytest.raises(ValueError, match=r"work.* is of a saved studio; give the plan an"):
+                studio.export(tmp_path / name, overwrite=overwrite)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("suffix", ["json", "safetensors"])

@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import ClassVar
 from urllib.parse import quote, unquote
+
+import msgspec
 
 from pruning_lab import criteria
 from pruning_lab.evaluation import Accuracy, Drop
 from pruning_lab.layers import unknown_layer
 from pruning_lab.masks import Amount
-from pruning_lab.rows import Rows
+from pruning_lab.rows import Rows, plain
 
 KINDS = ("quality", "density")
 
@@ -60,6 +63,11 @@ class Attempt:
     def key(self) -> tuple:
         """Attempts with the same key are the same network."""
         return self.version, frozenset(self.settings.items())
+
+    @cached_property
+    def json(self) -> msgspec.Raw:
+        """Made once: a history of many attempts is written after each."""
+        return msgspec.Raw(msgspec.json.encode(plain(self)))
 
 
 class Comparison(Rows[Attempt]):

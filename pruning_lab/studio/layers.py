@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning_lab import cost, criteria
+from pruning_lab import cost, criteria, models
 from pruning_lab.evaluation import Changes, Thresholded
 from pruning_lab.layers import not_covered, prunable
 from pruning_lab.masks import Mask, Receipt, ReceiptRow
@@ -187,6 +187,11 @@ class Version:
         self.layers = {name: Layer(name, layer.weight) for name, layer in layers.items()}
         if not layers:
             raise ValueError("this model has no layer to prune, so there is nothing to set")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of these weights."""
+        return models.fingerprint(self.weights)
 
     def network(self) -> nn.Module:
         """The network before pruning, with these tensors and no copies of them."""

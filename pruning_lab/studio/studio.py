@@ -1,8 +1,11 @@
 """The threshold studio: a network whose thresholds are moved and whose accuracy follows."""
 
 import copy
+import secrets
+import threading
 from collections.abc import Callable, Mapping
-from functools import partial
+from contextlib import suppress
+from functools import cached_property, partial
 from pathlib import Path
 
 from torch import nn
@@ -15,8 +18,9 @@ from pruning_lab.sensitivity import Scan
 from pruning_lab.studio import files, images, tasks
 from pruning_lab.studio.history import Attempt, History, Setting
 from pruning_lab.studio.layers import Version
-from pruning_lab.studio.measurer import Event, Measurer
+from pruning_lab.studio.measurer import Changed, Event, Measurer
 from pruning_lab.studio.metrics import Change, Metrics
+from pruning_lab.studio.saving import Saver
 from pruning_lab.studio.state import State
 from pruning_lab.training import Epoch, TrainConfig
 
@@ -62,6 +66,9 @@ class Studio(State):
         self.tests, self.tested, self.test_drop = 0, None, None  # uses of test; what came of it
         self.layers, self.history = list(first.layers), History(tuple(first.layers))
         self._measurer = Measurer(first, self.val, self._record, budget, recalibrate)
+        self._id, self._saving = secrets.token_hex(16), threading.Lock()
+        self.path: Path | None = None  # where `autosave` writes
+        self._saver, self._stop_saving = None, lambda: None
         self.refresh()
 
     def set(
@@ -109,9 +116,11 @@ class Studio(State):
         return self._move(lambda history: history, anytime=True)
 
     def on(self, kind: type[Event], listener: Callable[[Event], None]) -> Callable[[], None]:
-        """Call `listener` with each Moved, Measured, Progress or Failed; returns what ends that."""
-        self._measurer.listeners.append(entry := (kind, listener))
-        return partial(self._measurer.listeners.remove, entry)
+        """Call `listener` with each Moved, Measured, Changed, Progress or Failed.
+
+        Returns a function that ends that.
+        """
+        return self._measurer.on(kind, listener)
 
     def retrain(
         self,
@@ -130,9 +139,7 @@ class Studio(State):
             given = self.train, config, on_epoch, self._measurer
             weights, what = tasks.retrain(self.network(), self.mask, *given)
             if weights is not None:
-                with self._measurer.lock:
-                    self._versions.append(Version(self._versions[0].network(), weights))
-                    self._move(History.retrained, what, anytime=True)
+                self._learnt(Version(self._versions[0].network(), weights), what)
 
         self._measurer.start("retraining", task, wait)
         return self
@@ -166,6 +173,7 @@ class Studio(State):
 
         def task() -> None:
             self.tests += 1
+            self._measurer.tell(Changed())
             networks = self.network(), self._versions[0].network()
             given = self._test_images, self._recalibrate, self._measurer
             self.tested, self.test_drop = tasks.test(*networks, *given)
@@ -184,20 +192,31 @@ class Studio(State):
         return self
 
     def close(self) -> None:
-        """End the thread; what it was working on stays undone."""
+        """End the thread; what it was working on stays undone, and attempts are saved."""
         self._measurer.close()
+        if self._saver is not None:
+            self._saver.close()
 
-    def save(self, path: str | Path) -> Path:
-        """Write everything into one safetensors file, from which `load` resumes."""
-        with self._measurer.lock:
-            about = files.About(
-                about=None if self.about is None else dict(self.about),
-                images=data.fingerprint_of(self.val),
-                recalibrated=self._recalibrate is not None,
-                tests=self.tests,
-                history=self.history,
-            )
-            return files.save(path, about, [version.weights for version in self._versions])
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the attempts (JSON), and the weights beside it, from which `load` resumes.
+
+        `overwrite` says that these may be the files of another studio.
+        """
+        return self._save(files.check_free(path, self._id, overwrite))
+
+    def autosave(self, path: str | Path, *, overwrite: bool = False) -> "Studio":
+        """`save` now, and in the background after every change and every measurement.
+
+        A process that is killed loses what was done in its last half second. Where a save fails,
+        Failed says so, and the next one tries again.
+        """
+        self.save(path, overwrite=overwrite)
+        self._stop_saving()
+        self.path = Path(path)
+        self._saver = Saver(partial(self._save, self.path), self._measurer.fail)
+        self._stop_saving = self.on(Changed, self._saver.changed)
+        self._saver.changed()  # what came between
+        return self
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module, splits, **options) -> "Studio":
@@ -206,7 +225,7 @@ class Studio(State):
         studio = cls(model, splits, about=about["about"], **options)
         with studio._measurer.lock:
             studio._versions += [Version(model, tensors) for tensors in weights[1:]]
-            studio.tests = about["tests"]
+            studio.tests, studio._id = about["tests"], about["id"]
             return studio._move(lambda _: about["history"], anytime=True)
 
     def export(self, path: str | Path, *, overwrite: bool = False) -> files.Exported:
@@ -222,13 +241,47 @@ class Studio(State):
     def _move(self, step: Callable[..., History], *args, anytime: bool = False) -> "Studio":
         """Make a transition of the history, and have where it leads measured."""
         with self._measurer.lock if anytime else self._measurer.free():
-            history = step(self.history, *args)
+            before, history = self.history, step(self.history, *args)
             version = self._versions[history.attempt.version]
             rows = Metrics(version.rows(history.attempt.settings))
             self.history = history.update(density=rows.density, bytes=rows.bytes)
             self._measurer.request(version, self.attempt)
+        if self.history != before:
+            self._measurer.tell(Changed())
         return self
 
     def _record(self, attempt: Attempt, change: Change) -> None:
         with self._measurer.lock:
             self.history = self.history.measured(attempt.key, change.accuracy, change.drop)
+        self._measurer.tell(Changed())
+
+    def _learnt(self, version: Version, what: str) -> None:
+        """An attempt with weights of its own."""
+        if self.path is not None:
+            with suppress(OSError):  # which the saver will tell
+                files.save_weights(self.path, len(self._versions), version, self._id)
+
+        def step(history: History) -> History:
+            self._versions.append(version)
+            return history.retrained(what)
+
+        self._move(step, anytime=True)
+
+    def _save(self, path: Path) -> Path:
+        with self._saving:  # so that the latest state is the last one that is written
+            with self._measurer.lock:
+                history, versions = self.history, tuple(self._versions)
+            about = files.About(
+                id=self._id,
+                about=None if self.about is None else dict(self.about),
+                images=self._images,
+                recalibrated=self._recalibrate is not None,
+                tests=self.tests,
+                weights=[version.fingerprint for version in versions],
+                history=history,
+            )
+            return files.save(path, about, versions)
+
+    @cached_property
+    def _images(self) -> str | None:
+        return data.fingerprint_of(self.val)
