@@ -28,10 +28,10 @@ DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of the curves
 TEMPLATE = Path(__file__).with_suffix(".html")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="the page; replaced if it exists")
-    path = parser.parse_args().out
+    path = parser.parse_args(arguments).out
     path.write_text(page(), encoding="utf-8")
     print(f"wrote {path}: {path.stat().st_size:,} bytes")
 

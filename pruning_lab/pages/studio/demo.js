@@ -7,7 +7,8 @@ import { bytesAt } from "./numbers.js"
 import { Pad } from "./pad.js"
 import { render } from "./view.js"
 
-const SLICE = 100 // images between two pauses; after the first there is an estimate
+const SLICE = 50 // images between two pauses, a few milliseconds
+const ESTIMATE = 100 // images after which there is a first number
 const SHOWN = 24 // lost images
 
 export class Model {
@@ -20,8 +21,10 @@ export class Model {
     const dense = network.layers.map(layer => layer.alive)
     this.before = Uint8Array.from(this.batches.flatMap(batch => [...batch.answers(dense)]))
     this.handled = {}
+    this.message = { text: "", problem: "" }
     this.listeners = {}
-    this.traits = { ...this.constants(), progress: {}, message: {}, handled: {} }
+    this.traits = { ...this.constants(), progress: {} }
+    this.choose()
     this.measure()
   }
 
@@ -62,18 +65,20 @@ export class Model {
       this.handled = { ...this.handled, [view]: request.n }
       try {
         this.act(request)
+        this.choose()
       } catch (error) {
         message.problem = error.message
       }
     }
-    this.measure({ message, handled: this.handled })
+    this.message = message
+    this.measure()
   }
 
   act(request) {
     const { history } = this
     const actions = {
       set: ({ kind, layers, drag }) => history.set(kind, layers, drag),
-      string: ({ text }) => this.setAll(text),
+      string: ({ text }) => history.fromText(text),
       lock: ({ layer, locked }) => history.locks[locked ? "add" : "delete"](layer),
       undo: () => history.undo(),
       redo: () => history.redo(),
@@ -85,33 +90,33 @@ export class Model {
     actions[request.do](request)
   }
 
-  setAll(text) {
-    const asked = { quality: {}, density: {} }
-    for (const part of text.split("&").filter(Boolean)) {
-      const [, name, amount, percent] = part.match(/^(\w+)=([\d.e-]+)(%?)$/) ?? []
-      if (!name) throw new Error(`settings are like fc1=1.4&fc2=8%, got "${part}"`)
-      asked[percent ? "density" : "quality"][name] = percent ? amount / 100 : Number(amount)
-    }
-    for (const { name } of this.network.layers)
-      if (!(name in asked.quality || name in asked.density)) asked.quality[name] = 0
-    this.history.set("quality", asked.quality, 0)
-    if (Object.keys(asked.density).length) this.history.set("density", asked.density, 0)
-  }
-
   // ------------------------------------------------------------------------- what is measured
 
+  // What the settings come to, in weights.
+  choose() {
+    const { attempt } = this.history
+    this.rows = this.network.layers.map(layer => this.row(layer))
+    this.kept = this.rows.map(row => row.kept)
+    attempt.density = this.kept.reduce((sum, n) => sum + n) / this.traits.network.weights
+    attempt.bytes = this.rows.reduce((sum, row) => sum + row.bytes, 0)
+  }
+
+  row(layer) {
+    const setting = this.history.setting(layer.name), { kept, threshold, quality } = layer.choose(setting)
+    const finite = number => Number.isFinite(number) ? number : null
+    return { ...setting, kept, threshold: finite(threshold), quality: finite(quality),
+      bytes: bytesAt({ weights: layer.size }, { kept: 0, bytes: 0 }, kept),
+      locked: this.history.locks.has(layer.name) }
+  }
+
   // Slices of images; what was asked for later ends what is measured for an earlier attempt.
-  async measure(changes = {}) {
-    const turn = (this.turn = {}), { layers, labels } = this.network, answers = []
-    const choices = layers.map(layer => layer.choose(this.history.setting(layer.name)))
-    this.kept = choices.map(choice => choice.kept)
+  async measure() {
+    const turn = (this.turn = {}), answers = []
     for (const batch of this.batches) {
       answers.push(...batch.answers(this.kept))
-      const final = answers.length === labels.length
+      const final = batch === this.batches.at(-1)
       if (final) this.record(answers)
-      if (final || batch === this.batches[0])
-        this.send({ ...changes, ...this.results(choices, Uint8Array.from(answers), final) })
-      changes = {}
+      if (final || answers.length === ESTIMATE) this.send(this.results(answers, final))
       await new Promise(done => setTimeout(done))
       if (turn !== this.turn) return
     }
@@ -135,33 +140,24 @@ export class Model {
       return own
     })
     const weights = layers.reduce((sum, layer) => sum + layer.size, 0)
-    const network = { name, made: "as it came", version: 0, weights, images: `${labels.length} val images of mnist-5k`,
-      classes: 10, has_train: false, has_test: false, path: "", layers: about }
+    const images = `${labels.length} val images of mnist-5k`
+    const network = { name, made: "as it came", version: 0, weights, images, classes: 10,
+      has_train: false, has_test: false, path: "", layers: about }
     const right = this.before.filter((named, i) => named === labels[i]).length
     this.dense = accuracyOf(right, labels.length)
     return { network, counts: new DataView(Uint32Array.from(counts.flat()).buffer), curves }
   }
 
-  results(choices, answers, final) {
+  results(answers, final) {
     const { network, history } = this, { attempt } = history
     const found = compared(network.labels, this.before, answers)
-    const layers = choices.map((choice, i) => this.row(network.layers[i], choice))
-    const kept = this.kept.reduce((sum, n) => sum + n)
-    attempt.density = kept / this.traits.network.weights
-    attempt.bytes = layers.reduce((sum, row) => sum + row.bytes, 0)
     const { accuracy, drop } = attempt.accuracy ? attempt : found
-    const now = { number: attempt.number, status: final ? "ready" : "measuring", busy: "", layers, accuracy, drop,
-      final: Boolean(attempt.accuracy), dense: this.dense, can_undo: Boolean(attempt.parent),
-      can_redo: Boolean(history.redos[attempt.number]), tests: 0, tested: "", string: history.text }
+    const now = { number: attempt.number, status: final ? "ready" : "measuring", busy: "", layers: this.rows,
+      accuracy, drop, final: Boolean(attempt.accuracy), dense: this.dense, can_undo: Boolean(attempt.parent),
+      can_redo: Boolean(history.redos[attempt.number]), tests: 0, tested: "", string: history.toText() }
     const { first, values } = pixelMap(network.layers[0], this.kept[0])
-    return { now, attempts: this.listed(), ...this.losses(found, answers, final), first, first_values: new DataView(values.buffer) }
-  }
-
-  row(layer, { kept, threshold, quality }) {
-    const { kind, amount } = this.history.setting(layer.name), all = kept || threshold < Infinity
-    const bytes = bytesAt({ weights: layer.size }, { kept: 0, bytes: 0 }, kept)
-    return { kind, amount, threshold: all ? threshold : null, quality: all ? quality : null, kept, bytes,
-      locked: this.history.locks.has(layer.name) }
+    return { now, attempts: this.listed(), ...this.losses(found, answers, final), first,
+      first_values: new DataView(values.buffer), message: this.message, handled: this.handled }
   }
 
   losses({ lost, won, classes }, answers, final) {
@@ -169,7 +165,8 @@ export class Model {
     const pictures = new Uint8Array(shown.length * size)
     shown.forEach((index, i) => pictures.set(images.subarray(index * size, (index + 1) * size), i * size))
     const losses = { n: answers.length, lost: lost.length, won: won.length, side: [SIDE, SIDE, 1],
-      shown: shown.map(index => ({ index, label: labels[index], before: this.before[index], after: answers[index] })),
+      shown: shown.map(index => (
+        { index, label: labels[index], before: this.before[index], after: answers[index] })),
       classes, final }
     return { losses, pictures: new DataView(pictures.buffer) }
   }

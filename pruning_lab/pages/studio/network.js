@@ -143,12 +143,12 @@ export class Batch {
       this.kept = 0
     }
     const sign = kept > this.kept ? 1 : -1, { order, values } = this.network.layers[0]
-    const { n, starts, where, ink, sums, totals } = this
-    for (const place of order.subarray(Math.min(kept, this.kept), Math.max(kept, this.kept))) {
-      const pixel = place % PIXELS, output = (place - pixel) / PIXELS, value = sign * values[place]
+    const { n, starts, where, ink, sums, totals } = this, end = Math.max(kept, this.kept)
+    for (let i = Math.min(kept, this.kept); i < end; i++) {
+      const place = order[i], output = Math.floor(place / PIXELS), pixel = place - output * PIXELS
+      const value = sign * values[place], first = output * n, last = starts[pixel + 1]
       totals[output] += value
-      for (let at = starts[pixel]; at < starts[pixel + 1]; at++)
-        sums[output * n + where[at]] += value * ink[at]
+      for (let at = starts[pixel]; at < last; at++) sums[first + where[at]] += value * ink[at]
     }
     this.kept = kept
   }
@@ -157,9 +157,10 @@ export class Batch {
 // Inputs below zero add nothing; weights (in, out).
 function afterRelu(inputs, weights, bias) {
   const outputs = Float64Array.from(bias), wide = outputs.length
-  inputs.forEach((input, i) => {
-    if (input > 0) for (let k = 0; k < wide; k++) outputs[k] += input * weights[i * wide + k]
-  })
+  for (let i = 0; i < inputs.length; i++) {
+    const input = inputs[i], first = i * wide
+    if (input > 0) for (let k = 0; k < wide; k++) outputs[k] += input * weights[first + k]
+  }
   return outputs
 }
 
@@ -168,7 +169,7 @@ export function pixelMap(layer, kept) {
   const connections = new Uint32Array(PIXELS)
   for (const place of layer.order.subarray(0, kept)) connections[place % PIXELS]++
   const most = Math.max(...connections)
-  const values = Uint8Array.from(connections, count => Math.round((255 * count) / Math.max(1, most)))
+  const values = Uint8Array.from(connections, count => halfToEven((255 * count) / Math.max(1, most)))
   const about = { shape: [SIDE, SIDE], seen: connections.filter(Boolean).length, most }
   return { first: { kind: "pixels", ...about, of: layer.shape[0] }, values }
 }

@@ -17,7 +17,7 @@ export class Pad {
     this.example = true
     this.pen = { at: [SIDE / 2, SIDE / 2], down: false, shown: false } // of the keyboard
     this.canvas = h("canvas", { class: "pad", tabindex: 0, role: "application",
-      "aria-label": "Draw a digit: with the mouse, a finger, or arrow keys, where space lowers and lifts the pen" })
+      "aria-label": "Draw a digit with the mouse, a finger or the arrow keys; space lowers and lifts the pen" })
     this.seen = h("canvas", { class: "seen", role: "img", "aria-label": "the digit as the network sees it" })
     this.bars = [...network.layers.at(-1).bias.keys()].map(digit => this.bar(digit))
     this.answer = h("div", { class: "answer", role: "status" })
