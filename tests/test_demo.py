@@ -1,23 +1,19 @@
 """The demo: its numbers are the library's, and the page needs nothing but itself."""
 
-import base64
 import copy
-import importlib.util
 import json
 import re
 import shutil
 import subprocess
-import zlib
-from pathlib import Path
 from types import SimpleNamespace
 
+import demo_page
 import pytest
 import torch
 
 import pruning_lab as lab
 from pruning_lab.widgets.script import script
 
-ROOT = Path(__file__).resolve().parent.parent
 LAYERS = "fc1", "fc2", "fc3"
 QUALITIES = (
     {"fc1": 1.4},
@@ -101,36 +97,22 @@ DIGITS = ONE, SEVEN, ZERO, FAR, DOT
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    path = tmp_path_factory.mktemp("demo") / "demo.html"
-    tool = importlib.util.spec_from_file_location("demo", ROOT / "tools" / "demo.py")
-    tool.loader.exec_module(demo := importlib.util.module_from_spec(tool))
-    demo.main(["--out", str(path)])
-    return path
+    return demo_page.build(tmp_path_factory.mktemp("demo") / "demo.html")
 
 
 @pytest.fixture(scope="module")
 def contents(page):
-    found = re.search(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"), re.S)
-    return json.loads(found[1])
+    return demo_page.contents(page)
 
 
 @pytest.fixture(scope="module")
 def network(contents):
-    """The page's int8 weights in torch's layers."""
-    model, place = lab.models.lenet_300_100(), 0
-    data = zlib.decompress(base64.b64decode(contents["packed"]))
-    for about in contents["layers"]:
-        layer, size = model.get_submodule(about["name"]), about["shape"][0] * about["shape"][1]
-        whole = torch.frombuffer(bytearray(data[place : place + size]), dtype=torch.int8)
-        layer.weight.data = whole.float().reshape(about["shape"]) * about["scale"]
-        layer.bias.data = torch.tensor(about["bias"])
-        place += size
-    return model
+    return demo_page.network(contents)
 
 
 @pytest.fixture(scope="module")
 def val():
-    return lab.data.load("mnist-5k").val.head(500)
+    return demo_page.val()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import { bytesAt } from "./numbers.js"
 import { Pad } from "./pad.js"
 import { render } from "./view.js"
 
-const SLICE = 50 // images between two pauses, a few milliseconds
+const SLICE = 50 // images: a few milliseconds
+const FRAME = 8 // ms of work, after which the browser may draw
 const ESTIMATE = 100 // images after which there is a first number
 const SHOWN = 24 // lost images
 
@@ -112,13 +113,16 @@ export class Model {
   // Slices of images; what was asked for later ends what is measured for an earlier attempt.
   async measure() {
     const turn = (this.turn = {}), answers = []
+    let began = performance.now()
     for (const batch of this.batches) {
       answers.push(...batch.answers(this.kept))
       const final = batch === this.batches.at(-1)
       if (final) this.record(answers)
       if (final || answers.length === ESTIMATE) this.send(this.results(answers, final))
+      if (answers.length !== ESTIMATE && performance.now() - began < FRAME) continue
       await new Promise(done => setTimeout(done))
       if (turn !== this.turn) return
+      began = performance.now()
     }
   }
 
