@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import pruning_lab as lab
 from pruning_lab.cli import common, outputs
@@ -76,22 +75,25 @@ def studio(
 
 
 def free_path(save: str | None) -> Path:
-    """Where to save: never over another file. Raises OSError or ValueError where it cannot be."""
+    """Where to save: never over other files. Raises OSError or ValueError where it cannot be."""
     if save is None:
-        path = next(path for path in _names() if not path.exists())
+        names = ("studio.json", *(f"studio-{number}.json" for number in range(2, 10**6)))
+        path = next(path for path in map(Path, names) if not _files(path))
     elif (path := Path(save)).suffix != ".json":
         raise ValueError(f"--save {path}: a studio is JSON; name it {path.with_suffix('.json')}")
-    elif path.exists():
+    elif there := _files(path):
         is_studio = path.is_file() and outputs.kind_of(path) == "studio"
-        again = f"open it again with --resume {path}" if is_studio else "it is no saved studio"
-        raise FileExistsError(f"--save {path} is there already: {again}, or name another file")
+        again = f"open it again with --resume {path}, or " if is_studio else ""
+        raise FileExistsError(f"--save {path}: {there[0]} is there already; {again}name another")
     outputs.check_place("--save", path)
     return path
 
 
-def _names() -> Iterator[Path]:
-    yield Path("studio.json")
-    yield from (Path(f"studio-{number}.json") for number in count(2))
+def _files(path: Path) -> list[Path]:
+    """What is there of the files of a studio that is saved in `path`."""
+    weights = re.compile(re.escape(path.stem) + r"-\d+\.safetensors")
+    there = path.parent.iterdir() if path.parent.is_dir() else ()
+    return [file for file in there if file.name == path.name or weights.fullmatch(file.name)]
 
 
 def open_studio(file, scan, recalibrate, seed, network, images, output) -> lab.Studio:
@@ -108,26 +110,36 @@ def open_studio(file, scan, recalibrate, seed, network, images, output) -> lab.S
     if scanned:
         lab.choose(scanned, density=1.0)  # raises where nothing can be chosen by it
     train = common.recalibration(recalibrate, model, splits)
-    about["opened"] = {  # what `open_again` needs
-        "data": common.full_name(splits.name),
-        "root": images.root and str(Path(images.root).absolute()),
-        "size": images.size,
-        "recalibrate": recalibrate,
-    }
+    opened = Opened(
+        data=common.full_name(splits.name),
+        root=images.root and str(Path(images.root).absolute()),
+        size=images.size,
+        recalibrate=recalibrate,
+    )
+    about = {**about, "opened": opened}
     return lab.Studio(model, splits, scan=scanned, about=about, recalibrate=train)
+
+
+class Opened(TypedDict):
+    """What a studio was opened with, besides its network."""
+
+    data: str
+    root: str | None
+    size: int | None
+    recalibrate: int | None
 
 
 def open_again(path, network, images, output) -> lab.Studio:
     """A saved studio, with the network and the images that it was opened with."""
-    about = lab.studio.files.load_about(path)
-    opened = about.get("opened") or {}
-    if ":" in about["network"] and network.model != about["network"]:
-        name = about["network"]
-        raise ValueError(
-            f"{path} is of code that is not run unasked; if you trust it, add --model {name}"
-        )
+    saved = lab.files.load_json(path)
+    if outputs.kind_of(Path(path)) != "studio":
+        raise ValueError(f"{path} is no saved studio; give the .json that the studio was saved in")
+    about = saved.get("about") or {}
+    about = about | {"network": network.name(about, path)}
+    none = Opened(data=None, root=None, size=None, recalibrate=None)  # saved by Studio.save
+    opened = lab.rows.decode(Opened, about["opened"], path) if "opened" in about else none
     model = common.build(about)
-    kept = {key: getattr(images, key) or opened.get(key) for key in ("data", "root", "size")}
+    kept = {key: getattr(images, key) or opened[key] for key in ("data", "root", "size")}
     splits = replace(images, **kept).load(about, output, model, training=True)
-    train = common.recalibration(opened.get("recalibrate"), model, splits)
+    train = common.recalibration(opened["recalibrate"], model, splits)
     return lab.Studio.load(path, model, splits, recalibrate=train)

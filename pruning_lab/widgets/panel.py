@@ -94,6 +94,7 @@ class StudioPanel(anywidget.AnyWidget):
         if self.studio is not None:
             self.studio.close()
             self._board.close()
+            self.layout.close()
         super().close()
 
     def __repr__(self) -> str:
