@@ -269,7 +269,7 @@ export class Layers {
   drawCurve(context, curve, { at, left, right, end, place, density, x }) {
     const { state, colours } = this, layer = state.layers[place], counts = state.countsOf(place)
     const top = MARGIN.top + 4, bottom = MARGIN.top + CURVE - 22
-    const low = Math.min(...curve.map(point => point[2])), most = Math.max(...curve.map(p => p[3]))
+    const low = Math.min(...curve.map(point => point[2])), most = Math.min(1, Math.max(...curve.map(p => p[3])))
     const y = accuracy => bottom - ((bottom - top) * (accuracy - low)) / Math.max(most - low, 0.01)
     const places = []
     for (let px = left; px <= right; px += 4) {

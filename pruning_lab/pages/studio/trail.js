@@ -4,7 +4,7 @@ import { button, h, put, s } from "./elements.js"
 import { clamp, compression, percent, points, seconds } from "./numbers.js"
 
 const STEPS = [1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002, 0.0001]
-const LEFT = 44, RIGHT = 12, TOP = 10, BOTTOM = 32 // margins of the chart
+const LEFT = 50, RIGHT = 12, TOP = 10, BOTTOM = 32 // margins of the chart
 
 // The ends of the axes. An attempt with less than half of the best accuracy does not stretch them.
 export function limits(attempts, now, searched) {
