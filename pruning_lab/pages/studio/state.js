@@ -106,7 +106,8 @@ export class State {
 
   // The quality where a layer's line stands, also where it was asked for a density.
   quality(place) {
-    const { quality, kept } = this.row(place), layer = this.layers[place]
+    const { kind, amount, quality, kept } = this.row(place), layer = this.layers[place]
+    if (kind === "quality") return amount
     if (quality === null || kept === 0) return layer.bins * layer.step
     return Number.isFinite(quality) ? quality : qualityKeeping(layer, this.countsOf(place), kept)
   }

@@ -43,10 +43,14 @@ export class Trail {
         "◆ now · ● no other beats it · click to go back")), this.svg, this.list)
   }
 
+  // A drag tells `now` many times a second: what follows from the attempts stays as it is.
   draw(names) {
+    const { number } = this.state.get("now"), gone = number !== this.number
+    this.number = number
+    const searches = names.has("progress") && this.state.get("progress")?.task === "scanning"
     if (names.has("progress") || names.has("now")) this.drawTask()
-    if (["attempts", "now", "progress"].some(name => names.has(name))) this.drawChart()
-    if (names.has("attempts") || names.has("now")) this.drawList()
+    if (gone || searches || names.has("attempts") || names.has("theme")) this.drawChart()
+    if (gone || names.has("attempts")) this.drawList()
   }
 
   drawTask() {
