@@ -27,7 +27,7 @@ QUIET = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-SIZE = {"width": 1000, "height": 760}
+SIZE, WIDE = {"width": 1240, "height": 800}, 1000  # of the page; of the picture, in pixels
 
 # Of the view
 ROW, NAME, PICTURE = '.pl-row[data-layer="{}"]', ".pl-name", "canvas.pl-big"
@@ -110,8 +110,8 @@ def main() -> None:
     if not SECONDS[0] <= seconds <= SECONDS[1]:
         print(f"it takes {seconds:.1f} s, not {SECONDS[0]} to {SECONDS[1]}", file=sys.stderr)
     print(
-        f"wrote {TARGET.name}: {SIZE['width']} x {SIZE['height']}, {len(frames)} frames, "
-        f"{seconds:.1f} s, quality {quality}, {TARGET.stat().st_size:,} bytes"
+        f"wrote {TARGET.name}: {len(frames)} frames, {seconds:.1f} s, quality {quality}, "
+        f"{TARGET.stat().st_size:,} bytes"
     )
 
 
@@ -132,7 +132,7 @@ def serving(folder: str) -> Iterator[str]:
 def filmed(address: str) -> list[tuple[Image.Image, int]]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        page = browser.new_page(viewport=SIZE)
+        page = browser.new_page(viewport=SIZE, device_scale_factor=WIDE / SIZE["width"])
         page.set_default_timeout(120_000)
         page.goto(address)
         page.wait_for_function(FINAL)
@@ -157,6 +157,7 @@ def play(film: Film) -> None:
     film.shoot(1000)
     pruned = page.evaluate(HERE)
     film.click(page.get_by_role("button", name=RETRAIN, exact=True))
+    page.wait_for_function(f"!({IDLE})")
     film.wait(IDLE, every=200, milliseconds=110, most=16)
     film.wait(FINAL, every=50, milliseconds=60, most=4)
     film.shoot(1200)
