@@ -166,7 +166,7 @@ def write(frames: Sequence[tuple[Image.Image, int]], path: Path) -> None:
     """An animated WebP that repeats, lossless: a third of a GIF's bytes, and all colours."""
     images, shown = zip(*frames, strict=True)
     options = {"save_all": True, "append_images": images[1:], "duration": list(shown), "loop": 0}
-    images[0].save(path, lossless=True, quality=80, **options)
+    images[0].save(path, lossless=True, quality=80, method=4, **options)
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes, at most {MOST_BYTES:,}")
 
