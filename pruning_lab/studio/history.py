@@ -175,18 +175,18 @@ class History:
     ) -> "History":
         """Another attempt: these settings on top of the current ones.
 
-        With `merge` it replaces the current one, if that is a merged step of the same layers and
-        was neither measured nor named: a drag is one attempt.
+        With `merge` it replaces the current one, if that is a step of the same layers and has no
+        name: a drag is one attempt.
         """
         for name in self.known(*asked):
             if name in self.locks:
                 raise ValueError(f"layer {name!r} is locked; unlock it first")
         settings = {n: s for n, s in {**self.attempt.settings, **asked}.items() if s != ALL}
         what = what or _summary(asked, self.layers)
-        if merge and self.drag == asked.keys() and not (self.attempt.accuracy or self.attempt.name):
-            return self.update(settings=settings, what=what)
-        stepped = self._add(what, settings=settings, accuracy=None, drop=None)
-        return replace(stepped, drag=frozenset(asked)) if merge else stepped
+        changes = {"settings": settings, "what": what, "accuracy": None, "drop": None}
+        if merge and self.drag == asked.keys() and not self.attempt.name:
+            return self.update(**changes)
+        return replace(self._add(**changes), drag=frozenset(asked))
 
     def to_string(self) -> str:
         """The current settings, to send: "fc1=1.4&conv2=d0.05", qualities, and densities after d.

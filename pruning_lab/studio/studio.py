@@ -77,7 +77,7 @@ class Studio(State):
         """Ask layers for a quality or a density: `set({"fc1": 1.2})`, `set(density=0.08)`.
 
         A number goes to every layer that is not locked, a dict to those it names. With `merge` the
-        step replaces the one before it, if that moved the same layers and was never measured.
+        step replaces the one before it, if that set the same layers and has no name.
         """
         return self._move(partial(History.set, quality=quality, density=density, merge=merge))
 

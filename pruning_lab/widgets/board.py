@@ -26,6 +26,7 @@ class Board:
         self._turn = threading.Lock()  # of those whose requests are carried out
         self._made: dict[str, object] = {}  # part -> what it was made of
         self._pictures, self._points = state.Pictures(studio), Points()
+        self._drag: tuple = "", 0  # whose the last request was, and of which drag
         self._told, self._cost = 0.0, (0.0, 0.0)  # when progress was told; losses: when, how long
         message = {"text": "", "problem": ""}
         self.values: dict[str, object] = {"message": message, "handled": {}, "progress": {}}
@@ -60,7 +61,7 @@ class Board:
             new = [request for request in asked if request["n"] > done]
             for request in new:
                 try:
-                    message["text"] = self._do(request) or ""
+                    message["text"] = self._do(view, request) or ""
                 except Exception as error:
                     message["problem"] = sentence(error)
                 done = request["n"]
@@ -70,12 +71,13 @@ class Board:
                 del handled[next(iter(handled))]
             self._tell({"message": message, "handled": handled | {view: done}}, numbers=True)
 
-    def _do(self, request: Mapping) -> str | None:
+    def _do(self, view: str, request: Mapping) -> str | None:
         """One request; returns what to say of it."""
-        studio = self.studio
+        studio, before = self.studio, self._drag
+        self._drag = view, request.get("drag")
         match request:
             case {"do": "set", "kind": "quality" | "density" as kind, "layers": dict() as layers}:
-                studio.set(**{kind: layers}, merge=bool(request.get("drag")))
+                studio.set(**{kind: layers}, merge=bool(self._drag[1]) and self._drag == before)
             case {"do": "string", "text": str(text)}:
                 studio.from_string(text)
             case {"do": "lock", "layer": str(layer), "locked": bool(locked)}:
