@@ -1454,39 +1454,55 @@ def test_frozen_layers_stay_frozen_while_retraining(toy, splits, studio_of):
     assert not torch.equal(network.conv1.weight, toy.conv1.weight)
 
 
-def test_stopped_in_an_epoch_the_last_whole_one_stays(toy, splits, studio_of):
+@pytest.mark.parametrize(("whole", "batch", "words"), [(0, 2, "0.3"), (2, 3, "2.6"), (2, 1, "2")])
+def test_stopped_in_the_middle_what_was_learnt_stays(toy, splits, studio_of, whole, batch, words):
+    """Three batches of 16, 16 and 8 images; the one that was just read is not learnt any more."""
     toy.drop2.p = 0.0  # nothing random
-    images, whole = Batches(splits.train), []  # 3 batches
+    images, epochs = Batches(splits.train), []
     studio = studio_of(toy, replace(splits, train=images)).set({"fc1": 1.0}).settle()
     before, config = studio.fingerprint(), replace(GENTLE, epochs=5)
-    images.taken = lambda count: len(whole) == 2 and count == 3 and studio.stop()
-    studio.retrain(config=config, on_epoch=whole.append)
-    assert [epoch.epoch for epoch in whole] == [1, 2]
-    assert studio.attempt.what == "retrained 2 epochs from 53 % kept, stopped before 5"
+    images.taken = lambda count: len(epochs) == whole and count == batch and studio.stop()
+    studio.retrain(config=config, on_epoch=epochs.append)
+    assert [epoch.epoch for epoch in epochs] == [1, 2][:whole]
+    assert studio.attempt.what == f"retrained {words} epochs from 53 % kept, stopped before 5"
     real, mask = copy.deepcopy(toy), masks.prune(toy, quality={"fc1": 1.0})
-    steps = train(real, list(images), config, mask=mask)
-    next(steps), next(steps)
-    found = studio.network()
-    expected = real.state_dict()
+
+    def until_then():
+        for count, pair in enumerate(images, start=1):
+            if (len(done), count) == (whole, batch):
+                raise InterruptedError
+            yield pair
+
+    class Until(list):
+        __iter__ = staticmethod(until_then)
+
+    done, steps = [], train(real, Until(images), config, mask=mask)
+    for _ in range(whole):
+        done.append(next(steps))
+    with pytest.raises(InterruptedError):
+        next(steps)
+    found, expected = studio.network(), real.state_dict()
     assert all(torch.allclose(t, expected[name]) for name, t in found.state_dict().items())
+    assert not found.fc1.weight[~mask["fc1"]].any()
     assert studio.metrics().accuracy == evaluation.evaluate(found, splits.val)
     assert studio.undo().fingerprint() == before
 
 
-def test_stopped_before_the_first_epoch_is_whole_nothing_has_happened(toy, splits, studio_of):
-    images = Batches(splits.train)
+def test_stopped_before_the_first_step_nothing_has_happened(toy, splits, studio_of):
+    images, told = Batches(splits.train), []
     studio = studio_of(toy, replace(splits, train=images)).set({"fc1": 1.0}).settle()
     before, attempts = studio.fingerprint(), studio.attempts
-    for moment in (1, 2, 3):
-        images.taken = lambda count: count == moment and studio.stop()  # noqa: B023
-        studio.retrain(config=GENTLE)
-        assert (studio.fingerprint(), studio.attempts) == (before, attempts)
-        assert (studio.status, studio.busy) == ("ready", False)
+    images.taken = lambda count: studio.stop()
+    studio.on(Progress, lambda event: told.append(event.text))
+    studio.retrain(config=GENTLE)
+    assert (studio.fingerprint(), studio.attempts) == (before, attempts)
+    assert (studio.status, studio.busy) == ("ready", False)
+    assert told[-1] == "retraining … stopped before its first step: nothing was learnt"
     images.taken = lambda count: None
     assert studio.retrain(config=GENTLE).attempt.what.startswith("retrained 2 epochs")
 
 
-def test_an_interrupt_while_retraining_keeps_the_last_whole_epoch(
+def test_an_interrupt_while_retraining_keeps_what_was_learnt(
     toy, splits, studio_of, everything_of, monkeypatch
 ):
     images = Batches(splits.train)
@@ -1504,7 +1520,7 @@ def test_an_interrupt_while_retraining_keeps_the_last_whole_epoch(
     images.taken = press
     with pytest.raises(KeyboardInterrupt):
         studio.retrain(config=replace(GENTLE, epochs=9), on_epoch=epochs.append)
-    assert studio.attempt.what == "retrained 1 epoch from 53 % kept, stopped before 9"
+    assert studio.attempt.what == "retrained 1.3 epochs from 53 % kept, stopped before 9"
     assert not studio.busy
     assert everything_of(toy) == before
     assert studio.metrics().accuracy == evaluation.evaluate(studio.network(), splits.val)
@@ -1549,16 +1565,84 @@ def test_a_training_that_fails_leaves_the_studio_where_it_was(toy, splits, studi
 def test_progress_is_told(toy, splits, studio_of):
     studio = studio_of(toy, splits).settle()
     told = []
-    studio.on(Progress, lambda event: told.append((event.text, studio.status)))
+    studio.on(Progress, lambda event: told.append((event, studio.status)))
     studio.retrain(config=GENTLE)
-    assert all(text == status for text, status in told)
-    assert [text.split(",")[0] for text, _ in told if "loss" in text] == [
-        "retraining … epoch 1 of 2",
-        "retraining … epoch 2 of 2",
-    ]
+    assert all(event.text == status for event, status in told)
+    words = [event.text.split(",")[0] for event, _ in told if "loss" in event.text]
+    assert [*dict.fromkeys(words)] == [f"retraining … epoch {n} of 2" for n in (1, 2)]
     assert studio.status == "ready"
+    told.clear()
     studio.suggest()
-    assert "scanning … 100%" in dict(told)
+    assert "scanning … 100%" in [event.text for event, _ in told]
+    done = [event.done for event, _ in told if event.done is not None]
+    assert done == sorted(done)
+    assert all(0 <= part <= 1 for part in done)
+
+
+def test_every_batch_of_a_training_is_in_one_point(toy, splits, studio_of, monkeypatch):
+    """Their means, weighted by their images, are what `train` says of the epoch."""
+    toy.drop2.p = 0.0  # nothing random
+    # Every batch, or the first one and the ends of epochs.
+    for seconds, sizes, ends in ((0, [16, 16, 8] * 2, range(1, 7)), (60, [16, 24, 40], (1, 3, 6))):
+        monkeypatch.setattr(tasks, "SAY_SECONDS", seconds)
+        studio = studio_of(toy, replace(splits, train=list(splits.train))).set(0.5).settle()
+        points, rows = [], []
+        studio.on(Progress, lambda event: event.point and points.append(event))  # noqa: B023
+        studio.retrain(config=GENTLE, on_epoch=rows.append)
+        real, mask = copy.deepcopy(toy), masks.prune(toy, quality=0.5)
+        expected = list(train(real, list(splits.train), GENTLE, mask=mask))
+        assert [row.loss for row in rows] == pytest.approx([row.loss for row in expected])
+        x = [event.point[0] for event in points]
+        assert x == pytest.approx(
+            [1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2] if not seconds else [1 / 3, 1, 2]
+        )
+        for column, value in ((1, "loss"), (2, "accuracy")):
+            found = np.dot(sizes, [event.point[column] for event in points]) / 40
+            assert found == pytest.approx(sum(getattr(row, value) for row in expected), rel=1e-5)
+        assert [event.done for event in points] == pytest.approx([at / 2 for at in x])
+        assert points[-1].left == 0
+        assert all(event.left > 0 for event in points[:-1])
+
+
+def test_points_of_a_training_come_no_faster_than_eight_a_second(toy, splits, studio_of):
+    pixels = torch.cat([x for x, _ in splits.train])
+    loader = DataLoader(TensorDataset(pixels, splits.train.labels), batch_size=1)
+    studio, points = studio_of(toy, replace(splits, train=loader)).settle(), []
+    studio.on(Progress, lambda event: event.point and points.append(event.point))
+    began = time.perf_counter()
+    studio.retrain(config=replace(GENTLE, epochs=9))
+    assert 9 <= len(points) <= 9 + 1 + 8 * (time.perf_counter() - began)
+
+
+def test_images_of_unknown_number_are_counted_in_the_first_epoch(toy, splits, studio_of):
+    class Stream:
+        def __iter__(self):
+            return iter(splits.train)
+
+    studio, points = studio_of(toy, replace(splits, train=Stream())).settle(), []
+    studio.on(Progress, lambda event: event.point and points.append(event.point[0]))
+    studio.retrain(config=GENTLE)
+    assert points[0] == 0.5  # somewhere in it
+    assert points[-2:] == [1, 2] or points[-1] == 2
+    assert studio.attempt.what == "retrained 2 epochs from 100 % kept"
+
+
+@pytest.mark.parametrize("choice", [{"max_drop": 3.0}, {"density": 0.3}])
+def test_every_network_that_a_search_tries_is_told(studio_of, choice):
+    val = data.load("mnist-5k").val
+    model = models.lenet_300_100(trained="mnist")
+    studio, told = studio_of(model, val).set(density={"fc3": 0.5}).lock("fc3").settle(), []
+    studio.on(Progress, lambda event: event.point and told.append(event))
+    studio.suggest(**choice)
+    assert told[0].text == "searching … 1 of at most 80 networks, on 1,000 images"
+    assert len(told) > 5
+    numbers = [int(event.text.split()[2]) for event in told]
+    assert numbers == [*range(1, len(told) + 1)]
+    assert all(0 < event.point[0] < 1 for event in told)
+    found = studio.metrics()
+    assert (found.density, found.accuracy.value) in [event.point for event in told]
+    if "density" in choice:
+        assert {round(event.point[0], 4) for event in told} == {0.3}
 
 
 def test_metrics_say_what_made_the_network(toy, splits, studio_of):
@@ -1580,7 +1664,7 @@ def test_a_suggestion_is_what_choose_says_of_the_same_scan(toy, splits, studio_o
     studio = studio_of(toy, splits).suggest(**choice)
     scan = sensitivity.scan(toy, splits.val, tasks.SCAN_DENSITIES)
     assert list(studio.scan) == list(scan)
-    asked = {**(choice or {"max_drop": 0.5}), "evaluations": tasks.EVALUATIONS}
+    asked = {**(choice or {"max_drop": 0.5}), "evaluations": tasks.EVALUATIONS, "method": "joint"}
     plan = sensitivity.choose(scan, **asked, model=toy, images=splits.val)
     settings = {n: Setting("density", d) for n, d in plan.densities.items() if d < 1}
     assert studio.attempt.settings == settings

@@ -130,7 +130,10 @@ class Studio(State):
         wait: bool = True,
         on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     ) -> "Studio":
-        """Train what is kept: an attempt with weights of its own; `stop` keeps whole epochs."""
+        """Train what is kept: an attempt with weights of its own.
+
+        `stop` keeps what was learnt until then. Progress says how the loss falls.
+        """
         if self.train is None:
             raise ValueError("there are no images to retrain on; open the studio with data.load's")
         config = config or TrainConfig(epochs=epochs, lr=0.02)
@@ -147,12 +150,13 @@ class Studio(State):
     def suggest(
         self, max_drop: float | None = None, *, density: float | None = None, wait: bool = True
     ) -> "Studio":
-        """Set all layers that are not locked as sensitivity.choose says, given those that are.
+        """Set all layers that are not locked as a search with sensitivity.choose says.
 
-        `max_drop` is what the whole network may lose, in percentage points (0.5).
+        `max_drop` is what the whole network may lose, in percentage points (0.5); `density` is
+        what it keeps. Progress says what each network that is tried comes to, on 2,000 images.
         """
         max_drop = 0.5 if max_drop is None and density is None else max_drop
-        choice = {"max_drop": max_drop, "density": density}
+        choice = {"max_drop": max_drop, "density": density, "method": "joint"}
         sensitivity.check_choice(**choice)
 
         def task() -> None:
