@@ -84,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             torch.manual_seed(bound.arguments.get("seed") or 0)
             command(*bound.args, **bound.kwargs)
     except KeyboardInterrupt:
-        resumes = "resume" in bound.arguments or any(hasattr(group, "resume") for group in groups)
+        resumes = isinstance(bound.arguments.get("resume"), bool)  # the studio's is a file
+        resumes = resumes or any(hasattr(group, "resume") for group in groups)
         advice = "the same command with --resume continues after the last finished batch or epoch"
         if "seeds" in bound.arguments:  # table and figure keep their runs
             resumes, advice = True, "the same command continues after the last finished epoch"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shlex
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -50,27 +52,26 @@ def studio(
         raise ValueError(
             f"--resume opens a saved studio with its network, and saves to it: leave out {wrong[0]}"
         )
-    listening = page.listen(port)
-    try:
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(page.listen(port))
         if resume is None:
             path = free_path(save)
             opened = open_studio(file, scan, recalibrate, seed, network, images, output)
         else:
             path, opened = Path(resume), open_again(resume, network, images, output)
+        stack.callback(opened.close)
         opened.autosave(path)
         output.say(f"attempts are saved in {path}")
-        with tempfile.TemporaryDirectory() as folder:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
 
-            def ready(address: str) -> None:
-                record = {"address": address, "path": str(path)}
-                output.show(record, f"The studio is at {address}\nCtrl-C ends it")
-                if not no_browser:
-                    page.browse(address, folder)
+        def ready(address: str) -> None:
+            record = {"address": address, "path": str(path)}
+            output.show(record, f"The studio is at {address}\nCtrl-C ends it")
+            if not no_browser:
+                page.browse(address, folder)
 
-            page.serve(opened, listening, ready)
-    finally:
-        listening.close()
-    again = f"pruning-lab studio --resume {path}"
+        page.serve(opened, listening, ready)
+    again = shlex.join(["pruning-lab", "studio", "--resume", str(path)])
     output.say(f"\nthe studio is closed; {again} opens it again")
 
 
@@ -131,10 +132,7 @@ class Opened(TypedDict):
 
 def open_again(path, network, images, output) -> lab.Studio:
     """A saved studio, with the network and the images that it was opened with."""
-    saved = lab.files.load_json(path)
-    if outputs.kind_of(Path(path)) != "studio":
-        raise ValueError(f"{path} is no saved studio; give the .json that the studio was saved in")
-    about = saved.get("about") or {}
+    about = lab.studio.files.read(path)["about"] or {}
     about = about | {"network": network.name(about, path)}
     none = Opened(data=None, root=None, size=None, recalibrate=None)  # saved by Studio.save
     opened = lab.rows.decode(Opened, about["opened"], path) if "opened" in about else none

@@ -86,6 +86,11 @@ def _check_overwrite(there: Sequence[Path], overwrite: bool, advice: str = "") -
         raise FileExistsError(f"{names} {what}")
 
 
+def read(path: str | Path) -> About:
+    """What `save` wrote, without the weights. Raises ValueError for anything else."""
+    return decode(About, files.load_json(path), path, _FORMAT)
+
+
 def load(
     path: str | Path, model: nn.Module, splits, *, recalibrate: Images | None = None, **options
 ) -> tuple[About, nn.Module, list[dict[str, Tensor]]]:
@@ -93,8 +98,7 @@ def load(
 
     Raises ValueError for a broken file, and where it is of another network or of other images.
     """
-    path = Path(path)
-    about = decode(About, files.load_json(path), path, _FORMAT)
+    path, about = Path(path), read(path)
     if about["images"] not in (None, data.fingerprint_of(getattr(splits, "val", splits))):
         raise ValueError(f"{path} was measured on other images; open it with the same data")
     if about["recalibrated"] != (recalibrate is not None):

@@ -28,6 +28,7 @@ from pruning_lab.training import Epoch, TrainConfig
 class Studio(State):
     """A network whose thresholds are moved and whose accuracy follows.
 
+    >>> from pruning_lab import models
     >>> studio = Studio(models.lenet_300_100(trained="mnist"), data.load("mnist-5k"))
     >>> accuracy = studio.set({"fc1": 1.4}).settle().metrics().accuracy
     >>> studio.undo().attempt.what

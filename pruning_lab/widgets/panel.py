@@ -13,13 +13,15 @@ from pruning_lab.widgets.figures import TrailFilm, WeightsFilm
 from pruning_lab.widgets.script import script, style
 from pruning_lab.widgets.tables import STYLE, attempts_table, headline, table
 
+_HELP = "For the page; `widgets.state` and `widgets.board` say what it holds."
+
 
 def _dict() -> traitlets.Dict:
-    return traitlets.Dict().tag(sync=True)
+    return traitlets.Dict(help=_HELP).tag(sync=True)
 
 
 def _bytes() -> traitlets.Bytes:
-    return traitlets.Bytes().tag(sync=True)
+    return traitlets.Bytes(help=_HELP).tag(sync=True)
 
 
 class StudioPanel(anywidget.AnyWidget):
@@ -32,7 +34,7 @@ class StudioPanel(anywidget.AnyWidget):
     network, curves, now, losses, first = _dict(), _dict(), _dict(), _dict(), _dict()
     progress, message, handled = _dict(), _dict(), _dict()
     counts, pictures, first_values = _bytes(), _bytes(), _bytes()
-    attempts = traitlets.List().tag(sync=True)
+    attempts = traitlets.List(help=_HELP).tag(sync=True)
     requests = _dict()  # of the page
 
     studio: Studio | None = None  # a refused panel, which is closed too, never got one

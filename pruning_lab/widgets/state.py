@@ -33,7 +33,7 @@ def interval(value: Accuracy | Drop | None) -> dict | None:
 # ---------------------------------------------------------------------------------- the network
 
 
-def network(studio: Studio, path: str = "") -> tuple[dict, bytes]:
+def network(studio: Studio) -> tuple[dict, bytes]:
     """The weights of the current attempt, and how many stay at each threshold; see `counts`."""
     about, rows, labels = studio.about or {}, studio.metrics(), plots.short_names(studio.layers)
     n, part = data.count(studio.val), getattr(studio.val, "name", "")
@@ -68,7 +68,7 @@ def network(studio: Studio, path: str = "") -> tuple[dict, bytes]:
         "classes": _classes(studio),
         "has_train": studio.train is not None,
         "has_test": studio.has_test,
-        "path": path,
+        "path": str(studio.path or ""),
         "layers": layers,
     }
     return found, b"".join(part.tobytes() for part in counts)
