@@ -41,14 +41,14 @@ class View:
         )
 
     def select(self, layer: str) -> None:
-        self.page.locator(f'.pl-row[data-layer="{layer}"] .pl-name').click()
+        self.page.locator(f'.pl-row[data-layer="{layer}"] .pl-name').first.click()
 
     def press(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).click()
 
     def drag(self, start: float, to: float, steps: int = 60, *, let_go: bool = True) -> None:
         """By the pointer in the large picture: fractions of its width."""
-        box = self.page.locator(".pl-big").bounding_box()
+        box = self.page.locator(".pl-big").first.bounding_box()
         y = box["y"] + box["height"] / 2
         self.page.mouse.move(box["x"] + start * box["width"], y)
         self.page.mouse.down()
@@ -61,7 +61,7 @@ class View:
 
     @property
     def quality(self) -> float:
-        return float(self.page.locator(".pl-big").get_attribute("data-quality"))
+        return float(self.page.locator(".pl-big").first.get_attribute("data-quality"))
 
     @property
     def attempts(self) -> list[str]:
@@ -71,8 +71,9 @@ class View:
     def numbers(self) -> dict:
         names = ("accuracy", "change", "density", "bytes", "flops")
         found = {name: self.text(f".pl-head .pl-{name}") for name in names}
-        details = self.page.locator(".pl-head .pl-detail").all_inner_texts()
-        rows = self.page.locator(".pl-row").all_inner_texts()
+        one = self.page.locator(".pl").first
+        details = one.locator(".pl-head .pl-detail").all_inner_texts()
+        rows = one.locator(".pl-row").all_inner_texts()
         return found | {"details": details, "rows": [" ".join(row.split()) for row in rows]}
 
 
@@ -174,7 +175,9 @@ def test_keys_typed_numbers_and_densities(view, oracle):
     for _ in range(12):
         view.page.keyboard.press("ArrowRight")
     view.page.keyboard.press("Shift+ArrowLeft")
-    view.page.wait_for_function("document.querySelector('.pl-big').dataset.quality == '0.595'")
+    view.page.wait_for_function(
+        "() => document.querySelector('.pl-big').dataset.quality == '0.595'"
+    )
     view.settled()
     field = view.page.locator(".pl-percent")
     view.select("conv2")
@@ -216,7 +219,9 @@ def test_a_retraining_is_in_sight_dragging_goes_on_and_stop_keeps_what_was_learn
     view.page.locator(".pl-epochs").fill("400")
     view.press("Retrain")
     view.page.locator(".pl-training .pl-loss").wait_for(timeout=60_000)
-    view.page.wait_for_function("/epoch/.test(document.querySelector('.pl-task-text').innerText)")
+    view.page.wait_for_function(
+        "() => /epoch/.test(document.querySelector('.pl-task-text').innerText)"
+    )
     view.select("fc1")
     view.page.evaluate(WATCH)
     view.drag(0.1, 0.3, steps=30)
@@ -235,7 +240,9 @@ def test_what_is_refused_is_said_and_changes_nothing(view):
     field = view.page.locator(".pl-string")
     field.fill("fc9=1.4")
     field.press("Enter")
-    view.page.wait_for_function("document.querySelector('.pl-problem').innerText.includes('fc9')")
+    view.page.wait_for_function(
+        "() => document.querySelector('.pl-problem').innerText.includes('fc9')"
+    )
     view.settled()
     assert view.numbers == before
     assert field.input_value() != "fc9=1.4" or view.page.evaluate(

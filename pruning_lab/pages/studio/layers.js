@@ -6,8 +6,9 @@ import { clamp, count, histogram, keptAt, onCurve, percent, reach } from "./numb
 
 const KEY_STEPS = { ArrowLeft: -0.05, ArrowDown: -0.05, ArrowRight: 0.05, ArrowUp: 0.05,
   PageDown: -0.25, PageUp: 0.25 }
-const MARGIN = { left: 14, right: 46, top: 26, bottom: 34 } // of the large picture
+const MARGIN = { left: 14, right: 58, top: 26, bottom: 34 } // of the large picture
 const MINI = 60, BIG = 240 // columns of the histograms, at most
+const INSET = 7 // of a row's histogram, for the handle at its ends
 const CURVE = 84 // height of the accuracy's strip
 const CLOSED = "M5 8V5a3 3 0 0 1 6 0v3", OPEN = "M5 8V4a3 3 0 0 1 6 0" // shackles of a padlock
 
@@ -137,7 +138,7 @@ export class Layers {
       }
       parts.lock = h("button", { type: "button", class: "pl-lock", onclick: () => state.ask({
         do: "lock", layer: layer.name, locked: !state.row(place).locked }) }, padlock(parts.shackle))
-      const mini = () => ({ left: 3, right: parts.mini.clientWidth - 3, end: this.bars(place, MINI).end })
+      const mini = () => ({ left: INSET, right: parts.mini.clientWidth - INSET, end: this.bars(place, MINI).end })
       draggable(parts.mini, state, () => place, mini, this.moved)
       const numbers = h("span", { class: "pl-row-numbers" }, parts.density, parts.kept)
       parts.element = h("div", { class: "pl-row", "data-layer": layer.name }, parts.name, parts.mini,
@@ -182,8 +183,8 @@ export class Layers {
     parts.mini.dataset.quality = state.quality(place)
     describe(parts.mini, state, place)
     const { context, width, height } = prepared(parts.mini), { columns, end } = this.bars(place, MINI)
-    const x = 3 + ((width - 6) * clamp(state.quality(place), 0, end)) / end
-    drawBars(context, columns, { x: 3, y: 7, width: width - 6, height: height - 9, cut: x,
+    const x = INSET + ((width - 2 * INSET) * clamp(state.quality(place), 0, end)) / end
+    drawBars(context, columns, { x: INSET, y: 7, width: width - 2 * INSET, height: height - 9, cut: x,
       colours: this.colours, hatch: false })
     drawThreshold(context, x, 7, height - 2, this.colours, document.activeElement === parts.mini)
     this.drawSpark(parts.spark, layer, density)
@@ -254,7 +255,7 @@ export class Layers {
     for (const density of [0, 0.5, 1])
       drawText(context, `${100 * density}%`, right + 6, y(density) + 4, colours.faint)
     context.save()
-    context.translate(right + 42, (top + bottom) / 2)
+    context.translate(right + 54, (top + bottom) / 2)
     context.rotate(-Math.PI / 2)
     drawText(context, "kept (line)", 0, 0, colours.faint, { align: "center" })
     context.restore()

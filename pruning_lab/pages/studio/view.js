@@ -58,7 +58,8 @@ class Headline {
     }
     const words = { estimate: "an estimate, measuring on", final: "measured on all images",
       waiting: now.busy ? "a preview: not applied while a task runs" : "measuring" }[is]
-    const says = now.status === "ready" || (!state.settled && now.busy) || is === "estimate" ? words : now.status
+    const says = now.status === "ready" || (!state.settled && now.busy) || is === "estimate" ? words
+      : now.busy ? `${now.busy} …` : now.status
     this.status.dataset.state = now.status.startsWith("failed") ? "failed" : now.busy ? "waiting" : is
     put(this.status, says)
   }
