@@ -1,4 +1,4 @@
-"""Measures the latest request in a thread: the only owner of a thread and of a lock."""
+"""Measures the latest request in a thread, which it owns, as it does the studio's lock."""
 
 import ctypes
 import threading
