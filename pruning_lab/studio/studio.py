@@ -50,7 +50,7 @@ class Studio(State):
     ):
         """`splits` are data.load's; to measure, one split or any re-iterable of (x, y) serves too.
 
-        `scan` is one of these weights, to draw and to suggest by; `about` goes into the files;
+        `scan=` is one of these weights, to draw and to suggest by; `about` goes into the files;
         `budget` is bytes of activations, for as many images of val (268 MB, on a GPU 4.3 GB). With
         `recalibrate`, training images, BatchNorm layers get their statistics from these in every
         network. Raises ValueError for the test split, and for a scan of other weights.
@@ -83,7 +83,7 @@ class Studio(State):
         return self._move(partial(History.set, quality=quality, density=density, merge=merge))
 
     def from_string(self, text: str) -> "Studio":
-        """Set exactly what `to_string` said, here or in another studio of the same layers."""
+        """Set exactly what `History.to_string` said, here or in another studio of the same layers."""
         return self._move(History.from_string, text)
 
     def undo(self) -> "Studio":
