@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
@@ -26,17 +27,23 @@ def studio(toy, split):
     studio.close()
 
 
+def wait_for(coroutine, seconds: float) -> None:
+    """Run it in a thread of its own: tests with a browser leave a running loop in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(lambda: asyncio.run(asyncio.wait_for(coroutine, seconds))).result()
+
+
 def serve(studio, use) -> None:
     """Run a coroutine that uses the page of a studio."""
 
     async def run():
         served = page.Page(studio, page.listen(None))
         try:
-            await asyncio.wait_for(use(served), 120)
+            await use(served)
         finally:
             await served.close()
 
-    asyncio.run(run())
+    wait_for(run(), 120)
 
 
 async def asked(address, **headers):
@@ -313,7 +320,7 @@ def test_ctrl_c_ends_a_retraining_and_what_was_killed_is_opened_again(opened, tm
         process.kill()
         seen["before"] = browser.values
 
-    asyncio.run(asyncio.wait_for(work(), 200))
+    wait_for(work(), 200)
     process.wait(20)
 
     process, record = opened("--resume", "studio.json")
@@ -329,7 +336,7 @@ def test_ctrl_c_ends_a_retraining_and_what_was_killed_is_opened_again(opened, tm
         await browser.until(lambda v: v["progress"].get("points"))
         process.send_signal(signal.SIGINT)
 
-    asyncio.run(asyncio.wait_for(again(), 200))
+    wait_for(again(), 200)
     began = time.monotonic()
     assert process.wait(30) == 0, process.stderr.read()
     assert time.monotonic() - began < 10  # of which the end of the interpreter is some
