@@ -126,6 +126,7 @@ class Guarded(RequestHandler):
         self.set_header("Cache-Control", "no-store")
 
     def prepare(self) -> None:
+        """Raises HTTPError for all others."""
         if self.request.host not in self.page.places:
             raise HTTPError(403, "by another name: %s", self.request.host)
         if not self.may_pass():
@@ -138,6 +139,7 @@ class Guarded(RequestHandler):
         return secrets.compare_digest((token or "").encode(), self.page.token.encode())
 
     def write_error(self, status_code: int, **about) -> None:
+        """One sentence."""
         self.set_header("Content-Type", "text/plain")
         self.finish(
             "Open the address that pruning-lab studio printed, with its token.\n"
@@ -215,6 +217,7 @@ class Connection(Guarded, WebSocketHandler):
         self.page.carry_out(requests)
 
     def on_close(self) -> None:
+        """Nothing of the page is kept."""
         self._sender.cancel()
         self.page.connections.discard(self)
 
