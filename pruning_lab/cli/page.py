@@ -185,9 +185,11 @@ class Connection(Guarded, WebSocketHandler):
         return super().may_pass() and self.request.headers.get("Origin") in origins
 
     def check_origin(self, origin: str) -> bool:
-        return True  # else `may_pass` has refused it
+        """Yes: others `may_pass` has refused."""
+        return True
 
     def open(self) -> None:
+        """The whole state goes out first."""
         self._waiting, self._news = dict(self.page.values), asyncio.Event()
         self._news.set()
         self._sender = asyncio.create_task(self._send())
@@ -209,6 +211,7 @@ class Connection(Guarded, WebSocketHandler):
                 await asyncio.sleep(FRAME)
 
     def on_message(self, message: str | bytes) -> None:
+        """Requests; anything else ends the connection."""
         try:
             requests = json.loads(message)["requests"]
         except (ValueError, KeyError, TypeError):
