@@ -126,6 +126,7 @@ class Guarded(RequestHandler):
         self.set_header("Cache-Control", "no-store")
 
     def prepare(self) -> None:
+        """Raises HTTPError for all others."""
         if self.request.host not in self.page.places:
             raise HTTPError(403, "by another name: %s", self.request.host)
         if not self.may_pass():
@@ -138,6 +139,7 @@ class Guarded(RequestHandler):
         return secrets.compare_digest((token or "").encode(), self.page.token.encode())
 
     def write_error(self, status_code: int, **about) -> None:
+        """One sentence."""
         self.set_header("Content-Type", "text/plain")
         self.finish(
             "Open the address that pruning-lab studio printed, with its token.\n"
@@ -183,9 +185,11 @@ class Connection(Guarded, WebSocketHandler):
         return super().may_pass() and self.request.headers.get("Origin") in origins
 
     def check_origin(self, origin: str) -> bool:
-        return True  # else `may_pass` has refused it
+        """Yes: others `may_pass` has refused."""
+        return True
 
     def open(self) -> None:
+        """The whole state goes out first."""
         self._waiting, self._news = dict(self.page.values), asyncio.Event()
         self._news.set()
         self._sender = asyncio.create_task(self._send())
@@ -207,6 +211,7 @@ class Connection(Guarded, WebSocketHandler):
                 await asyncio.sleep(FRAME)
 
     def on_message(self, message: str | bytes) -> None:
+        """Requests; anything else ends the connection."""
         try:
             requests = json.loads(message)["requests"]
         except (ValueError, KeyError, TypeError):
@@ -215,6 +220,7 @@ class Connection(Guarded, WebSocketHandler):
         self.page.carry_out(requests)
 
     def on_close(self) -> None:
+        """Nothing of the page is kept."""
         self._sender.cancel()
         self.page.connections.discard(self)
 

@@ -83,7 +83,7 @@ class Studio(State):
         return self._move(partial(History.set, quality=quality, density=density, merge=merge))
 
     def from_string(self, text: str) -> "Studio":
-        """Set exactly what `History.to_string` said, here or in another studio of the same layers."""
+        """Set exactly what `History.to_string` said, here or in a studio of the same layers."""
         return self._move(History.from_string, text)
 
     def undo(self) -> "Studio":
