@@ -1,19 +1,22 @@
-"""What a user waits for in the studio: the text, the picture, the accuracy; and AlexNet's memory.
+"""What a user waits for in the studio: the line, the numbers, the accuracy; and AlexNet's memory.
 
     python benchmarks/studio.py                        # about eight minutes; needs MNIST, Chromium
-    python benchmarks/studio.py --only lenet-5         # or lenet-300-100, alexnet
+    python benchmarks/studio.py --only lenet-5         # or alexnet, demo, kernel
     python benchmarks/studio.py --save                 # also write results/studio.json
 
-The LeNets are moved in JupyterLab in a headless Chromium, and timed in the page: from the moment
-that the browser notes a key or the pointer until what changed has been painted. AlexNet (61M
-weights, as torchvision has it, with random weights) is timed in a process of its own, with no page.
+LeNet-5 and AlexNet (61M weights, as torchvision has it, with random weights) are dragged in
+JupyterLab in a headless Chromium, and timed in the page: from the moment that the browser notes
+the pointer until the frame that shows it is painted. `kernel` times AlexNet in a process of its
+own, with no page; `demo` the page of tools/demo.py.
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +32,7 @@ from tabulate import tabulate
 
 from pruning_lab import data, files, models, provenance
 from pruning_lab.masks import prunable
-from pruning_lab.studio import LIMIT, STEP, Studio
+from pruning_lab.studio import STEP, Studio
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -37,76 +40,95 @@ sys.path.insert(0, str(ROOT / "tests" / "browser"))
 
 import servers  # noqa: E402 - it lies with the tests
 
-OPEN = """from pruning_lab import data, models, studio, widgets
-s = studio.Studio(models.BUILT_IN["{network}"](trained="mnist"), data.load("mnist"))
-panel = widgets.StudioPanel(s)
-panel.settle()
-panel"""
+# Of the view
+PICTURE = "canvas.pl-big"  # data-quality: where its line was last drawn
+NAME = '.pl-row[data-layer="{}"] .pl-name'
+ACCURACY = ".pl-head .pl-accuracy"  # data-state: waiting, estimate or final
+NUMBERS = {  # what moves with the line
+    "count": '.pl-row[data-layer="{}"] .pl-row-kept',
+    "density": ".pl-head .pl-density",
+    "bytes": ".pl-head .pl-bytes",
+}
+TASK, STOP, EPOCHS, RETRAIN = ".pl-task", ".pl-stop", ".pl-epochs", "Retrain"
+FINAL = f"document.querySelector('{ACCURACY}')?.dataset.state == 'final'"
 
-# Milliseconds after a key or the pointer moved, of what was painted then. The headline says "…" for
-# an accuracy that is not known, and "up to date" once it is that of all images.
+PREPARED = {  # a notebook's first cell: what is not timed
+    "lenet-5": """from pruning_lab import data, models, studio, widgets
+s = studio.Studio(models.lenet_5(trained="mnist"), data.load("mnist"))
+s.settle()""",
+    "alexnet": """import torch, torchvision
+from pruning_lab import data, studio, widgets
+torch.manual_seed(0)
+pixels = torch.randint(256, (200, 3, 128, 128), dtype=torch.uint8)
+labels = torch.randint(1000, (200,))
+split = data.Split("val", pixels, labels, mean=127.5, std=74.0, batch_size=50)
+s = studio.Studio(torchvision.models.alexnet(weights=None), split)
+s.refresh()
+s.settle()""",
+}
+OPEN = """import time
+from IPython.display import HTML, display
+display(HTML(f"<i id='opened' data-at='{1000 * time.time()}'></i>"))
+widgets.StudioPanel(s)"""
+
+# For each step of the pointer the milliseconds until it was painted, and since the last one until
+# an accuracy and the one of all images. The view draws when a frame is made: what it writes calls
+# the observers in the same frame, and a message that they send comes after that frame was painted.
 WATCH = """() => {
-    const now = performance.now.bind(performance);
-    const painted = then => requestAnimationFrame(() => setTimeout(() => then(now())));
-    window.began = 0;
-    const mark = (name, time) => {
-        if (!window.began) return;
-        const marks = window.marks;
-        if (!(name in marks) || name == 'final') marks[name] = time - window.began;
+    const painted = then => {
+        const {port1, port2} = new MessageChannel();
+        port1.onmessage = () => then(performance.now());
+        port2.postMessage(0);
     };
-    window.start = () => { window.began = 0; window.marks = {}; window.pictures = []; };
-    window.start();
-    const begin = event => { if (!window.began) window.began = event.timeStamp; };
-    document.addEventListener('keydown', begin, true);
+    const text = place => document.querySelector(place)?.innerText;
+    const studio = window.studio = {};
+    studio.start = numbers => Object.assign(studio,
+        {numbers, waiting: [], last: 0, moves: [], frames: [], shown: [], marks: {}});
+    studio.start([]);
     document.addEventListener('pointermove', event => {
         if (!event.buttons) return;
-        begin(event);
-        window.last = event.timeStamp;
+        const all = event.getCoalescedEvents();
+        studio.waiting.push(...(all.length ? all : [event]).map(one => one.timeStamp));
+        Object.assign(studio, {last: event.timeStamp, marks: {}});
     }, true);
-    const headline = document.querySelector('.studio-headline');
+    const accuracy = document.querySelector(ACCURACY), big = document.querySelector(PICTURE);
+    const note = () => painted(time => {
+        if (!studio.last || studio.waiting.length) return;
+        const {state} = accuracy.dataset, ms = time - studio.last;
+        if (state != 'waiting') studio.marks.first ??= ms;
+        if (state == 'final') studio.marks.final ??= ms;
+    });
     new MutationObserver(() => {
-        const text = headline.innerText;
-        painted(time => {
-            mark('text', time);
-            if (/accuracy on val\\s+[\\d.]+%/.test(text)) mark('first', time);
-            if (text.includes('up to date')) mark('final', time);
+        const moved = studio.waiting.splice(0), {quality} = big.dataset;
+        const shown = studio.numbers.map(text).join();
+        if (moved.length) painted(time => {
+            studio.moves.push(...moved.map(began => time - began));
+            studio.frames.push([quality, time]);
+            studio.shown.push(shown);
         });
-    }).observe(headline, {childList: true, subtree: true, characterData: true});
-    const picture = document.querySelector('.studio-picture');
-    picture.addEventListener('load', () => painted(time => {
-        mark('picture', time);
-        if (window.began) window.pictures.push(time - window.began);
-    }));
-}"""
-DRAGS = 5  # of each slider
-DONE = "() => 'final' in marks && 'picture' in marks"
-BARS = {
-    "lenet-5": {"text": 60, "picture": 130, "first": 150, "final": 500},
-    "lenet-300-100": {"final": 150},
-}
-WORDS = {
-    "text": "status text",
-    "picture": "new picture",
-    "first": "first accuracy with its interval",
-    "final": "final accuracy",
-}
+        note();
+    }).observe(big, {attributes: true, attributeFilter: ['data-quality']});
+    new MutationObserver(note).observe(accuracy,
+        {attributes: true, attributeFilter: ['data-state']});
+}""".replace("ACCURACY", repr(ACCURACY)).replace("PICTURE", repr(PICTURE))
+STEPS, PACE = 60, 0.02  # of a drag, and seconds between them
+MOVE = {"median": 20, "p95": 34}  # milliseconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    names = (*BARS, "alexnet")
-    parser.add_argument("--only", choices=names, action="append", help="may be given again")
-    parser.add_argument("--keys", type=int, default=25, help="presses for each layer")
+    parts = {"lenet-5": lenet_5, "alexnet": alexnet, "demo": demo, "kernel": kernel_alone}
+    parser.add_argument("--only", choices=parts, action="append", help="may be given again")
+    parser.add_argument("--drags", type=int, default=5, help="of each layer")
     parser.add_argument("--save", action="store_true", help="write results/studio.json")
     options = parser.parse_args()
     rows = []
-    for name in options.only or names:
-        some = alexnet_alone() if name == "alexnet" else browsed(name, options.keys)
-        for row in some:
-            rows.append(row)
-            print(tabulate([row.values()], tablefmt="plain", floatfmt=".1f"), flush=True)
+    for name in options.only or parts:
+        for found in parts[name](options.drags):
+            rows.append(found)
+            print(tabulate([found.values()], tablefmt="plain", floatfmt=".1f"), flush=True)
     print(tabulate(rows, headers="keys", floatfmt=".1f"))
     if options.save:
         about = {
@@ -116,7 +138,12 @@ def main() -> None:
         files.save_json(RESULTS / "studio.json", {**about, "rows": rows})
 
 
-def row(what: str, network: str, layer: str, on: str, unit: str, values, bar: float | None) -> dict:
+def row(
+    what: str, network: str, layer: str, on: str, unit: str, values, bar: float | dict | None
+) -> dict:
+    """`bar` is of the median, unless it names others: {"p95": 34}."""
+    bars = bar if isinstance(bar, dict) else {"median": bar}
+    ordered = sorted(values)
     return {
         "network": network,
         "layer": layer,
@@ -124,102 +151,180 @@ def row(what: str, network: str, layer: str, on: str, unit: str, values, bar: fl
         "on": on,
         "unit": unit,
         "median": statistics.median(values),
-        "worst": max(values),
-        "times": len(values),
-        "bar": bar,
+        "p95": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
+        "least": ordered[0],
+        "worst": ordered[-1],
+        "times": len(ordered),
+        "bar": ", ".join(f"{name} {limit:g}" for name, limit in bars.items() if limit is not None),
     }
 
 
 # In a browser
 
 
-def browsed(network: str, keys: int) -> Iterator[dict]:
-    """Keys on every layer's slider, and some drags of each."""
-    on = f"{data.load('mnist').val.n:,} MNIST val images, JupyterLab in Chromium"
+@contextlib.contextmanager
+def opened(network: str) -> Iterator[tuple]:
+    """A panel in JupyterLab: its page, ms until it was drawn, bytes that came to the page."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         (folder / "work").mkdir()
-        servers.write_notebook(folder / "work" / "studio.ipynb", OPEN.format(network=network))
+        servers.write_notebook(folder / "work" / "studio.ipynb", PREPARED[network], OPEN)
         root = os.environ.get("PRUNING_LAB_DATA", ROOT / "data")
         with (
             servers.jupyterlab(folder, PRUNING_LAB_DATA=root) as address,
             servers.chromium() as new_page,
         ):
-            page = new_page()
+            page, sent = new_page(), []
+            page.on(
+                "websocket",
+                lambda socket: socket.on("framereceived", lambda f: sent.append(len(f))),
+            )
+            # Before the page is there, since it opens when the preparation is done.
+            page.add_init_script(_FIRST_DRAWN)
             servers.run_all_cells(page, address("studio"))
-            until = "document.querySelector('.studio-headline')?.innerText.includes('up to date')"
-            page.wait_for_function(until, timeout=120_000)
+            page.wait_for_function("window.firstDrawn", timeout=600_000)
+            began = float(page.locator("#opened").get_attribute("data-at"))
+            took = page.evaluate("performance.timeOrigin + firstDrawn") - began
+            page.wait_for_function(FINAL, timeout=600_000)
+            page.locator(PICTURE).scroll_into_view_if_needed()
             page.evaluate(WATCH)
-            for layer in prunable(models.BUILT_IN[network]()):
-                marks = [*pressed(page, layer, keys)]
-                for name, what in WORDS.items():
-                    values = [mark[name] for mark in marks]
-                    bar = BARS[network].get(name)
-                    yield row(f"{what}, after a key", network, layer, on, "ms", values, bar)
-                drags = [dragged(page, layer, steps=30) for _ in range(DRAGS)]
-                pictures, finals = zip(*drags, strict=True)
-                bar = 600 if network == "lenet-5" else None
-                what = "final accuracy, after the last of 30 steps of a drag"
-                yield row(what, network, layer, on, "ms", finals, bar)
-                # As many as at least: the other bars are upper ones.
-                yield row("pictures in it, at least", network, layer, on, "", pictures, 10)
+            yield page, took, sum(sent)
 
 
-def pressed(page, layer: str, keys: int) -> Iterator[dict]:
-    """From quality 0.3 on, a step at a time; the next when all is still."""
-    put(page, layer, 0.3)
-    handle = page.locator(f".studio-slider-{layer} .noUi-handle")
-    handle.focus()
-    for press in range(keys + 1):
-        page.evaluate("start()")
-        page.keyboard.press("ArrowRight")
-        page.wait_for_function(DONE, polling=100)  # at every frame it would take time itself
-        page.wait_for_timeout(400)
-        if press:  # the first one draws another layer's picture
-            yield page.evaluate("marks")
+_FIRST_DRAWN = """new MutationObserver((_, observer) => {
+    if (!document.querySelector('PICTURE')?.dataset.quality) return;
+    observer.disconnect();
+    const {port1, port2} = new MessageChannel();
+    port1.onmessage = () => { window.firstDrawn = performance.now() };
+    port2.postMessage(0);
+}).observe(document, {childList: true, subtree: true, attributes: true,
+                      attributeFilter: ['data-quality']})""".replace("PICTURE", PICTURE)
 
 
-def put(page, layer: str, quality: float) -> None:
-    box = page.locator(f".studio-box-{layer} input")
-    box.fill(str(quality))
-    box.press("Enter")
-    page.wait_for_timeout(3000)
+def lenet_5(drags: int) -> Iterator[dict]:
+    on = f"{data.load('mnist').val.n:,} MNIST val images, JupyterLab in Chromium"
+    with opened("lenet-5") as (page, took, _):
+        yield row("opens", "lenet-5", "", on, "ms", [took], None)
+        layers = prunable(models.lenet_5())
+        for layer in layers:
+            found = [dragged(page, layer) for _ in range(drags)]
+            yield from moves("lenet-5", layer, on, found)
+            for name, what, bar in (("first", "first", 120), ("final", "final", 450)):
+                values = [drag["marks"][name] for drag in found]
+                what = f"{what} accuracy after the last move"
+                yield row(what, "lenet-5", layer, on, "ms", values, bar)
+        for layer in layers:
+            with retraining(page):
+                found = [dragged(page, layer, settle=False) for _ in range(drags)]
+            yield from moves("lenet-5", layer, f"{on}, while it retrains", found)
 
 
-def dragged(page, layer: str, steps: int) -> tuple[int, float]:
-    """A pointer drags the handle, 30 steps a second: (pictures, ms from the last to final)."""
-    put(page, layer, 0.3)
-    track = page.locator(f".studio-slider-{layer} .noUi-base").bounding_box()["width"]
-    box = page.locator(f".studio-slider-{layer} .noUi-handle").bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x, y)
+def alexnet(drags: int) -> Iterator[dict]:
+    on = "200 random images of 128 px, JupyterLab in Chromium"
+    layers = prunable(torchvision.models.alexnet(weights=None))
+    with opened("alexnet") as (page, took, sent):
+        yield row("opens, once prepared", "alexnet", "", on, "ms", [took], 5000)
+        each = sent / len(layers) / 1000
+        yield row("sent to the page per layer", "alexnet", "", on, "kB", [each], 300)
+        for layer in layers:
+            found = [dragged(page, layer) for _ in range(drags)]
+            yield from moves("alexnet", layer, on, found)
+
+
+def moves(network: str, layer: str, on: str, drags: list[dict]) -> Iterator[dict]:
+    values = [value for drag in drags for value in drag["moves"]]
+    what = "line, count, bytes and density after a move"
+    yield row(what, network, layer, on, "ms", values, MOVE)
+    what = f"frames in the {STEPS * PACE:g} s of a drag of {STEPS} steps, at least"
+    yield row(what, network, layer, on, "", [drag["frames"] for drag in drags], {"least": 50})
+
+
+def dragged(page, layer: str, *, settle: bool = True) -> dict:
+    """A pointer drags the threshold from 0 on: ms of each move, frames, ms after the last one."""
+    page.locator(NAME.format(layer)).click()
+    page.locator(PICTURE).press("Home")
+    if settle:
+        page.wait_for_timeout(300)
+        page.wait_for_function(FINAL, timeout=120_000, polling=100)
+    box = page.locator(PICTURE).bounding_box()
+    left, y = box["x"] + 0.05 * box["width"], box["y"] + 0.6 * box["height"]
+    page.mouse.move(left, y)
     page.mouse.down()
-    page.evaluate("start()")
-    for step in range(1, steps + 1):
-        began = time.perf_counter()
-        page.mouse.move(x + track * step * STEP / LIMIT, y)
-        page.wait_for_timeout(max(0, 33 - 1e3 * (time.perf_counter() - began)))
+    page.wait_for_timeout(500)
+    page.evaluate("numbers => studio.start(numbers)", [n.format(layer) for n in NUMBERS.values()])
+    began = time.perf_counter()
+    for step in range(1, STEPS + 1):
+        page.mouse.move(left + 0.5 * box["width"] * step / STEPS, y)
+        time.sleep(max(0, began + step * PACE - time.perf_counter()))
     page.mouse.up()
-    page.wait_for_timeout(3000)
-    shown_now = page.evaluate(
-        "() => ({pictures: pictures.length, final: marks.final - (last - began), box: "
-        f"document.querySelector('.studio-box-{layer} input').value}})"
+    page.wait_for_function("!studio.waiting.length")
+    if settle:
+        page.wait_for_function("'final' in studio.marks", timeout=120_000, polling=100)
+    page.wait_for_timeout(100)
+    found = page.evaluate(
+        "(({moves, frames, shown, marks}) => ({moves, frames, shown, marks}))(studio)"
     )
-    shown = page.locator(f".studio-slider-{layer} .noUi-handle").get_attribute("aria-valuetext")
-    assert abs(float(shown_now["box"]) - float(shown)) < 0.01, "the drag ended elsewhere"
-    return shown_now["pictures"], shown_now["final"]
+    # A page that is too slow makes the browser wait with the next step: count by the clock.
+    (_, first), qualities = found["frames"][0], {quality for quality, _ in found["frames"]}
+    in_time = {q for q, at in found["frames"] if at < first + 1000 * STEPS * PACE}
+    # Numbers that stand still while the line moves would be quick, and wrong.
+    assert len(set(found["shown"])) > 0.8 * len(qualities), "the numbers did not follow the line"
+    assert len(found["moves"]) >= STEPS, f"{len(found['moves'])} moves of {STEPS} were painted"
+    return {"moves": found["moves"], "frames": len(in_time), "marks": found["marks"]}
+
+
+@contextlib.contextmanager
+def retraining(page) -> Iterator[None]:
+    """While the block runs the kernel trains."""
+    page.locator(EPOCHS).fill("50")
+    page.get_by_role("button", name=RETRAIN, exact=True).click()
+    page.wait_for_selector(TASK)
+    page.wait_for_timeout(2000)
+    yield
+    assert page.locator(TASK).is_visible(), "retraining ended before the drags did"
+    page.locator(STOP).click()
+    page.wait_for_selector(TASK, state="hidden")
+    page.wait_for_function(FINAL, timeout=120_000)
+
+
+def demo(drags: int) -> Iterator[dict]:
+    """The page that needs no kernel; its model is JavaScript."""
+    layers = prunable(models.lenet_300_100())
+    on = "demo.html in Chromium"
+    with tempfile.TemporaryDirectory() as folder, servers.chromium() as new_page:
+        path = Path(folder) / "demo.html"
+        command = [sys.executable, str(ROOT / "tools" / "demo.py"), "--out", str(path)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        size = [path.stat().st_size / 1e6]
+        yield row("size of the page", "lenet-300-100", "", on, "MB", size, 1.5)
+        firsts = []
+        for _ in range(drags):
+            page = new_page()
+            page.add_init_script(_FIRST_DRAWN)
+            page.goto(path.as_uri())
+            page.wait_for_function("window.firstDrawn")
+            firsts.append(page.evaluate("firstDrawn"))
+        yield row("first picture", "lenet-300-100", "", on, "ms", firsts, 1000)
+        page.wait_for_function(FINAL)
+        page.evaluate(WATCH)
+        for layer in layers:
+            found = [dragged(page, layer) for _ in range(drags)]
+            yield from moves("lenet-300-100", layer, on, found)
+            finals = [drag["marks"]["final"] for drag in found]
+            what = "accuracy after the last move"
+            yield row(what, "lenet-300-100", layer, on, "ms", finals, 150)
 
 
 # In the kernel alone
 
 
-def alexnet_alone() -> Iterator[dict]:
+def kernel_alone(drags: int) -> Iterator[dict]:
     """In a fresh process, so that its memory is its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-        yield from fresh.submit(alexnet, images=200, side=128, turns=5).result()
+        yield from fresh.submit(timed_alexnet, images=200, side=128, turns=drags).result()
 
 
-def alexnet(images: int, side: int, turns: int) -> list[dict]:
+def timed_alexnet(images: int, side: int, turns: int) -> list[dict]:
     before = _resident()
     torch.manual_seed(0)
     model = torchvision.models.alexnet(weights=None)

@@ -128,7 +128,7 @@ def train(
     of another training: other images, another loss, optimizer, mask, ...
     """
     processes.check(device_of(model))
-    length = _length(images, config)
+    length = batches(images, config)
     data.for_choosing(val, "training")
     check_dtype(model)
     if mask is not None:
@@ -165,8 +165,8 @@ _NONE = "no images to train on"
 _ONCE = "an iterator serves one pass only; give a list of batches or a DataLoader"
 
 
-def _length(images: Images, config: TrainConfig) -> int | None:
-    """Batches of an epoch, of this process; None where only reading them would tell."""
+def batches(images: Images, config: TrainConfig) -> int | None:
+    """Of an epoch, of this process: how many; None where only reading them would tell."""
     if isinstance(images, Iterator):
         raise ValueError(_ONCE)
     data.for_choosing(images, "training", give="splits.train")

@@ -400,6 +400,23 @@ def test_a_search_stops_at_its_budget_of_evaluations_and_says_how_far_it_is(lene
     assert found[1000] < found[1]
 
 
+@pytest.mark.parametrize("choice", [{"max_drop": 2.0}, {"density": 0.08, "method": "joint"}])
+def test_every_network_that_is_tried_is_told(lenet, digits, scanned, choice):
+    told, begun = [], []
+    plan = sensitivity.choose(
+        scanned,
+        **choice,
+        model=lenet,
+        images=digits,
+        evaluations=60,
+        notify=lambda done, most: begun.append(done),
+        tried=lambda density, accuracy: told.append((density, accuracy)),
+    )
+    assert len(told) == begun[-1] > 5
+    with masks.masked(lenet, plan.mask(lenet)):
+        assert (plan.density, evaluation.evaluate(lenet, digits)) in told
+
+
 def test_the_test_split_is_not_for_choosing(lenet, digits, scanned):
     images = replace(digits, name="test")
     with pytest.raises(ValueError, match=r"a plan chooses, .* not for choosing; give splits\.val$"):

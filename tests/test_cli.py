@@ -26,6 +26,7 @@ from pruning_lab import (
     masks,
     models,
     sensitivity,
+    studio,
 )
 from pruning_lab.cli import common, page
 from pruning_lab.cli import studio as studio_command
@@ -1019,29 +1020,88 @@ def test_the_course_is_copied_and_what_is_there_stays(tmp_path, monkeypatch, cap
 # ----------------------------------------------------------------------------------- the studio
 
 
-def test_the_page_opens_what_was_typed(own, monkeypatch):
+@pytest.fixture
+def served(monkeypatch):
+    """What a page would have served: studios, used by the functions of this list in turn."""
+    uses = []
+
+    def serve(opened, listening, ready):
+        ready("http://127.0.0.1:1/?token=t")
+        uses.pop(0)(opened.settle(60))
+
+    monkeypatch.setattr(page, "serve", serve)
+    return uses
+
+
+def test_the_page_opens_what_was_typed_and_opens_it_again(own, served, capsys):
     folder, model = own
     models.save("own.safetensors", model.eval())
     words = ("--model", "own_nets:make", "--weights", "own.safetensors", "--data", "folder:photos")
-    assert here("scan", *words[:4], *words[4:], *LEVELS) == 0
-    served = []
-    with monkeypatch.context() as patch:
-        patch.setattr(page, "serve", lambda typed, *_, **__: served.append(typed))
-        assert here("studio", *words, "--scan", "scan.csv", "--no-browser") == 0
-    typed = json.dumps({**served[0], "folder": str(folder)})
-    monkeypatch.setenv("PRUNING_LAB_STUDIO", typed)
-    monkeypatch.chdir("/")  # the kernel's folder is another one
-    panel = studio_command.panel()
-    try:
-        assert panel.settle(60).studio.layers == ["conv", "mix", "head"]
-        assert Path.cwd() == folder  # where exports go
-        assert panel.studio.scan == sensitivity.Scan.load("scan.csv")
-        val = data.load("folder:photos").val
-        assert panel.studio.metrics().accuracy.value == evaluation.evaluate(model, val).value
-        (line,) = panel.studio.export("plan.json").command.splitlines()
-        assert here(*line.split()[1:]) == 0  # its function was typed in this folder
-    finally:
-        panel.close()
+    assert here("scan", *words, *LEVELS) == 0
+    commands, val = [], data.load("folder:photos").val
+
+    def use(opened):
+        assert opened.layers == ["conv", "mix", "head"]
+        assert opened.scan == sensitivity.Scan.load("scan.csv")
+        assert opened.metrics().accuracy.value == evaluation.evaluate(model, val).value
+        opened.set({"mix": 1.0}).settle()
+        commands.append(opened.export("plan.json").command)
+
+    def again(opened):
+        assert [a.what for a in opened.attempts] == ["as it came", "mix: quality 1"]
+        opened.go(1)
+
+    served += [use, again, again]
+    assert here("studio", *words, "--scan", "scan.csv", "--no-browser") == 0
+    out = capsys.readouterr().out
+    assert "attempts are saved in studio.json\n" in out
+    assert "pruning-lab studio --resume studio.json opens it again" in out
+    assert here("studio", "--resume", "studio.json", "--no-browser") == 2
+    assert "if you trust it, add --model own_nets:make" in capsys.readouterr().err
+    saved = str(folder / "studio.json")
+    with chdir(folder.parent):  # the images are found from everywhere
+        assert here("studio", "--resume", saved, *words[:2], "--no-browser") == 0
+    assert here("studio", "--resume", saved, *words[:2], "--no-browser") == 0
+    assert len(studio.files.read(saved)["history"].attempts) == 2
+    (line,) = commands[0].splitlines()
+    assert here(*line.split()[1:]) == 0  # its function was typed in this folder
+
+
+def test_a_studio_is_never_saved_over_another(served, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ("studio", "--model", "lenet-300-100", "--data", "mnist-5k", "--no-browser", "--json")
+    served += [lambda opened: None] * 5
+    paths = []
+    for saved in ((), (), ("--save", "other.json"), ("--resume", "other.json")):
+        typed = words if "--resume" not in saved else ("studio", *words[-2:])
+        assert here(*typed, *saved) == 0
+        paths.append(json.loads(capsys.readouterr().out)["path"])
+    assert paths == ["studio.json", "studio-2.json", "other.json", "other.json"]
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    Path("mine.json").write_text("{}")
+    Path("thing-0.safetensors").touch()
+    (tmp_path / "folder").mkdir()
+    mistakes = {
+        ("--save", "studio.json"): "open it again with --resume studio.json, or name another",
+        ("--save", "mine.json"): "--save mine.json: mine.json is there already; name another",
+        ("--save", "thing.json"): "thing-0.safetensors is there already; name another",
+        ("--save", "plan.txt"): "a studio is JSON; name it plan.json",
+        ("--save", "mine.json/x.json"): "Not a directory; give it another name",
+        ("--resume", "mine.json"): "mine.json is not a studio file",
+        ("--resume", "none.json"): "No such file",
+        ("--resume", "other.json", "--save", "x.json"): "leave out --save",
+        ("--resume", "other.json", "--scan", "studio.json"): "leave out --scan",
+        ("--resume", "other.json", "--recalibrate", "5"): "leave out --recalibrate",
+        ("--resume", "other.json", "other-0.safetensors"): "leave out a network's file",
+        ("--resume", "other.json", "--data", "shapes"): "cannot take the images of shapes",
+        ("--resume", "other.json", "--model", "lenet-5"): "this network expects",
+    }
+    for typed, expected in mistakes.items():
+        own = words if "--resume" not in typed else ("studio", *words[-2:])
+        assert here(*own, *typed) == 2, typed
+        (said,) = capsys.readouterr().err.splitlines()
+        assert expected in said
+    assert before == {path: path.read_bytes() for path in before}
 
 
 @pytest.mark.parametrize(("words", "weights"), [((), 430_500), (("lenet-300-100",), 266_200)])
@@ -1051,15 +1111,17 @@ def test_without_a_file_the_studio_has_a_lenet_as_it_ships(words, weights, capsy
         common.Network(model=words[0] if words else None),
         common.Images(data="mnist-5k"),
     )
-    studio = studio_command.open_studio(
+    opened = studio_command.open_studio(
         **given, network=network, images=images, output=common.Output()
     )
-    studio.close()
-    assert studio.metrics().weights == weights
+    opened.close()
+    assert opened.metrics().weights == weights
     shipped = models.lenet_300_100 if words else models.lenet_5
     expected = shipped(trained="mnist").state_dict()
-    assert all(torch.equal(t, expected[n]) for n, t in studio.network().state_dict().items())
+    assert all(torch.equal(t, expected[n]) for n, t in opened.network().state_dict().items())
     assert capsys.readouterr().out.startswith("mnist-5k: ")
+    expected_to_open_again = {"data": "mnist-5k", "root": None, "size": None, "recalibrate": None}
+    assert opened.about["opened"] == expected_to_open_again
 
 
 def test_mistakes_about_the_studio_get_one_sentence_and_no_server(own, capsys, monkeypatch):

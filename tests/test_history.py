@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from urllib.parse import parse_qsl
 
 import pytest
 from hypothesis import given
@@ -74,6 +75,34 @@ def test_a_step_sets_what_was_asked_and_nothing_else(history, asked):
     assert (after.accuracy, after.drop, after.name) == (None, None, "")
 
 
+ODD = ("a&b=d1", "50%", "features.0", "größe", " ", "+", "d")
+ANY = st.dictionaries(st.sampled_from(ODD), SETTINGS, min_size=1)
+
+
+@given(ANY, ANY, st.sets(st.sampled_from(ODD)))
+def test_settings_come_back_from_their_text(settings, before, locks):
+    sent = History(ODD).step(settings).lock(*locks)
+    text = sent.to_string()
+    assert text.isascii()
+    assert not {*" #"} & {*text}
+    assert dict(parse_qsl(text)).keys() == sent.attempt.settings.keys()  # as a browser reads it
+    got = History(ODD).step(before).from_string(text)
+    assert got.attempt.settings == sent.attempt.settings
+    assert got.from_string(text) == got  # which is no step, if layers are locked
+    assert sent.from_string(text) == sent
+    assert got.from_string("").attempt.settings == {}
+
+
+def test_settings_as_text():
+    history = START.set({"fc1": 1.4}, density={"conv1": 0.05})
+    assert history.to_string() == "conv1=d0.05&fc1=1.4"
+    assert history.set({"fc1": 2}).to_string() == "conv1=d0.05&fc1=2"
+    assert START.to_string() == ""
+    assert START.lock("conv1").from_string("fc1=1&quality=1").attempt.what == (
+        "fc1: quality 1, quality: quality 1"
+    )
+
+
 @given(journeys(), st.data())
 def test_going_anywhere_and_back_changes_no_attempt(history, data):
     number = data.draw(st.integers(1, len(history.attempts)))
@@ -112,13 +141,16 @@ def test_a_drag_is_one_step_with_the_last_settings(history, data):
 @given(journeys(), ASKED, ASKED)
 def test_a_drag_goes_on_only_where_nothing_came_between(history, asked, other):
     first = history.step(asked, merge=True)
-    between = [measured, lambda h: h.rename("kept"), lambda h: h.undo().redo(), History.branch]
+    between = [lambda h: h.rename("kept"), lambda h: h.undo().redo(), History.branch]
     if other.keys() != asked.keys():
         between.append(lambda h: h.step(other, merge=True))
     for happened in between:
         then = happened(first)
         assert len(then.step(asked, merge=True).attempts) == len(then.attempts) + 1
     assert len(first.step(asked).attempts) == len(first.attempts) + 1  # no drag
+    moved = measured(first).step(asked, merge=True)  # what was measured on the way is replaced
+    assert moved.attempt == first.attempt
+    assert len(moved.attempts) == len(first.attempts)
 
 
 @given(journeys())
@@ -192,6 +224,14 @@ def test_amounts_are_a_number_for_all_or_a_dict_by_layer():
             ValueError,
             "asked for a quality and",
         ),
+        (lambda h: h.from_string("fc1"), ValueError, "'fc1' is no setting of a layer; write fc1=1"),
+        (lambda h: h.from_string("fc1=1&"), ValueError, "'' is no setting of a layer; write"),
+        (lambda h: h.from_string("fc1=dd1"), ValueError, "'fc1=dd1' is no setting of a layer"),
+        (lambda h: h.from_string("fc1=1&fc1=2"), ValueError, "layer 'fc1' stands twice in"),
+        (lambda h: h.from_string("fc1=1e999"), ValueError, "quality must be a finite number"),
+        (lambda h: h.from_string("fc1=d2"), ValueError, r"density must lie in \[0, 1\], got 2"),
+        (lambda h: h.from_string("fc2=1"), KeyError, "no layer 'fc2' to prune; did you mean fc1"),
+        (lambda h: h.set(1).lock("fc1").from_string(""), ValueError, "layer 'fc1' is locked; unl"),
         (lambda h: h.lock("fc2"), KeyError, "no layer 'fc2' to prune"),
         (lambda h: h.unlock("fc2"), KeyError, "no layer 'fc2' to prune"),
         (lambda h: h.undo(), ValueError, "there is nothing to undo"),

@@ -228,10 +228,18 @@ def test_every_checked_cell_has_a_reference(path):
 MOVER = """
 import random as _random
 
+from pruning_lab.widgets import StudioPanel as _Panel
 from pruning_lab.widgets.studio_view import StudioView as _View
 
-_chance, _shown, _bundle = _random.Random({seed}), [], _View._repr_mimebundle_
-_View._repr_mimebundle_ = lambda view, **kw: _shown.append(view) or _bundle(view, **kw)
+_chance, _shown = _random.Random({seed}), []
+
+
+def _note(kind):
+    bundle = kind._repr_mimebundle_
+    kind._repr_mimebundle_ = lambda view, **kw: _shown.append(view) or bundle(view, **kw)
+
+
+_note(_View), _note(_Panel)
 
 
 def _move():
@@ -239,9 +247,12 @@ def _move():
         shown = _shown.pop()
         for layer in _chance.sample(shown.studio.layers, min(3, len(shown.studio.layers))):
             shown.studio.set({{layer: round(_chance.uniform(0, 3), 2)}})
-        sliders = [row.slider for row in shown.rows.values()] + [getattr(shown, "slider", None)]
-        for slider in filter(None, sliders):
-            slider.value = _chance.uniform(slider.min, slider.max)
+        if isinstance(shown, _Panel):
+            n, layers = 1 + shown.handled.get("mover", 0), {{shown.studio.layers[0]: 0.7}}
+            request = {{"n": n, "do": "set", "kind": "quality", "layers": layers}}
+            shown.set_state({{"requests": {{"view": "mover", "list": [request]}}}})
+        else:
+            shown.slider.value = _chance.uniform(shown.slider.min, shown.slider.max)
         if _chance.random() < 0.5:
             shown.settle()
 """
@@ -300,9 +311,11 @@ def test_it_knows_nothing_of_the_machine_that_made_it(path):
 # The student's edition
 
 ALIVE = """
+from pruning_lab.widgets import StudioPanel
 from pruning_lab.widgets.studio_view import StudioView
 
-for panel in [value for value in dict(globals()).values() if isinstance(value, StudioView)]:
+kinds = StudioPanel, StudioView
+for panel in [value for value in dict(globals()).values() if isinstance(value, kinds)]:
     panel.studio.set(1.0)
     panel.settle()
     assert panel.comm is not None and panel.studio.metrics().final, panel

@@ -69,6 +69,7 @@ def every_plot(toy, batches):
         "techniques": lambda **o: plots.techniques([TECHNIQUE], **o),
         "penalties": lambda **o: plots.penalties(PENALTIES, **o),
         "layer_times": lambda **o: plots.layer_times(TIMES, density=0.1, **o),
+        "network": lambda **o: plots.network(counts.layers(toy, (1, 8, 8)), **o),
         "stored": lambda **o: plots.stored({"float32": 4000, "ours": 700}, **o),
     }
 
@@ -89,7 +90,7 @@ PENALTIES = [
 
 PLOTS = ["weights", "trade_off", "sensitivity", "prior", "layer_table", "bands", "kept_pixels"]
 PLOTS += ["images", "energy", "epochs", "frontier", "techniques", "penalties"]
-PLOTS += ["layer_times", "stored"]
+PLOTS += ["layer_times", "network", "stored"]
 
 
 def test_every_public_plot_is_tested_here():

@@ -153,11 +153,11 @@ def test_a_studio_measures_and_hands_out_renewed_statistics(model, splits, tmp_p
     assert studio.tested == evaluation.evaluate(expected, splits.test)
     studio.suggest(density=0.4)
     assert studio.scan.about["recalibrated"]
-    studio.save(tmp_path / "studio.safetensors")
+    studio.save(tmp_path / "studio.json")
     studio.close()
     with pytest.raises(ValueError, match="was measured with recalibrate=; open it alike"):
-        Studio.load(tmp_path / "studio.safetensors", model, splits)
-    again = Studio.load(tmp_path / "studio.safetensors", model, splits, recalibrate=splits.train)
+        Studio.load(tmp_path / "studio.json", model, splits)
+    again = Studio.load(tmp_path / "studio.json", model, splits, recalibrate=splits.train)
     assert again.settle().metrics().accuracy == studio.metrics().accuracy
     again.close()
 

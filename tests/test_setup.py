@@ -125,7 +125,7 @@ def test_a_wheel_holds_all_that_the_package_reads(tmp_path):
     assert inside == {path.as_posix() for path in sources} | {
         f"pruning_lab/notebooks/{name}" for name in course
     }
-    assert {"pruning_lab/pages/studio.ipynb", "pruning_lab/weights/lenet-5-mnist.json"} <= inside
+    assert {"pruning_lab/pages/studio/page.js", "pruning_lab/weights/lenet-5-mnist.json"} <= inside
 
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     subprocess.run(

@@ -38,7 +38,7 @@ from pruning_lab import (
 from pruning_lab.evaluation.thresholded import whole
 from pruning_lab.masks import Mask, prunable
 from pruning_lab.studio import (
-    STEP,
+    Changed,
     Failed,
     Layer,
     Measured,
@@ -357,7 +357,7 @@ def test_counts_made_ahead_are_those_of_pruning(name):
     model = make(name)
     for layer_name, module in prunable(model).items():
         layer, fresh = (Layer(layer_name, module.weight) for _ in range(2))
-        layer.prepare()
+        _ = layer.at_least
         for step in range(61):
             quality = round(step * 0.05, 10)
             kept = masks.prune(model, quality={layer_name: quality})[layer_name]
@@ -368,20 +368,57 @@ def test_counts_made_ahead_are_those_of_pruning(name):
                 assert torch.equal(whole(one.cut(choice)), module.weight.detach() * kept)
 
 
-def test_counts_ahead_need_no_second_look_at_the_weights():
+STEPS = [0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 50, 100]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "make_weight",
+    [
+        lambda: torch.randn(30, 40),
+        lambda: torch.randn(700, 300),  # counted in parts
+        lambda: torch.randn(30, 40) ** 3,
+        lambda: torch.cat([torch.randn(300, 40), torch.tensor([[40.0], [9.9e3]]).expand(2, 40)]),
+        lambda: torch.randn(30, 40).mul(4).round() / 4,  # ties, and zeros
+        lambda: torch.randn(30, 40) + 50,  # a small sigma, far from zero
+        lambda: torch.randn(30, 40) * 1e-6,
+        lambda: torch.full((3, 4), 0.3),
+        lambda: torch.zeros(3, 4),
+    ],
+)
+def test_counts_on_the_grid_are_those_of_each_threshold(make_weight, dtype):
+    torch.manual_seed(0)
+    weight = make_weight().to(dtype)
+    layer = Layer("fc", weight)
+    step, counts = layer.at_least
+    expected = [int(weight.count_nonzero())]
+    while layer.sigma and expected[-1]:
+        assert len(expected) < 4001
+        threshold = round(len(expected) * step, 10) * layer.sigma
+        expected.append(int(((weight.abs() >= threshold) & (weight != 0)).sum()))
+    assert counts.tolist() == expected
+    assert step in STEPS
+    smaller = STEPS[max(0, STEPS.index(step) - 1)]
+    most = float(weight.abs().max()) / layer.sigma if layer.sigma else 0
+    assert len(counts) <= 4000
+    assert step == STEPS[0] or most / smaller > 3990
+
+
+def test_counts_on_the_grid_need_no_second_look_at_the_weights():
     weight = torch.randn(40, 30)
     layer, again = Layer("fc", weight), Layer("fc", weight.clone())
-    layer.prepare()
+    step, counts = layer.at_least
     layer.weight.zero_()
-    for step in range(1, 61):
-        setting = Setting("quality", round(step * STEP, 10))
+    for k in range(1, 2 * len(counts)):
+        setting = Setting("quality", round(k * step, 10))
         assert layer.choose(setting).kept == again.choose(setting).kept
+    assert layer.choose(Setting("quality", 1.0025)).kept == 0  # which is off the grid
 
 
 def test_a_large_layer_is_counted_in_parts():
     weight = torch.randn(700, 1000, generator=torch.Generator().manual_seed(0))
     layer = Layer("fc", weight)
-    layer.prepare()
+    _ = layer.at_least
     for quality in (0.35, 1.0, 1.23, 3.0):
         kept = criteria.by_quality(weight, quality)
         choice = layer.choose(Setting("quality", quality))
@@ -405,11 +442,11 @@ def test_the_histogram_is_numpys_of_the_weights_that_are_there(name):
 
 
 def test_weights_at_the_threshold_itself_stay():
-    steps = [round(step * STEP, 10) for step in range(1, 61)]
+    steps = [round(step * 0.05, 10) for step in range(1, 61)]
     weight = torch.tensor([[*steps, *(-step for step in steps)]])
     layer = Layer("fc", weight)
     layer.sigma = 1.0  # so that every threshold is a weight
-    layer.prepare()
+    _ = layer.at_least
     for gone, quality in enumerate(steps):
         found = layer.choose(Setting("quality", quality)).kept
         assert found == criteria.by_threshold(weight.abs(), quality).sum() == 2 * (60 - gone)
@@ -557,6 +594,17 @@ def test_a_locked_layer_is_left_alone(toy, split, studio_of):
     assert studio.attempt.what == "fc1: density 0.5, fc2: density 0.5"
 
 
+def test_a_state_can_be_sent_to_another_studio(toy, split, studio_of):
+    sender = studio_of(toy, split).set({"fc1": 1.234}, density={"conv1": 0.3}).settle()
+    studio = studio_of(toy, split).set({"fc2": 1.0})
+    assert studio.from_string(sender.to_string()) is studio
+    assert studio.fingerprint() == sender.fingerprint()
+    assert studio.settle().metrics().accuracy == sender.metrics().accuracy
+    assert len(studio.attempts) == 3
+    with pytest.raises(ValueError, match="'fc1~1' is no setting of a layer"):
+        studio.from_string("fc1~1")
+
+
 def test_amounts_of_any_kind_of_number_can_be_saved(toy, split, studio_of, tmp_path):
     studio = studio_of(toy, split)
     studio.set({"fc1": np.float32(0.5)}).set({"fc2": Fraction(1, 2)}).set(
@@ -564,7 +612,7 @@ def test_amounts_of_any_kind_of_number_can_be_saved(toy, split, studio_of, tmp_p
     )
     amounts = {name: setting.amount for name, setting in studio.attempt.settings.items()}
     assert amounts == {"fc1": 0.5, "fc2": 0.5, "conv1": 0.5}
-    assert files.load_tensors(studio.save(tmp_path / "s.safetensors"))[1]["history"]["now"] == 4
+    assert files.load_json(studio.save(tmp_path / "s.json"))["history"]["now"] == 4
 
 
 # --- attempts ----------------------------------------------------------------------------------
@@ -694,7 +742,7 @@ def test_a_drag_is_one_attempt(split, studio_of):
     (_, dragged) = studio.attempts
     assert (dragged.number, dragged.parent, dragged.what) == (2, 1, "fc1: quality 0.7")
     studio.set({"fc2": 0.5}, merge=True).set({"fc2": 0.6}, merge=True)  # another layer
-    studio.set({"fc2": 0.8})  # no drag
+    studio.set({"fc2": 0.8})  # another drag
     studio.set({"fc2": 0.9}, merge=True).rename("kept").set({"fc2": 1.0}, merge=True)  # named
     studio.branch().set({"fc2": 1.1}, merge=True)
     studio.undo().set({"fc2": 1.2}, merge=True)  # from an earlier one
@@ -702,17 +750,16 @@ def test_a_drag_is_one_attempt(split, studio_of):
     assert told == [
         (2, 1, "fc1: quality 0.7", ""),
         (3, 2, "fc2: quality 0.6", ""),
-        (4, 3, "fc2: quality 0.8", ""),
-        (5, 4, "fc2: quality 0.9", "kept"),
-        (6, 5, "fc2: quality 1", ""),
-        (7, 6, "from attempt 6", ""),
-        (8, 7, "fc2: quality 1.1", ""),
-        (9, 7, "fc2: quality 1.2", ""),
+        (4, 3, "fc2: quality 0.9", "kept"),
+        (5, 4, "fc2: quality 1", ""),
+        (6, 5, "from attempt 5", ""),
+        (7, 6, "fc2: quality 1.1", ""),
+        (8, 6, "fc2: quality 1.2", ""),
     ]
     pause.let_go()
     studio.settle()
-    studio.set({"fc2": 1.3}, merge=True)  # measured
-    assert studio.attempt.number == 10
+    studio.set({"fc2": 1.3}, merge=True)  # measured on the way
+    assert studio.attempt.number == 8
     for attempt in studio.attempts:  # what was left unmeasured says so; go there, and it is done
         studio.go(attempt.number).settle()
         check(studio, model, list(split))
@@ -1009,9 +1056,11 @@ def test_listeners_hear_in_order_what_happens(toy, split, studio_of):
     studio.set({"fc1": 1.0}).settle()
     found = studio.metrics()
     known = (2, found.accuracy, found.drop)
-    moved, *estimates, last = heard
-    assert (moved, last) == (Moved(), Measured(*known, final=True))
+    changed, moved, *estimates, known_now, last = heard
+    assert (changed, moved, known_now) == (Changed(), Moved(), Changed())
+    assert last == Measured(*known, final=True)
     assert [type(event) for event in estimates] == [Measured]
+    forget()
     forget()
     studio.set({"fc1": 2.0}).settle()
     assert heard[-1] == last
@@ -1404,39 +1453,55 @@ def test_frozen_layers_stay_frozen_while_retraining(toy, splits, studio_of):
     assert not torch.equal(network.conv1.weight, toy.conv1.weight)
 
 
-def test_stopped_in_an_epoch_the_last_whole_one_stays(toy, splits, studio_of):
+@pytest.mark.parametrize(("whole", "batch", "words"), [(0, 2, "0.3"), (2, 3, "2.6"), (2, 1, "2")])
+def test_stopped_in_the_middle_what_was_learnt_stays(toy, splits, studio_of, whole, batch, words):
+    """Three batches of 16, 16 and 8 images; the one that was just read is not learnt any more."""
     toy.drop2.p = 0.0  # nothing random
-    images, whole = Batches(splits.train), []  # 3 batches
+    images, epochs = Batches(splits.train), []
     studio = studio_of(toy, replace(splits, train=images)).set({"fc1": 1.0}).settle()
     before, config = studio.fingerprint(), replace(GENTLE, epochs=5)
-    images.taken = lambda count: len(whole) == 2 and count == 3 and studio.stop()
-    studio.retrain(config=config, on_epoch=whole.append)
-    assert [epoch.epoch for epoch in whole] == [1, 2]
-    assert studio.attempt.what == "retrained 2 epochs from 53 % kept, stopped before 5"
+    images.taken = lambda count: len(epochs) == whole and count == batch and studio.stop()
+    studio.retrain(config=config, on_epoch=epochs.append)
+    assert [epoch.epoch for epoch in epochs] == [1, 2][:whole]
+    assert studio.attempt.what == f"retrained {words} epochs from 53 % kept, stopped before 5"
     real, mask = copy.deepcopy(toy), masks.prune(toy, quality={"fc1": 1.0})
-    steps = train(real, list(images), config, mask=mask)
-    next(steps), next(steps)
-    found = studio.network()
-    expected = real.state_dict()
+
+    def until_then():
+        for count, pair in enumerate(images, start=1):
+            if (len(done), count) == (whole, batch):
+                raise InterruptedError
+            yield pair
+
+    class Until(list):
+        __iter__ = staticmethod(until_then)
+
+    done, steps = [], train(real, Until(images), config, mask=mask)
+    for _ in range(whole):
+        done.append(next(steps))
+    with pytest.raises(InterruptedError):
+        next(steps)
+    found, expected = studio.network(), real.state_dict()
     assert all(torch.allclose(t, expected[name]) for name, t in found.state_dict().items())
+    assert not found.fc1.weight[~mask["fc1"]].any()
     assert studio.metrics().accuracy == evaluation.evaluate(found, splits.val)
     assert studio.undo().fingerprint() == before
 
 
-def test_stopped_before_the_first_epoch_is_whole_nothing_has_happened(toy, splits, studio_of):
-    images = Batches(splits.train)
+def test_stopped_before_the_first_step_nothing_has_happened(toy, splits, studio_of):
+    images, told = Batches(splits.train), []
     studio = studio_of(toy, replace(splits, train=images)).set({"fc1": 1.0}).settle()
     before, attempts = studio.fingerprint(), studio.attempts
-    for moment in (1, 2, 3):
-        images.taken = lambda count: count == moment and studio.stop()  # noqa: B023
-        studio.retrain(config=GENTLE)
-        assert (studio.fingerprint(), studio.attempts) == (before, attempts)
-        assert (studio.status, studio.busy) == ("ready", False)
+    images.taken = lambda count: studio.stop()
+    studio.on(Progress, lambda event: told.append(event.text))
+    studio.retrain(config=GENTLE)
+    assert (studio.fingerprint(), studio.attempts) == (before, attempts)
+    assert (studio.status, studio.busy) == ("ready", False)
+    assert told[-1] == "retraining … stopped before its first step: nothing was learnt"
     images.taken = lambda count: None
     assert studio.retrain(config=GENTLE).attempt.what.startswith("retrained 2 epochs")
 
 
-def test_an_interrupt_while_retraining_keeps_the_last_whole_epoch(
+def test_an_interrupt_while_retraining_keeps_what_was_learnt(
     toy, splits, studio_of, everything_of, monkeypatch
 ):
     images = Batches(splits.train)
@@ -1454,7 +1519,7 @@ def test_an_interrupt_while_retraining_keeps_the_last_whole_epoch(
     images.taken = press
     with pytest.raises(KeyboardInterrupt):
         studio.retrain(config=replace(GENTLE, epochs=9), on_epoch=epochs.append)
-    assert studio.attempt.what == "retrained 1 epoch from 53 % kept, stopped before 9"
+    assert studio.attempt.what == "retrained 1.3 epochs from 53 % kept, stopped before 9"
     assert not studio.busy
     assert everything_of(toy) == before
     assert studio.metrics().accuracy == evaluation.evaluate(studio.network(), splits.val)
@@ -1499,16 +1564,82 @@ def test_a_training_that_fails_leaves_the_studio_where_it_was(toy, splits, studi
 def test_progress_is_told(toy, splits, studio_of):
     studio = studio_of(toy, splits).settle()
     told = []
-    studio.on(Progress, lambda event: told.append((event.text, studio.status)))
+    studio.on(Progress, lambda event: told.append((event, studio.status)))
     studio.retrain(config=GENTLE)
-    assert all(text == status for text, status in told)
-    assert [text.split(",")[0] for text, _ in told if "loss" in text] == [
-        "retraining … epoch 1 of 2",
-        "retraining … epoch 2 of 2",
-    ]
+    assert all(event.text == status for event, status in told)
+    words = [event.text.split(",")[0] for event, _ in told if "loss" in event.text]
+    assert [*dict.fromkeys(words)] == [f"retraining … epoch {n} of 2" for n in (1, 2)]
     assert studio.status == "ready"
+    told.clear()
     studio.suggest()
-    assert "scanning … 100%" in dict(told)
+    assert "scanning … 100%" in [event.text for event, _ in told]
+    done = [event.done for event, _ in told if event.done is not None]
+    assert done == sorted(done)
+    assert all(0 <= part <= 1 for part in done)
+
+
+def test_every_batch_of_a_training_is_in_one_point(toy, splits, studio_of, monkeypatch):
+    """Their means, weighted by their images, are what `train` says of the epoch."""
+    toy.drop2.p = 0.0  # nothing random
+    # Every batch, or the first one and the ends of epochs.
+    for seconds, sizes, ends in ((0, [16, 16, 8] * 2, range(1, 7)), (60, [16, 24, 40], (1, 3, 6))):
+        monkeypatch.setattr(tasks, "SAY_SECONDS", seconds)
+        studio = studio_of(toy, replace(splits, train=list(splits.train))).set(0.5).settle()
+        points, rows = [], []
+        studio.on(Progress, lambda event: event.point and points.append(event))  # noqa: B023
+        studio.retrain(config=GENTLE, on_epoch=rows.append)
+        real, mask = copy.deepcopy(toy), masks.prune(toy, quality=0.5)
+        expected = list(train(real, list(splits.train), GENTLE, mask=mask))
+        assert [row.loss for row in rows] == pytest.approx([row.loss for row in expected])
+        x = [event.point[0] for event in points]
+        assert x == pytest.approx([end / 3 for end in ends])
+        for column, value in ((1, "loss"), (2, "accuracy")):
+            found = np.dot(sizes, [event.point[column] for event in points]) / 40
+            assert found == pytest.approx(sum(getattr(row, value) for row in expected), rel=1e-5)
+        assert [event.done for event in points] == pytest.approx([at / 2 for at in x])
+        assert points[-1].left == 0
+        assert all(event.left > 0 for event in points[:-1])
+
+
+def test_points_of_a_training_come_no_faster_than_eight_a_second(toy, splits, studio_of):
+    pixels = torch.cat([x for x, _ in splits.train])
+    loader = DataLoader(TensorDataset(pixels, splits.train.labels), batch_size=1)
+    studio, points = studio_of(toy, replace(splits, train=loader)).settle(), []
+    studio.on(Progress, lambda event: event.point and points.append(event.point))
+    began = time.perf_counter()
+    studio.retrain(config=replace(GENTLE, epochs=9))
+    assert 9 <= len(points) <= 9 + 1 + 8 * (time.perf_counter() - began)
+
+
+def test_images_of_unknown_number_are_counted_in_the_first_epoch(toy, splits, studio_of):
+    class Stream:
+        def __iter__(self):
+            return iter(splits.train)
+
+    studio, points = studio_of(toy, replace(splits, train=Stream())).settle(), []
+    studio.on(Progress, lambda event: event.point and points.append(event.point[0]))
+    studio.retrain(config=GENTLE)
+    assert points[0] == 0.5  # somewhere in it
+    assert points[-2:] == [1, 2] or points[-1] == 2
+    assert studio.attempt.what == "retrained 2 epochs from 100 % kept"
+
+
+@pytest.mark.parametrize("choice", [{"max_drop": 3.0}, {"density": 0.3}])
+def test_every_network_that_a_search_tries_is_told(studio_of, choice):
+    val = data.load("mnist-5k").val
+    model = models.lenet_300_100(trained="mnist")
+    studio, told = studio_of(model, val).set(density={"fc3": 0.5}).lock("fc3").settle(), []
+    studio.on(Progress, lambda event: event.point and told.append(event))
+    studio.suggest(**choice)
+    assert told[0].text == "searching … 1 of at most 80 networks, on 1,000 images"
+    assert len(told) > 5
+    numbers = [int(event.text.split()[2]) for event in told]
+    assert numbers == [*range(1, len(told) + 1)]
+    assert all(0 < event.point[0] < 1 for event in told)
+    found = studio.metrics()
+    assert (found.density, found.accuracy.value) in [event.point for event in told]
+    if "density" in choice:
+        assert {round(event.point[0], 4) for event in told} == {0.3}
 
 
 def test_metrics_say_what_made_the_network(toy, splits, studio_of):
@@ -1530,7 +1661,7 @@ def test_a_suggestion_is_what_choose_says_of_the_same_scan(toy, splits, studio_o
     studio = studio_of(toy, splits).suggest(**choice)
     scan = sensitivity.scan(toy, splits.val, tasks.SCAN_DENSITIES)
     assert list(studio.scan) == list(scan)
-    asked = {**(choice or {"max_drop": 0.5}), "evaluations": tasks.EVALUATIONS}
+    asked = {**(choice or {"max_drop": 0.5}), "evaluations": tasks.EVALUATIONS, "method": "joint"}
     plan = sensitivity.choose(scan, **asked, model=toy, images=splits.val)
     settings = {n: Setting("density", d) for n, d in plan.densities.items() if d < 1}
     assert studio.attempt.settings == settings
@@ -1707,7 +1838,7 @@ def test_changes_follow_the_images_measured_so_far(split, studio_of, monkeypatch
 
 def test_changes_of_a_loaded_studio_are_measured_again(toy, splits, studio_of, tmp_path):
     studio = studio_of(toy, splits).set(1.0).settle()
-    loaded = Studio.load(studio.save(tmp_path / "s.safetensors"), toy, splits)
+    loaded = Studio.load(studio.save(tmp_path / "s.json"), toy, splits)
     assert loaded.metrics().final
     assert loaded.settle().flipped() == studio.flipped()
     loaded.close()
@@ -1761,7 +1892,7 @@ def journey(studio) -> dict[int, str]:
 def test_everything_comes_back_from_a_file(toy, splits, studio_of, tmp_path):
     studio = studio_of(toy, splits, about={"network": "toy"})
     prints = journey(studio)
-    path = studio.save(tmp_path / "s.safetensors")
+    path = studio.save(tmp_path / "s.json")
     other = copy.deepcopy(toy)
     by_loading(other)
     before = {name: t.clone() for name, t in other.state_dict().items()}
@@ -1790,7 +1921,7 @@ def test_everything_comes_back_from_a_file(toy, splits, studio_of, tmp_path):
 
 def test_undo_and_redo_work_after_a_load(toy, splits, studio_of, tmp_path):
     studio = studio_of(toy, splits).set({"fc1": 1.0}).set({"fc1": 2.0}).undo()
-    loaded = Studio.load(studio.save(tmp_path / "s.safetensors"), toy, splits)
+    loaded = Studio.load(studio.save(tmp_path / "s.json"), toy, splits)
     assert loaded.redo().attempt.number == 3
     assert loaded.undo().undo().attempt.number == 1
     check(loaded.settle(), toy, list(splits.val))
@@ -1803,19 +1934,30 @@ def test_a_tied_network_comes_back_from_a_file(split, studio_of, tmp_path):
     studio.train = list(split)
     studio.retrain(config=GENTLE)
     print_ = studio.fingerprint()
-    loaded = Studio.load(studio.save(tmp_path / "s.safetensors"), make("tied"), split)
+    loaded = Studio.load(studio.save(tmp_path / "s.json"), make("tied"), split)
     assert loaded.settle().fingerprint() == print_
     network = loaded.network()
     assert network[1].weight is network[3].weight
     loaded.close()
 
 
-def rewritten(path, change=lambda about: None, drop=()):
-    """The file with other words in it, or without some tensors."""
-    tensors, about = files.load_tensors(path)
+def moved(path, name="broken", change=lambda about: None, weights=lambda n, tensors: tensors):
+    """The files under another name: with other words in the JSON, or with other weights."""
+    about = files.load_json(path)
     change(about)
-    kept = {name: t for name, t in tensors.items() if not name.startswith(tuple(drop) or ("-",))}
-    return files.save_tensors(path.with_name("broken.safetensors"), kept, about=about)
+    for number in range(9):
+        if (file := path.with_name(f"{path.stem}-{number}.safetensors")).exists():
+            tensors, owner = files.load_tensors(file)
+            if (tensors := weights(number, tensors)) is not None:
+                other = path.with_name(f"{name}-{number}.safetensors")
+                other.unlink(missing_ok=True)
+                files.save_tensors(other, tensors, about=owner)
+    return files.save_json(path.with_name(f"{name}.json"), about)
+
+
+def without(number, layer):
+    """Less a tensor in the weights of one version."""
+    return lambda n, all_: {k: t for k, t in all_.items() if (n, k) != (number, layer)}
 
 
 def test_a_file_of_something_else_gets_one_sentence_and_leaves_no_thread(
@@ -1823,36 +1965,69 @@ def test_a_file_of_something_else_gets_one_sentence_and_leaves_no_thread(
 ):
     studio = studio_of(toy, splits)
     journey(studio)
-    path = studio.save(tmp_path / "s.safetensors")
+    path = studio.save(tmp_path / "s.json")
+    loaded = Studio.load(moved(path, "fine"), toy, splits)
+    loaded.close()
     other_images = replace(splits, val=splits.train)
-    cut = tmp_path / "cut.safetensors"
+    cut, torn = tmp_path / "cut.json", moved(path, "torn")
     cut.write_bytes(path.read_bytes()[:-9])
+    (torn_weights := tmp_path / "torn-1.safetensors").write_bytes(b"0" * 99)
     alien = models.save(tmp_path / "model.safetensors", toy)
+    plan = tmp_path / "plan.json"
+    studio.export(plan)
+    more = {"fc1.weight": lambda t: t + 1, "fc2.bias": lambda t: t.fill_(torch.nan)}
     for name, model, images, words in [
-        (path, toy, other_images, "was measured on other images; open it with the same data"),
-        (path, models.lenet_5(), splits, "this network expects .* is it of another network"),
-        (path, pausing(), splits, "this network expects|also holds"),
-        (path, nn.Sequential(OrderedDict(fc1=toy.fc1)), splits, "also holds|expects"),
-        (cut, toy, splits, "cut.safetensors is not a whole safetensors file"),
-        (alien, toy, splits, "model.safetensors is not a studio file"),
-        (lambda: rewritten(path, drop=["1.fc1.weight"]), toy, splits, "fc1.weight is missing"),
-        (lambda: rewritten(path, drop=["0.fc1.weight"]), toy, splits, "fc1.weight is missing"),
-        (lambda: rewritten(path, drop=["1."]), toy, splits, "is missing"),
+        (path, toy, other_images, "s.json was measured on other images; open it with the same"),
+        (path, models.lenet_5(), splits, "s-0.safetensors.* this network expects .* is it of an"),
+        (path, pausing(), splits, "this network expects"),
+        (path, nn.Sequential(OrderedDict(fc1=toy.fc1)), splits, "this network expects no such"),
+        (cut, toy, splits, "cut.json is not JSON that can be read"),
+        (alien, toy, splits, "model.safetensors is not"),
+        (plan, toy, splits, "plan.json is not a studio file; name one that pruning_lab wrote"),
+        (torn, toy, splits, "torn-1.safetensors is not a whole safetensors file"),
+        *(
+            (lambda n=n: moved(path, weights=without(n, "fc1.weight")), toy, splits, words)
+            for n, words in enumerate([f"broken-{n}.*: fc1.weight is missing" for n in (0, 1)])
+        ),
+        *(
+            (
+                lambda n=n, k=k: moved(
+                    path, weights=lambda m, t: t | ({k: more[k](t[k].clone())} if n == m else {})
+                ),
+                *(
+                    toy,
+                    splits,
+                    f"broken-{n}.safetensors holds other weights than .*broken.json was",
+                ),
+            )
+            for n in (0, 1)
+            for k in more
+        ),
     ]:
         file = name() if callable(name) else name
-        with pytest.raises(ValueError, match=words) as caught:
+        with pytest.raises(ValueError, match=words):
             Studio.load(file, model, images)
-        assert file.name in str(caught.value)
         assert threads() == []
-    with pytest.raises(FileNotFoundError, match="could not be read"):
-        Studio.load(tmp_path / "none.safetensors", toy, splits)
+    torn_weights.unlink()
+    for file, words in [
+        (torn, "torn-1.safetensors could not be read"),
+        (tmp_path / "none.json", "none.json could not be read"),
+    ]:
+        with pytest.raises(FileNotFoundError, match=words):
+            Studio.load(file, toy, splits)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        *(lambda about, key=key: about.pop(key) for key in ("history", "tests", "about", "images")),
+        *(
+            lambda about, key=key: about.pop(key)
+            for key in ("history", "tests", "about", "images", "id", "weights", "recalibrated")
+        ),
         lambda about: about.update(tests="x"),
+        lambda about: about.update(weights=[]),
+        lambda about: about["weights"].append("x"),
+        lambda about: about.update(weights=[1, 2]),
         lambda about: about["history"].update(attempts=7),
         lambda about: about["history"].update(now=99),
         lambda about: about["history"]["attempts"][1].pop("what"),
@@ -1867,10 +2042,40 @@ def test_a_damaged_file_gets_one_sentence_and_leaves_no_thread(
 ):
     studio = studio_of(toy, splits).set({"fc1": 1.2}).settle()
     studio.retrain(config=replace(GENTLE, epochs=1))
-    path = rewritten(studio.save(tmp_path / "s.safetensors"), change)
-    with pytest.raises(ValueError, match=r"broken\.safetensors is broken"):
+    path = moved(studio.save(tmp_path / "s.json"), change=change)
+    with pytest.raises(ValueError, match=r"broken\.json is broken"):
         Studio.load(path, toy, splits)
     assert threads() == []
+
+
+def test_saving_never_writes_over_another_studio_unless_told(toy, split, studio_of, tmp_path):
+    path = tmp_path / "s.json"
+    first, second = (studio_of(toy, split).set({"fc1": q}).settle() for q in (1.0, 2.0))
+    first.autosave(path)
+    before = path.read_bytes()
+    words = r"s-0.safetensors and .*s.json would be overwritten; open it with Studio.load, give an"
+    for save in (second.save, second.autosave):
+        with pytest.raises(FileExistsError, match=words):
+            save(path)
+    assert second.path is None
+    assert path.read_bytes() == before
+    first.set({"fc1": 1.5}).settle().save(path)  # its own
+    first.close()
+    loaded = Studio.load(path, toy, split)
+    loaded.set({"fc2": 1.0}).settle().save(path)  # which goes on where that one ended
+    loaded.close()
+    second.save(path, overwrite=True)
+    again = Studio.load(path, toy, split)
+    assert again.attempts == second.attempts
+    again.close()
+    path.unlink()
+    with pytest.raises(FileExistsError, match=r"s-0.safetensors would be overwritten"):
+        first.save(path)
+    (tmp_path / "p.json").write_text("{}")
+    with pytest.raises(FileExistsError, match=r"p.json would be overwritten"):
+        first.save(tmp_path / "p.json")
+    with pytest.raises(ValueError, match=r"a studio is saved as JSON; name it .*s\.json"):
+        first.save(tmp_path / "s.safetensors")
 
 
 def test_an_export_makes_the_same_mask_by_the_command_it_names(studio_of, tmp_path, capsys):
@@ -1917,13 +2122,13 @@ def test_an_export_of_a_network_of_ones_own_says_what_is_missing(toy, split, stu
 
 def test_an_export_never_writes_over_a_saved_studio(toy, split, studio_of, tmp_path):
     studio = studio_of(toy, split).set(1.0)
-    path = studio.save(tmp_path / "work.safetensors")
-    before = path.read_bytes()
+    studio.save(tmp_path / "work.json")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match=r"work.safetensors is a saved studio; give the plan"):
-            studio.export(tmp_path / "work.json", overwrite=overwrite)
-    assert path.read_bytes() == before
-    assert not (tmp_path / "work.json").exists()
+        for name in ("work.json", "work-0.json"):
+            with pytest.raises(ValueError, match=r"work.* is of a saved studio; give the plan an"):
+                studio.export(tmp_path / name, overwrite=overwrite)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("suffix", ["json", "safetensors"])

@@ -372,7 +372,7 @@ print("the cut of fc1 saves more than ten times as much:", of_fc1 > 10 * of_conv
 print("the model is as it came:", all(bool((w != 0).all()) for w in weights_of(model).values()))
 
 # %% [markdown]
-# Here all eight layers are cut at once. What does the accuracy say? Move the sliders and find out
+# Here all eight layers are cut at once. What does the accuracy say? Move the thresholds; find out
 # which of them has lost too much; or press the button that retrains.
 
 # %%

@@ -159,10 +159,9 @@ pd.DataFrame(
 # %% [markdown]
 # ## On a panel
 #
-# The same studio with sliders. Pick a layer by its name; move its threshold with the mouse, the
-# arrow keys or the box; on the left its weights, on the right what it costs when this layer alone
-# is cut, below it all attempts. What the buttons do, the cells above did. **Try it:** one layer
-# has a better use for some weights than `fc1` has. Which?
+# The same studio as a panel. Drag a layer's threshold through its weights, or move it with the
+# arrow keys; accuracy, losses and the trail of all attempts follow. What the buttons do, the cells
+# above did. **Try it:** one layer has a better use for some weights than `fc1` has. Which?
 
 # %%
 panel = lab.widgets.StudioPanel(studio)
@@ -171,11 +170,11 @@ panel.settle()
 panel
 
 # %% [markdown]
-# A cell and a slider move the same thing. The panel above has followed:
+# A cell and the panel move the same thing. The panel above has followed:
 
 # %% tags=["nbval-check-output"]
 studio.go(suggested)  # wherever you have been meanwhile; your attempts stay
-panel.rows["conv1"].slider.value = 0.5  # as the mouse would
+panel.studio.set({"conv1": 0.5})  # as a drag in the panel does
 conv1 = studio.metrics().layers[0]
 print("asked of conv1:", conv1.asked)
 

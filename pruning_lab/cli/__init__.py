@@ -84,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             torch.manual_seed(bound.arguments.get("seed") or 0)
             command(*bound.args, **bound.kwargs)
     except KeyboardInterrupt:
-        resumes = "resume" in bound.arguments or any(hasattr(group, "resume") for group in groups)
+        resumes = isinstance(bound.arguments.get("resume"), bool)  # the studio's is a file
+        resumes = resumes or any(hasattr(group, "resume") for group in groups)
         advice = "the same command with --resume continues after the last finished batch or epoch"
         if "seeds" in bound.arguments:  # table and figure keep their runs
             resumes, advice = True, "the same command continues after the last finished epoch"
@@ -124,7 +125,7 @@ def _explained(error: Exception) -> tuple[int, str]:
     return 1, f"internal error: {kind}: {first_line}; run it again with --debug, and report it"
 
 
-_COURSE = ("matplotlib", "ipywidgets", "voila", "mlxtend", "pandas")  # the extra `course`
+_COURSE = ("matplotlib", "ipywidgets", "anywidget", "tornado", "mlxtend", "pandas")  # its extra
 
 
 def _is_raised_here(error: Exception) -> bool:

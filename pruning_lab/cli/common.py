@@ -144,6 +144,15 @@ class Network:
                 "--model package.module:function"
             )
         about = (lab.files.load_about(path) or {}) if path else {}
+        if ":" not in (name := self.name(about, path)):
+            return lab.models.load(path, name)
+        model = build({"network": name})
+        if path:
+            lab.models.load_(model, path)
+        return model, about | {"network": name}
+
+    def name(self, about: Mapping, path: object) -> str:
+        """The network's name, as typed or as a file says it; code is run only where it is typed."""
         for key, kind in {"network": str, "data": str, "root": str, "size": int}.items():
             if not isinstance(value := about.get(key), kind | None):
                 what = "a name" if kind is str else "a number"
@@ -151,16 +160,11 @@ class Network:
         if (name := self.model or about.get("network")) is None:
             known = ", ".join(NETWORKS)
             raise ValueError(f"{path} does not say which network it is; add --model NAME ({known})")
-        if ":" not in name:
-            return lab.models.load(path, name)
-        if not self.model:
+        if ":" in name and not self.model:
             raise ValueError(
                 f"{path} is of code that is not run unasked; if you trust it, add --model {name}"
             )
-        model = build({"network": name})
-        if path:
-            lab.models.load_(model, path)
-        return model, about | {"network": name}
+        return name
 
 
 def build(about: Mapping):

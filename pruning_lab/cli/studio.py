@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
+import contextlib
+import re
+import shlex
 import tempfile
 from dataclasses import replace
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, TypedDict
 
 import pruning_lab as lab
-from pruning_lab.cli import common, page
+from pruning_lab.cli import common, outputs
 from pruning_lab.cli.scan import load_scan
 
 
@@ -17,6 +19,8 @@ def studio(
     file: common.NetworkFile = None,
     *,
     scan: common.InputFile = None,
+    save: Annotated[str | None, common.FILE] = None,
+    resume: common.InputFile = None,
     port: Annotated[int | None, common.number(0, 65_535)] = None,
     no_browser: bool = False,
     recalibrate: common.Recalibrate = None,
@@ -27,32 +31,70 @@ def studio(
 ) -> None:
     """Drag thresholds and see the network change, in the browser (uses the val images).
 
-    Without a file it opens the trained lenet-5 that comes with pruning_lab.
+    Without a file it opens the trained lenet-5 that comes with pruning_lab. Every attempt is saved.
 
     example:
       pruning-lab studio dense.safetensors --scan scan.csv
       pruning-lab studio own.safetensors --model nets:make --data folder:photos
+      pruning-lab studio --resume studio.json
 
     Args:
         scan: The rows of a scan of this network (scan.csv), to start with.
+        save: Where attempts are saved (default: studio.json, or studio-2.json, ...).
+        resume: A saved studio, to open it again with its network and images.
         port: Port on this machine (default: any free one).
         no_browser: Only print the address.
     """
-    port = page.free_port(port)
-    typed = {"file": file, "scan": scan, "recalibrate": recalibrate, "seed": seed}
-    # Errors are said before there is a server; the page opens a studio of its own.
-    on_cpu = replace(images, device="cpu")
-    open_studio(**typed, network=network, images=on_cpu, output=output).close()
-    typed |= {"network": vars(network), "images": vars(images)}
-    with tempfile.TemporaryDirectory() as folder:
+    from pruning_lab.cli import page  # needs what the course needs
+
+    given = {"a network's file": file, "--scan": scan, "--save": save, "--recalibrate": recalibrate}
+    if resume is not None and (wrong := [word for word, value in given.items() if value]):
+        raise ValueError(
+            f"--resume opens a saved studio with its network, and saves to it: leave out {wrong[0]}"
+        )
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(page.listen(port))
+        if resume is None:
+            path = free_path(save)
+            opened = open_studio(file, scan, recalibrate, seed, network, images, output)
+        else:
+            path, opened = Path(resume), open_again(resume, network, images, output)
+        stack.callback(opened.close)
+        opened.autosave(path)
+        output.say(f"attempts are saved in {path}")
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
 
         def ready(address: str) -> None:
-            output.show({"address": address}, f"The studio is at {address}\nCtrl-C ends it")
+            record = {"address": address, "path": str(path)}
+            output.show(record, f"The studio is at {address}\nCtrl-C ends it")
             if not no_browser:
                 page.browse(address, folder)
 
-        page.serve(typed, port, ready, debug=output.debug)
-    output.say("\nthe studio is closed")
+        page.serve(opened, listening, ready)
+    again = shlex.join(["pruning-lab", "studio", "--resume", str(path)])
+    output.say(f"\nthe studio is closed; {again} opens it again")
+
+
+def free_path(save: str | None) -> Path:
+    """Where to save: never over other files. Raises OSError or ValueError where it cannot be."""
+    if save is None:
+        names = ("studio.json", *(f"studio-{number}.json" for number in range(2, 10**6)))
+        path = next(path for path in map(Path, names) if not _files(path))
+    elif (path := Path(save)).suffix != ".json":
+        raise ValueError(f"--save {path}: a studio is JSON; name it {path.with_suffix('.json')}")
+    elif there := _files(path):
+        is_studio = path.is_file() and outputs.kind_of(path) == "studio"
+        again = f"open it again with --resume {path}, or " if is_studio else ""
+        raise FileExistsError(f"--save {path}: {there[0]} is there already; {again}name another")
+    outputs.check_place("--save", path)
+    return path
+
+
+def _files(path: Path) -> list[Path]:
+    """What is there of the files of a studio that is saved in `path`."""
+    weights = re.compile(re.escape(path.stem) + r"-\d+\.safetensors")
+    there = path.parent.iterdir() if path.parent.is_dir() else ()
+    return [file for file in there if file.name == path.name or weights.fullmatch(file.name)]
 
 
 def open_studio(file, scan, recalibrate, seed, network, images, output) -> lab.Studio:
@@ -69,16 +111,33 @@ def open_studio(file, scan, recalibrate, seed, network, images, output) -> lab.S
     if scanned:
         lab.choose(scanned, density=1.0)  # raises where nothing can be chosen by it
     train = common.recalibration(recalibrate, model, splits)
+    opened = Opened(
+        data=common.full_name(splits.name),
+        root=images.root and str(Path(images.root).absolute()),
+        size=images.size,
+        recalibrate=recalibrate,
+    )
+    about = {**about, "opened": opened}
     return lab.Studio(model, splits, scan=scanned, about=about, recalibrate=train)
 
 
-def panel():
-    """The studio's panel for what was typed: the one cell of the page."""
-    from pruning_lab.widgets import StudioPanel  # no other command needs matplotlib's widgets
+class Opened(TypedDict):
+    """What a studio was opened with, besides its network."""
 
-    typed = json.loads(os.environ.get(page.TYPED, "{}"))
-    os.chdir(typed.pop("folder", "."))
-    options = {"file": None, "scan": None, "recalibrate": None, "seed": 0, **typed}
-    options["network"] = common.Network(**typed.get("network", {}))
-    options["images"] = common.Images(**typed.get("images", {}))
-    return StudioPanel(open_studio(**options, output=common.Output()))
+    data: str
+    root: str | None
+    size: int | None
+    recalibrate: int | None
+
+
+def open_again(path, network, images, output) -> lab.Studio:
+    """A saved studio, with the network and the images that it was opened with."""
+    about = lab.studio.files.read(path)["about"] or {}
+    about = about | {"network": network.name(about, path)}
+    none = Opened(data=None, root=None, size=None, recalibrate=None)  # saved by Studio.save
+    opened = lab.rows.decode(Opened, about["opened"], path) if "opened" in about else none
+    model = common.build(about)
+    kept = {key: getattr(images, key) or opened[key] for key in ("data", "root", "size")}
+    splits = replace(images, **kept).load(about, output, model, training=True)
+    train = common.recalibration(opened["recalibrate"], model, splits)
+    return lab.Studio.load(path, model, splits, recalibrate=train)

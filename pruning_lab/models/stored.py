@@ -51,9 +51,9 @@ def check_fit(
             raise files.wrong(f"{path}: {name}", f"is {found}, this network expects {ours}; {todo}")
 
 
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of a network's parameters and buffers."""
-    tensors = model.state_dict().values()
+def fingerprint(model: nn.Module | Mapping[str, Tensor]) -> str:
+    """SHA-256 of the parameters and buffers of a network, or of its state_dict."""
+    tensors = (model if isinstance(model, Mapping) else model.state_dict()).values()
     return files.sha256(
         *(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy() for t in tensors)
     )

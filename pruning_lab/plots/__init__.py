@@ -3,6 +3,7 @@
 A colour means the same in every plot. Names are drawn as they are: a `$` begins no formula.
 """
 
+from pruning_lab.plots.blocks import network
 from pruning_lab.plots.comparisons import saliencies
 from pruning_lab.plots.contrast import contrast
 from pruning_lab.plots.costs import frontier
@@ -31,14 +32,14 @@ from pruning_lab.plots.pictures import (
     weights,
     weights_beside,
 )
-from pruning_lab.plots.shown import DPI, Picture, encoded, png, show, without_formulas, words
+from pruning_lab.plots.shown import DPI, Picture, encoded, png, show, svg, without_formulas, words
 from pruning_lab.plots.storing import layer_times, stored
 from pruning_lab.plots.techniques import techniques
 
 __all__ = ["before_and_after", "penalties", "pixels"]
 __all__ += ["CURVES", "DPI", "GONE", "INK", "KEPT", "LIMIT", "NOISE", "OURS", "PAPER", "STYLE"]
 __all__ += ["Picture", "answered", "bands", "contrast", "encoded", "energy", "epochs", "frontier"]
-__all__ += ["images", "kept_pixels", "layer_table", "layer_times", "lost_images", "png", "prior"]
-__all__ += ["saliencies", "sensitivity", "sensitivity_grid", "short_names", "show", "stored"]
-__all__ += ["style", "techniques"]
+__all__ += ["images", "kept_pixels", "layer_table", "layer_times", "lost_images", "network", "png"]
+__all__ += ["prior", "saliencies", "sensitivity", "sensitivity_grid", "short_names", "show"]
+__all__ += ["stored", "style", "svg", "techniques"]
 __all__ += ["trade_off", "weights", "weights_beside", "without_formulas", "words"]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,8 +20,19 @@ from torch import Tensor
 
 from pruning_lab.counts import Counts, LayerCount
 from pruning_lab.evaluation import Drop, change
+from pruning_lab.plots import looks
 from pruning_lab.rows import counted
 from pruning_lab.sensitivity import PriorRow, ScanPoint
+
+
+@runtime_checkable
+class KeptRow(Protocol):
+    """A layer of `studio.metrics()`, `mask.receipt`, `counts.layers` or `cost.table`."""
+
+    layer: str
+    weights: int
+    kept: int
+
 
 DPI = 150  # half as many again as the page's pixels, for sharp screens and projectors
 
@@ -29,7 +41,8 @@ def words(rows: object) -> str:
     """One or two sentences in words for what a plot draws; computed from its rows.
 
     Takes what the plots take: a scan, points (density, drop) of a trade-off, name -> drops of
-    `epochs`, `counts.layers`, `sensitivity.prior`, the weights of a histogram, a mask (out, in).
+    `epochs`, `counts.layers` and other rows of layers, `sensitivity.prior`, the weights of a
+    histogram, a mask (out, in).
 
     >>> words([(0.5, Drop(0, -0.001, 0.001, 900)), (0.1, Drop(0.02, 0.01, 0.03, 900))])
     'No loss beyond noise down to 50 % kept; -2.00 points at 10 %.'
@@ -51,8 +64,8 @@ def _scan(points: list[ScanPoint], allowed: float = 0.01) -> str:
         row = end.density, end.drop.value, layer
         (falls if end.drop.value > allowed else stays).append(row)
     levels = groupby(sorted(falls, reverse=True), key=lambda fall: fall[0])
-    each = [f"by {_list(fall[-1] for fall in of)} at {_percent(at)} kept" for at, of in levels]
-    ends = [f"{layer} down to {_percent(at)} kept ({change(lost)})" for at, lost, layer in stays]
+    each = [f"by {_list(fall[-1] for fall in of)} at {percent(at)} kept" for at, of in levels]
+    ends = [f"{layer} down to {percent(at)} kept ({change(lost)})" for at, lost, layer in stays]
     parts = [f"more than {limit} is lost {_list(each)}"] if each else []
     return _sentence(parts + ([f"at most {limit} is lost by {_list(ends)}"] if ends else []))
 
@@ -62,9 +75,9 @@ def _trade_off(points: list[tuple[float, Drop]]) -> str:
         return _epochs(points)
     points = sorted(points, key=lambda point: -point[0])
     real = next((n for n, (_, drop) in enumerate(points) if drop.low > 0), len(points))
-    parts = [f"no loss beyond noise down to {_percent(points[real - 1][0])} kept"] * bool(real)
+    parts = [f"no loss beyond noise down to {percent(points[real - 1][0])} kept"] * bool(real)
     for density, drop in dict(points[real : real + 1] + points[real:][-1:]).items():
-        parts.append(f"{change(drop.value)} points at {_percent(density)}")
+        parts.append(f"{change(drop.value)} points at {percent(density)}")
     return _sentence(parts)
 
 
@@ -79,16 +92,28 @@ def _epochs(curves: list[tuple[str, Sequence[Drop]]]) -> str:
 
 def _counts(rows: list[LayerCount]) -> str:
     total = Counts(rows).total
-    each = (f"{r.layer} {_percent(r.density)} and {_percent(r.flop_density)}" for r in rows)
-    weights = f"{_percent(total.density)} of {total.weights:,} weights"
-    operations = f"{_percent(total.flop_density)} of the operations"
+    each = (f"{r.layer} {percent(r.density)} and {percent(r.flop_density)}" for r in rows)
+    weights = f"{percent(total.density)} of {total.weights:,} weights"
+    operations = f"{percent(total.flop_density)} of the operations"
     return f"{weights} and {operations} are left: {', '.join(each)}."
+
+
+def headline(rows: Sequence[KeptRow]) -> str:
+    """All layers together: how much of them is kept."""
+    weights, kept = sum(row.weights for row in rows), sum(row.kept for row in rows)
+    smaller = f", compression {weights / kept:,.3g}x" if kept else ""
+    return f"{percent(kept / max(weights, 1))} of {weights:,} weights kept{smaller}"
+
+
+def _network(rows: list[KeptRow]) -> str:
+    each = (f"{row.layer} {percent(row.kept / row.weights)}" for row in rows if row.weights)
+    return f"{headline(rows)}; {', '.join(each)}."
 
 
 def _prior(rows: list[PriorRow]) -> str:
     near = min((row.quality for row in rows), key=lambda quality: abs(quality - 1))
     kept = {row.layer: row.density for row in rows if row.quality == near}
-    each = (f"{_percent(density)} of {layer}" for layer, density in kept.items())
+    each = (f"{percent(density)} of {layer}" for layer, density in kept.items())
     return f"A threshold of {near:g} sigma keeps {_list(each)}."
 
 
@@ -116,11 +141,12 @@ _SENTENCES: dict[type, Callable[[list], str]] = {
     ScanPoint: _scan,
     LayerCount: _counts,
     PriorRow: _prior,
+    KeptRow: _network,
     tuple: _trade_off,
 }
 
 
-def _percent(density: float) -> str:
+def percent(density: float) -> str:
     return f"{100 * density:.3g} %"
 
 
@@ -182,6 +208,20 @@ def png(figure: Figure) -> bytes:
     without_formulas(figure)
     canvas.draw()
     return encoded(canvas)
+
+
+def svg(figure: Figure) -> bytes:
+    """A figure for a slide or a page: sharp at any size, its background transparent.
+
+    >>> from matplotlib.figure import Figure
+    >>> svg(Figure()).startswith(b"<?xml")
+    True
+    """
+    without_formulas(figure)
+    content = io.BytesIO()
+    with looks.style():  # its salt: the same plot gives the same file
+        figure.savefig(content, format="svg", dpi=200, transparent=True, metadata={"Date": None})
+    return content.getvalue()
 
 
 def without_formulas(figure: Figure) -> None:

@@ -1,7 +1,6 @@
 """What a run found, beside the paper: a sentence, two tables, and a page for the browser."""
 
 import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
 
 from jinja2 import Environment, PackageLoader
@@ -190,13 +189,9 @@ def _axes(width: float = 5.2, height: float = 3.6) -> Axes:
 
 def _pictures(*axes: Axes) -> list[tuple[str, float]]:
     """The figure of each as SVG in base64, and its width in inches."""
-    made, options = [], {"format": "svg", "dpi": 200, "transparent": True}
-    for ax in axes:
-        buffer = io.BytesIO()
-        with plots.style():
-            ax.figure.savefig(buffer, metadata={"Date": None}, **options)
-        made.append((base64.b64encode(buffer.getvalue()).decode(), ax.figure.get_figwidth()))
-    return made
+    return [
+        (base64.b64encode(plots.svg(ax.figure)).decode(), ax.figure.get_figwidth()) for ax in axes
+    ]
 
 
 def _name(record: dict) -> str:

@@ -11,12 +11,14 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruning_lab import criteria, data
 from pruning_lab.criteria import Saliency
 from pruning_lab.data import Images
 from pruning_lab.evaluation import (
+    Accuracy,
     Changes,
     Evaluator,
     Thresholded,
@@ -24,6 +26,7 @@ from pruning_lab.evaluation import (
     drop,
     evaluate,
     recalibration,
+    right,
 )
 from pruning_lab.layers import prunable
 from pruning_lab.masks import Mask, masked
@@ -47,6 +50,7 @@ def choose(
     fixed: Mapping[str, Tensor] = MappingProxyType({}),
     evaluations: int = 1000,
     notify: Callable[[int, int], None] = lambda done, most: None,
+    tried: Callable[[float, Accuracy], None] = lambda density, accuracy: None,
 ) -> Plan:
     """Densities for all layers of a scan: by an allowed drop (percentage points), or a density.
 
@@ -59,7 +63,8 @@ def choose(
 
     A search needs `model` and `images`, unless the scan has just been made and remembers them. It
     evaluates the network at most `evaluations` times (on 2,000 images each) and keeps the best that
-    it has found by then; `notify` gets how many are done, of how many at most. Where `model` and
+    it has found by then; `notify` gets how many are begun, of how many at most, and `tried` what
+    each comes to: the density of the network, and its accuracy on these images. Where `model` and
     `images` are given, all layers together are measured without a search too. `recalibrate` and
     `saliency` are the scan's; magnitude and random need not be given. Layers that were not scanned
     stay as they are. With `fixed`, layers of a mask, these are pruned so in all that is measured,
@@ -94,6 +99,7 @@ def choose(
     notify(0, evaluations)
     evaluator = Evaluator(model, images, recalibrate=recalibrate)
     search = _Search(evaluator, list(single), saliency, fixed, evaluations, notify)
+    search.tried = lambda counts, accuracy: tried(made(counts).density, accuracy)
     if density is not None:
         return measured(made(search.exchange(single), single))
     single, found = search.within(curves, max_drop / 100)
@@ -321,6 +327,7 @@ class _Search:
         notify: Callable[[int, int], None],
     ):
         self.done, self.most, self.notify = 0, most, notify
+        self.tried: Callable[[Counts, Accuracy], None] = lambda counts, accuracy: None
         self.evaluator, self.dense = evaluator, evaluator.accuracy()
         found = prunable(evaluator.model)
         evaluator.commit({name: found[name].weight.detach() * kept for name, kept in fixed.items()})
@@ -371,9 +378,9 @@ class _Search:
         for name, count in counts.items():
             fewer = max(1, round(step * count))
             if fewer < count and self.done < self.most:
-                self._count()
-                more = self.evaluator.loss(self._changes({name: fewer}), first=self.IMAGES) - loss
-                rated.append((max(more, 1e-9) / (count - fewer), {**counts, name: fewer}))
+                trial = {**counts, name: fewer}
+                more = self._loss(trial, self._changes({name: fewer})) - loss
+                rated.append((max(more, 1e-9) / (count - fewer), trial))
         for _, trial in sorted(rated, key=itemgetter(0))[:2]:
             if self._drop(trial) <= max_drop:
                 return trial
@@ -396,12 +403,11 @@ class _Search:
                     moved = int(fraction * min(counts[giver], self.alive[taker] - counts[taker]))
                     if moved == 0:
                         continue
-                    trial = {giver: counts[giver] - moved, taker: counts[taker] + moved}
-                    changes = self._changes(trial)
-                    self._count()
-                    if (less := self.evaluator.loss(changes, first=self.IMAGES)) < loss - 1e-6:
+                    new = {giver: counts[giver] - moved, taker: counts[taker] + moved}
+                    changes, trial = self._changes(new), {**counts, **new}
+                    if (less := self._loss(trial, changes)) < loss - 1e-6:
                         self.evaluator.commit(changes)
-                        loss, counts, improved = less, {**counts, **trial}, True
+                        loss, counts, improved = less, trial, True
         return counts
 
     def _drop(self, counts: Counts) -> float:
@@ -409,7 +415,17 @@ class _Search:
         if self.done >= self.most:
             return math.inf
         self._count()
-        return drop(self.dense, self.evaluator.accuracy(self._changes(counts))).value
+        accuracy = self.evaluator.accuracy(self._changes(counts))
+        self.tried(counts, Accuracy.of(accuracy.hits[: self.IMAGES]))
+        return drop(self.dense, accuracy).value
+
+    def _loss(self, counts: Counts, changes: Changes) -> float:
+        """Of the base with these changes, which keeps so many weights."""
+        self._count()
+        logits = self.evaluator.logits(changes, first=self.IMAGES)
+        labels = self.evaluator.labels[: len(logits)]
+        self.tried(counts, Accuracy.of(right(logits, labels).cpu()))
+        return F.cross_entropy(logits, labels).item()
 
     def _count(self) -> None:
         self.done += 1

@@ -1,34 +1,39 @@
-"""The studio's files: everything in one safetensors file, and the plan that makes a mask again."""
+"""The studio's files: its attempts in JSON, the weights beside it, and plans to take away."""
 
-import contextlib
 import copy
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from shlex import quote
 from typing import TypedDict
 
+import msgspec
 from torch import Tensor, nn
 
 from pruning_lab import criteria, data, files, models
 from pruning_lab.data import Images
 from pruning_lab.layers import prunable
-from pruning_lab.rows import decode, plain
+from pruning_lab.models.stored import check_fit
+from pruning_lab.rows import decode
 from pruning_lab.sensitivity import Plan, PlanRow
 from pruning_lab.studio.history import Attempt, History
 from pruning_lab.studio.layers import Version
 
-_FORMAT = "pruning_lab studio 3"
+_FORMAT = "pruning_lab studio 4"
 
 
 class About(TypedDict):
-    """What a studio's file holds besides weights."""
+    """What a studio's file holds."""
 
+    id: str  # of this studio: the files of another one are not overwritten
     about: dict | None
     images: str | None  # fingerprint of val
     recalibrated: bool
     tests: int
+    weights: list[str]  # fingerprint of each version, whose weights lie in files of their own
     history: History
 
 
@@ -44,11 +49,46 @@ class Exported:
         return self.command
 
 
-def save(path: str | Path, about: About, versions: list[Mapping[str, Tensor]]) -> Path:
-    """Write the history, and the weights of every version."""
-    numbered = enumerate(versions)
-    tensors = {f"{n}.{name}": tensor for n, own in numbered for name, tensor in own.items()}
-    return files.save_tensors(path, tensors, about={"format": _FORMAT, **plain(about)})
+def save(path: Path, about: About, versions: Sequence[Version]) -> Path:
+    """Write the weights that are not there yet, then the JSON, which is whole at any moment."""
+    for number, version in enumerate(versions):
+        save_weights(path, number, version, about["id"])
+    history = {f.name: getattr(about["history"], f.name) for f in fields(History) if f.repr}
+    attempts = b",\n".join(attempt.json for attempt in about["history"].attempts)
+    history["attempts"] = msgspec.Raw(b"[\n" + attempts + b"\n]")  # one a line
+    return files.write(path, msgspec.json.encode({"format": _FORMAT, **about, "history": history}))
+
+
+def save_weights(path: Path, number: int, version: Version, owner: str) -> None:
+    """Write a version's weights beside the studio's file, unless they are there."""
+    file = _weights(path, number)
+    about = {"format": _FORMAT, "id": owner, "sha256": version.fingerprint}
+    if _read(file) != about:
+        files.save_tensors(file, version.weights, about=about)
+
+
+def check_free(path: str | Path, owner: str, overwrite: bool) -> Path:
+    """The path; raises ValueError or FileExistsError where this studio should not be saved."""
+    path = Path(path)
+    if path.suffix != ".json":
+        raise ValueError(f"a studio is saved as JSON; name it {path.with_suffix('.json')}")
+    own = re.compile(re.escape(path.stem) + r"(\.json|-\d+\.safetensors)")
+    there = path.parent.iterdir() if path.parent.is_dir() else ()
+    others = [f for f in there if own.fullmatch(f.name) and _read(f).get("id") != owner]
+    _check_overwrite(sorted(others), overwrite, "open it with Studio.load, ")
+    return path
+
+
+def _check_overwrite(there: Sequence[Path], overwrite: bool, advice: str = "") -> None:
+    if there and not overwrite:
+        names = " and ".join(map(str, there))
+        what = f"would be overwritten; {advice}give another name, or overwrite=True"
+        raise FileExistsError(f"{names} {what}")
+
+
+def read(path: str | Path) -> About:
+    """What `save` wrote, without the weights. Raises ValueError for anything else."""
+    return decode(About, files.load_json(path), path, _FORMAT)
 
 
 def load(
@@ -58,24 +98,28 @@ def load(
 
     Raises ValueError for a broken file, and where it is of another network or of other images.
     """
-    about = decode(About, files.load_about(path), path, _FORMAT)
+    path, about = Path(path), read(path)
     if about["images"] not in (None, data.fingerprint_of(getattr(splits, "val", splits))):
         raise ValueError(f"{path} was measured on other images; open it with the same data")
     if about["recalibrated"] != (recalibrate is not None):
         how = "with" if about["recalibrated"] else "without"
         raise ValueError(f"{path} was measured {how} recalibrate=; open it alike")
-    last = max(attempt.version for attempt in about["history"].attempts)
-    versions: list[dict[str, Tensor]] = [{} for _ in range(last + 1)]
-    for key, tensor in files.load_tensors(path)[0].items():
-        number, _, name = key.partition(".")
-        if number not in map(str, range(last + 1)):
-            raise ValueError(f"{path} is broken: no attempt has the weights {key!r}")
-        versions[int(number)][name] = tensor
-    model = copy.deepcopy(model)
-    for weights in reversed(versions):  # the first one last: the network as it came
-        models.fill_(model, weights, path)
-    if about["history"].layers != tuple(prunable(model)):
-        raise ValueError(f"{path} is broken: its layers are {', '.join(about['history'].layers)}")
+    history = about["history"]
+    if len(about["weights"]) != (many := len({a.version for a in history.attempts})):
+        raise ValueError(f"{path} is broken: its attempts are of {many} versions of the weights")
+    model, versions = copy.deepcopy(model), []
+    for number, fingerprint in enumerate(about["weights"]):
+        file = _weights(path, number)
+        check_fit(model, files.load_shapes(file), file)  # before gigabytes are read
+        found = files.load_tensors(file)[0]
+        versions.append({name: found[name] for name in model.state_dict()})
+        if models.fingerprint(versions[-1]) != fingerprint:
+            what = f"holds other weights than {path} was saved with; put back the file of that name"
+            raise files.wrong(file, what)
+    for number, weights in reversed([*enumerate(versions)]):  # last the network as it came
+        models.fill_(model, weights, _weights(path, number))
+    if history.layers != tuple(prunable(model)):
+        raise ValueError(f"{path} is broken: its layers are {', '.join(history.layers)}")
     return about, model, versions
 
 
@@ -87,12 +131,10 @@ def export(
     if path.suffix != ".json":
         raise ValueError(f"a plan is JSON; name it {path.with_suffix('.json')}")
     weights = path.with_suffix(".safetensors")
-    if _is_studio(weights):
-        raise ValueError(f"{weights} is a saved studio; give the plan another name than it")
-    if not overwrite and (there := [str(file) for file in (path, weights) if file.exists()]):
-        raise FileExistsError(
-            f"{' and '.join(there)} would be overwritten; give another name, or overwrite=True"
-        )
+    for file in (path, weights):
+        if str(_read(file).get("format")).startswith("pruning_lab studio"):  # of any version
+            raise ValueError(f"{file} is of a saved studio; give the plan another name")
+    _check_overwrite([file for file in (path, weights) if file.exists()], overwrite)
     rows = tuple(
         PlanRow(
             layer=row.layer,
@@ -120,8 +162,13 @@ def export(
     return Exported(path, weights, command)
 
 
-def _is_studio(path: Path) -> bool:
-    with contextlib.suppress(ValueError, OSError):  # no safetensors file, or none there
-        form = (files.load_about(path) or {}).get("format")
-        return str(form).startswith("pruning_lab studio")  # of another version too
-    return False
+def _weights(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}-{number}.safetensors")
+
+
+def _read(file: Path) -> dict:
+    """What a file says about itself; empty where there is none, or another one's."""
+    with suppress(ValueError, OSError):
+        about = files.load_json(file) if file.suffix == ".json" else files.load_about(file)
+        return about if isinstance(about, dict) else {}
+    return {}

@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import ClassVar
+from urllib.parse import quote, unquote
+
+import msgspec
 
 from pruning_lab import criteria
 from pruning_lab.evaluation import Accuracy, Drop
 from pruning_lab.layers import unknown_layer
 from pruning_lab.masks import Amount
-from pruning_lab.rows import Rows
+from pruning_lab.rows import Rows, plain
 
 KINDS = ("quality", "density")
 
@@ -59,6 +63,11 @@ class Attempt:
     def key(self) -> tuple:
         """Attempts with the same key are the same network."""
         return self.version, frozenset(self.settings.items())
+
+    @cached_property
+    def json(self) -> msgspec.Raw:
+        """Made once: a history of many attempts is written after each."""
+        return msgspec.Raw(msgspec.json.encode(plain(self)))
 
 
 class Comparison(Rows[Attempt]):
@@ -166,18 +175,39 @@ class History:
     ) -> "History":
         """Another attempt: these settings on top of the current ones.
 
-        With `merge` it replaces the current one, if that is a merged step of the same layers and
-        was neither measured nor named: a drag is one attempt.
+        With `merge` it replaces the current one, if that is a step of the same layers and has no
+        name: a drag is one attempt.
         """
         for name in self.known(*asked):
             if name in self.locks:
                 raise ValueError(f"layer {name!r} is locked; unlock it first")
         settings = {n: s for n, s in {**self.attempt.settings, **asked}.items() if s != ALL}
         what = what or _summary(asked, self.layers)
-        if merge and self.drag == asked.keys() and not (self.attempt.accuracy or self.attempt.name):
-            return self.update(settings=settings, what=what)
-        stepped = self._add(what, settings=settings, accuracy=None, drop=None)
-        return replace(stepped, drag=frozenset(asked)) if merge else stepped
+        changes = {"settings": settings, "what": what, "accuracy": None, "drop": None}
+        if merge and self.drag == asked.keys() and not self.attempt.name:
+            return self.update(**changes)
+        return replace(self._add(**changes), drag=frozenset(asked))
+
+    def to_string(self) -> str:
+        """The current settings, to send: "fc1=1.4&conv2=d0.05", qualities, and densities after d.
+
+        Names are quoted as in a URL. Nothing set gives the empty text.
+        """
+        own = self.attempt.settings
+        return "&".join(f"{quote(n, safe='')}={_amount(own[n])}" for n in self.layers if n in own)
+
+    def from_string(self, text: str) -> "History":
+        """A step to exactly the settings of a text by `to_string`: other layers keep everything.
+
+        Layers that stay as they are may be locked. Raises as `set` does, and ValueError for a text
+        of another form.
+        """
+        asked = _parsed(text)
+        self.known(*asked)
+        before = self.attempt.settings
+        now = {name: asked.get(name, ALL) for name in self.layers}
+        changed = {name: s for name, s in now.items() if s != before.get(name, ALL)}
+        return self.step(changed) if changed else self
 
     def retrained(self, what: str) -> "History":
         """Another attempt, with the next version of the weights."""
@@ -256,3 +286,25 @@ def _summary(settings: Mapping[str, Setting], layers: tuple[str, ...]) -> str:
         if len(settings) > 3:
             return f"{len(settings)} layers: {first}"
     return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
+
+
+def _amount(setting: Setting) -> str:
+    number = repr(setting.amount).removesuffix(".0")
+    return quote(f"d{number}" if setting.kind == "density" else number)
+
+
+def _parsed(text: str) -> dict[str, Setting]:
+    asked = {}
+    for part in text.split("&") if text else ():
+        name, _, amount = (unquote(word) for word in part.partition("="))
+        try:
+            number = float(amount.removeprefix("d"))
+        except ValueError:
+            raise ValueError(
+                f"{part!r} is no setting of a layer; write fc1=1.4&conv2=d0.05: a quality, or d "
+                f"and a density"
+            ) from None
+        if name in asked:
+            raise ValueError(f"layer {name!r} stands twice in {text!r}; name it once")
+        asked[name] = Setting("density" if amount.startswith("d") else "quality", number)
+    return asked

@@ -1,4 +1,4 @@
-"""Measures the latest request in a thread: the only owner of a thread and of a lock."""
+"""Measures the latest request in a thread, which it owns, as it does the studio's lock."""
 
 import ctypes
 import threading
@@ -40,20 +40,31 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Changed:
+    """The history is another one, or test images were used: there is something to save.
+
+    Told at once, in the thread that changed it; all other events are told in the studio's own.
+    """
+
+
+@dataclass(frozen=True)
 class Progress:
-    """What the studio does now, in a few words."""
+    """What the studio does now, in a few words; of a long task also how far it is."""
 
     text: str
+    done: float | None = None  # fraction of the task
+    left: float | None = None  # seconds, estimated
+    point: tuple[float, ...] | None = None  # to draw, as `tasks` says
 
 
 @dataclass(frozen=True)
 class Failed:
-    """What went wrong in the studio's thread; `settle` raises it."""
+    """What went wrong in the studio's thread, which `settle` raises, or while it was saved."""
 
     text: str
 
 
-Event = Moved | Measured | Progress | Failed
+Event = Moved | Measured | Changed | Progress | Failed
 
 
 class Measurer:
@@ -73,7 +84,7 @@ class Measurer:
         recalibrate: Images | None,
     ):
         self.lock = threading.Condition()  # with an RLock
-        self.listeners: list[tuple[type, Callable[[Event], None]]] = []
+        self._listeners: dict[object, tuple[type, Callable[[Event], None]]] = {}
         self.status, self.busy = "ready", ""  # busy: the task that nothing may disturb
         self.dense: Accuracy | None = None  # of the network as it came
         self._before: Tensor | None = None  # its answers
@@ -165,12 +176,28 @@ class Measurer:
         if thread not in (None, threading.current_thread()):
             thread.join()
 
-    def say(self, text: str) -> None:
+    def say(
+        self,
+        text: str,
+        done: float | None = None,
+        left: float | None = None,
+        point: tuple[float, ...] | None = None,
+    ) -> None:
+        """Tell of progress; the text is the status too."""
         self.status = text
-        self._tell(Progress(text))
+        self.tell(Progress(text, done, left, point))
 
-    def _tell(self, event: Event) -> None:
-        for kind, listener in tuple(self.listeners):
+    def fail(self, text: str) -> None:
+        self.status = f"failed: {text}"
+        self.tell(Failed(text))
+
+    def on(self, kind: type[Event], listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call `listener` with each event of a kind; returns what ends that."""
+        self._listeners[key := object()] = kind, listener
+        return partial(self._listeners.pop, key, None)
+
+    def tell(self, event: Event) -> None:
+        for kind, listener in tuple(self._listeners.values()):
             if isinstance(event, kind):
                 listener(event)
 
@@ -212,8 +239,7 @@ class Measurer:
         except Stopped:  # it was closed
             pass
         except BaseException as error:
-            self.status = f"failed: {error}"
-            self._tell(Failed(str(error)))
+            self.fail(str(error))
             raise
 
     def _do(self, task: Callable[[], None]) -> None:
@@ -226,7 +252,7 @@ class Measurer:
             self.busy = ""
 
     def _measure(self, version: Version, attempt: Attempt, stale: Callable[..., bool]) -> None:
-        self._tell(Moved())
+        self.tell(Moved())
         if not version.prepare(stale):
             return
         if self.dense is None:
@@ -236,7 +262,7 @@ class Measurer:
             self.flops = {name: flops.get(name, 0) for name in self._first.layers}
             self._before = answers_of(evaluator.logits(), evaluator.labels)
             self.dense = Accuracy.of(hits(self._before))
-            self._tell(Moved())
+            self.tell(Moved())
         if attempt.key not in self._answers:
             self._refine(version, attempt, stale)
         if attempt.key in self._answers:
@@ -282,7 +308,7 @@ class Measurer:
 
     def _tell_measured(self, attempt: Attempt, final: bool) -> None:
         change = self.change(attempt)
-        self._tell(Measured(attempt.number, change.accuracy, change.drop, final))
+        self.tell(Measured(attempt.number, change.accuracy, change.drop, final))
 
     def _check_open(self) -> None:
         if self._closed:

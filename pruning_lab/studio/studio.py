@@ -1,30 +1,34 @@
 """The threshold studio: a network whose thresholds are moved and whose accuracy follows."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cached_property, partial
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
-from pruning_lab import data, models, sensitivity
+from pruning_lab import data, sensitivity
 from pruning_lab.data import Images
-from pruning_lab.evaluation import Accuracy, recalibrate
-from pruning_lab.masks import Amount, Mask
-from pruning_lab.rows import Rows
+from pruning_lab.evaluation import Accuracy
+from pruning_lab.masks import Amount
 from pruning_lab.sensitivity import Scan
 from pruning_lab.studio import files, images, tasks
-from pruning_lab.studio.history import ALL, Attempt, Comparison, History, Setting
-from pruning_lab.studio.layers import Layer, Version
-from pruning_lab.studio.measurer import Event, Measurer
-from pruning_lab.studio.metrics import Change, Flip, Metrics
+from pruning_lab.studio.history import Attempt, History, Setting
+from pruning_lab.studio.layers import Version
+from pruning_lab.studio.measurer import Changed, Event, Measurer
+from pruning_lab.studio.metrics import Change, Metrics
+from pruning_lab.studio.saving import Saver
+from pruning_lab.studio.state import State
 from pruning_lab.training import Epoch, TrainConfig
 
 
-class Studio:
+class Studio(State):
     """A network whose thresholds are moved and whose accuracy follows.
 
+    >>> from pruning_lab import models
     >>> studio = Studio(models.lenet_300_100(trained="mnist"), data.load("mnist-5k"))
     >>> accuracy = studio.set({"fc1": 1.4}).settle().metrics().accuracy
     >>> studio.undo().attempt.what
@@ -46,12 +50,13 @@ class Studio:
     ):
         """`splits` are data.load's; to measure, one split or any re-iterable of (x, y) serves too.
 
-        `scan` is one of these weights, to draw and to suggest by; `about` goes into the files;
+        `scan=` is one of these weights, to draw and to suggest by; `about` goes into the files;
         `budget` is bytes of activations, for as many images of val (268 MB, on a GPU 4.3 GB). With
         `recalibrate`, training images, BatchNorm layers get their statistics from these in every
         network. Raises ValueError for the test split, and for a scan of other weights.
         """
         self.val = data.for_choosing(getattr(splits, "val", splits), "the studio")
+        self.source = splits.name if hasattr(splits, "val") else ""  # the name of the data set
         self.train: Images | None = getattr(splits, "train", None)
         self._test_images: Images | None = getattr(splits, "test", None)
         if scan is not None:
@@ -62,97 +67,10 @@ class Studio:
         self.tests, self.tested, self.test_drop = 0, None, None  # uses of test; what came of it
         self.layers, self.history = list(first.layers), History(tuple(first.layers))
         self._measurer = Measurer(first, self.val, self._record, budget, recalibrate)
+        self._id, self._saving = secrets.token_hex(16), threading.Lock()
+        self.path: Path | None = None  # where `autosave` writes
+        self._saver, self._stop_saving = None, lambda: None
         self.refresh()
-
-    @property
-    def attempt(self) -> Attempt:
-        return self.history.attempt
-
-    @property
-    def attempts(self) -> tuple[Attempt, ...]:
-        return self.history.attempts
-
-    @property
-    def locked(self) -> frozenset[str]:
-        return frozenset(self.history.locks)
-
-    @property
-    def can_redo(self) -> bool:
-        return self.history.children[self.history.now - 1] > 0
-
-    @property
-    def status(self) -> str:
-        """What it does now: "ready", "measuring", "retraining …", "failed: …"."""
-        return self._measurer.status
-
-    @property
-    def busy(self) -> bool:
-        """Whether a task runs; it has to end, or be stopped, before the next step."""
-        return bool(self._measurer.busy)
-
-    @property
-    def scan(self) -> Scan | None:
-        """The scan of the current weights, where there is one."""
-        return self._version.scan
-
-    @property
-    def has_test(self) -> bool:
-        return self._test_images is not None
-
-    @property
-    def dense(self) -> Accuracy | None:
-        """Of the network as it came; None until it has been measured."""
-        return self._measurer.dense
-
-    @property
-    def mask(self) -> Mask:
-        """What stays, ready to apply or to train with."""
-        attempt = self.attempt
-        return self._versions[attempt.version].mask(attempt.settings)
-
-    def layer(self, name: str) -> Layer:
-        """A layer's weights: its sigma and histogram. Raises KeyError for an unknown one."""
-        self.history.known(name)
-        return self._version.layers[name]
-
-    def setting(self, layer: str) -> Setting:
-        self.history.known(layer)
-        return self.attempt.settings.get(layer, ALL)
-
-    def metrics(self) -> Metrics:
-        """Densities, bytes and FLOPs of the current attempt; accuracy as far as it is known."""
-        with self._measurer.lock:
-            attempt, change = self.attempt, self._measurer.change(self.attempt)
-            final = attempt.accuracy is not None
-            known = attempt if final or change is None else change
-            rows = self._version.rows(attempt.settings, self.locked, self._measurer.flops)
-            about = {"attempt": attempt.number, "made": self.history.made, "status": self.status}
-            about |= {"accuracy": known.accuracy, "drop": known.drop, "final": final}
-            return Metrics(rows, change=change, **about)
-
-    def flipped(self) -> Rows[Flip]:
-        """The images that pruning lost or won, of those measured so far; lost ones first."""
-        return self.metrics().flipped
-
-    def pictures(self, indices: Iterable[int]) -> list[np.ndarray]:
-        """Images of val for display, uint8 (H, W, 3) or (H, W)."""
-        return images.pictures(self.val, indices)
-
-    def network(self) -> nn.Module:
-        """A copy of the network as it is pruned now, zeros in place."""
-        with self._measurer.lock:
-            model = self.mask.apply_(copy.deepcopy(self._version.network()))
-        if self._recalibrate is not None:
-            recalibrate(model, self._recalibrate)
-        return model
-
-    def fingerprint(self) -> str:
-        """SHA-256 of `network()`: two attempts with the same one are the same network."""
-        return models.fingerprint(self.network())
-
-    def compare(self) -> Comparison:
-        """All attempts side by side; `.pareto` are those that no other beats."""
-        return Comparison(self.attempts, chance=self._measurer.chance)
 
     def set(
         self, quality: Amount | None = None, *, density: Amount | None = None, merge: bool = False
@@ -160,9 +78,13 @@ class Studio:
         """Ask layers for a quality or a density: `set({"fc1": 1.2})`, `set(density=0.08)`.
 
         A number goes to every layer that is not locked, a dict to those it names. With `merge` the
-        step replaces the one before it, if that moved the same layers and was never measured.
+        step replaces the one before it, if that set the same layers and has no name.
         """
         return self._move(partial(History.set, quality=quality, density=density, merge=merge))
+
+    def from_string(self, text: str) -> "Studio":
+        """Set exactly what `History.to_string` said, here or in a studio of the same layers."""
+        return self._move(History.from_string, text)
 
     def undo(self) -> "Studio":
         """Back to the attempt that this one was made from; nothing is lost, `redo` returns."""
@@ -195,9 +117,11 @@ class Studio:
         return self._move(lambda history: history, anytime=True)
 
     def on(self, kind: type[Event], listener: Callable[[Event], None]) -> Callable[[], None]:
-        """Call `listener` with each Moved, Measured, Progress or Failed; returns what ends that."""
-        self._measurer.listeners.append(entry := (kind, listener))
-        return partial(self._measurer.listeners.remove, entry)
+        """Call `listener` with each Moved, Measured, Changed, Progress or Failed.
+
+        Returns a function that ends that.
+        """
+        return self._measurer.on(kind, listener)
 
     def retrain(
         self,
@@ -207,7 +131,10 @@ class Studio:
         wait: bool = True,
         on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     ) -> "Studio":
-        """Train what is kept: an attempt with weights of its own; `stop` keeps whole epochs."""
+        """Train what is kept: an attempt with weights of its own.
+
+        `stop` keeps what was learnt until then. Progress says how the loss falls.
+        """
         if self.train is None:
             raise ValueError("there are no images to retrain on; open the studio with data.load's")
         config = config or TrainConfig(epochs=epochs, lr=0.02)
@@ -216,9 +143,7 @@ class Studio:
             given = self.train, config, on_epoch, self._measurer
             weights, what = tasks.retrain(self.network(), self.mask, *given)
             if weights is not None:
-                with self._measurer.lock:
-                    self._versions.append(Version(self._versions[0].network(), weights))
-                    self._move(History.retrained, what, anytime=True)
+                self._learnt(Version(self._versions[0].network(), weights), what)
 
         self._measurer.start("retraining", task, wait)
         return self
@@ -226,12 +151,13 @@ class Studio:
     def suggest(
         self, max_drop: float | None = None, *, density: float | None = None, wait: bool = True
     ) -> "Studio":
-        """Set all layers that are not locked as sensitivity.choose says, given those that are.
+        """Set all layers that are not locked as a search with sensitivity.choose says.
 
-        `max_drop` is what the whole network may lose, in percentage points (0.5).
+        `max_drop` is what the whole network may lose, in percentage points (0.5); `density` is
+        what it keeps. Progress says what each network that is tried comes to, on 2,000 images.
         """
         max_drop = 0.5 if max_drop is None and density is None else max_drop
-        choice = {"max_drop": max_drop, "density": density}
+        choice = {"max_drop": max_drop, "density": density, "method": "joint"}
         sensitivity.check_choice(**choice)
 
         def task() -> None:
@@ -252,6 +178,7 @@ class Studio:
 
         def task() -> None:
             self.tests += 1
+            self._measurer.tell(Changed())
             networks = self.network(), self._versions[0].network()
             given = self._test_images, self._recalibrate, self._measurer
             self.tested, self.test_drop = tasks.test(*networks, *given)
@@ -270,20 +197,31 @@ class Studio:
         return self
 
     def close(self) -> None:
-        """End the thread; what it was working on stays undone."""
+        """End the thread; what it was working on stays undone, and attempts are saved."""
         self._measurer.close()
+        if self._saver is not None:
+            self._saver.close()
 
-    def save(self, path: str | Path) -> Path:
-        """Write everything into one safetensors file, from which `load` resumes."""
-        with self._measurer.lock:
-            about = files.About(
-                about=None if self.about is None else dict(self.about),
-                images=data.fingerprint_of(self.val),
-                recalibrated=self._recalibrate is not None,
-                tests=self.tests,
-                history=self.history,
-            )
-            return files.save(path, about, [version.weights for version in self._versions])
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the attempts (JSON), and the weights beside it, from which `load` resumes.
+
+        `overwrite` says that these may be the files of another studio.
+        """
+        return self._save(files.check_free(path, self._id, overwrite))
+
+    def autosave(self, path: str | Path, *, overwrite: bool = False) -> "Studio":
+        """`save` now, and in the background after every change and every measurement.
+
+        A process that is killed loses what was done in its last half second. Where a save fails,
+        Failed says so, and the next one tries again.
+        """
+        self.save(path, overwrite=overwrite)
+        self._stop_saving()
+        self.path = Path(path)
+        self._saver = Saver(partial(self._save, self.path), self._measurer.fail)
+        self._stop_saving = self.on(Changed, self._saver.changed)
+        self._saver.changed()  # what came between
+        return self
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module, splits, **options) -> "Studio":
@@ -292,7 +230,7 @@ class Studio:
         studio = cls(model, splits, about=about["about"], **options)
         with studio._measurer.lock:
             studio._versions += [Version(model, tensors) for tensors in weights[1:]]
-            studio.tests = about["tests"]
+            studio.tests, studio._id = about["tests"], about["id"]
             return studio._move(lambda _: about["history"], anytime=True)
 
     def export(self, path: str | Path, *, overwrite: bool = False) -> files.Exported:
@@ -305,20 +243,50 @@ class Studio:
         network = f"{found.density:.1%} of {found.weights:,} weights"
         return f"Studio(attempt {found.attempt} of {many}, {network}, {found.accuracy})"
 
-    @property
-    def _version(self) -> Version:
-        return self._versions[self.attempt.version]
-
     def _move(self, step: Callable[..., History], *args, anytime: bool = False) -> "Studio":
         """Make a transition of the history, and have where it leads measured."""
         with self._measurer.lock if anytime else self._measurer.free():
-            history = step(self.history, *args)
+            before, history = self.history, step(self.history, *args)
             version = self._versions[history.attempt.version]
             rows = Metrics(version.rows(history.attempt.settings))
             self.history = history.update(density=rows.density, bytes=rows.bytes)
             self._measurer.request(version, self.attempt)
+        if self.history != before:
+            self._measurer.tell(Changed())
         return self
 
     def _record(self, attempt: Attempt, change: Change) -> None:
         with self._measurer.lock:
             self.history = self.history.measured(attempt.key, change.accuracy, change.drop)
+        self._measurer.tell(Changed())
+
+    def _learnt(self, version: Version, what: str) -> None:
+        """An attempt with weights of its own."""
+        if self.path is not None:
+            with suppress(OSError):  # which the saver will tell
+                files.save_weights(self.path, len(self._versions), version, self._id)
+
+        def step(history: History) -> History:
+            self._versions.append(version)
+            return history.retrained(what)
+
+        self._move(step, anytime=True)
+
+    def _save(self, path: Path) -> Path:
+        with self._saving:  # so that the latest state is the last one that is written
+            with self._measurer.lock:
+                history, versions = self.history, tuple(self._versions)
+            about = files.About(
+                id=self._id,
+                about=None if self.about is None else dict(self.about),
+                images=self._images,
+                recalibrated=self._recalibrate is not None,
+                tests=self.tests,
+                weights=[version.fingerprint for version in versions],
+                history=history,
+            )
+            return files.save(path, about, versions)
+
+    @cached_property
+    def _images(self) -> str | None:
+        return data.fingerprint_of(self.val)

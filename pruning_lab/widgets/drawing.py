@@ -1,13 +1,10 @@
-"""Sizes and addresses of pictures; films, which redraw only what moves."""
+"""Sizes of pictures; films, which redraw only what moves."""
 
 import base64
-import io
 import threading
 
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 from pruning_lab import plots
 
@@ -17,13 +14,6 @@ WIDTH = 720  # of a picture, in the page's pixels
 def height_for(layers: int, least: int) -> int:
     """Pixels of a picture whose legend has a line for each layer."""
     return max(least, 24 * (layers + 5))
-
-
-def data_uri(pixels: np.ndarray) -> str:
-    """Pixels (H, W) or (H, W, 3), uint8, as the address of a picture in a page."""
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, format="png")
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def for_pages(bundle: dict | tuple, text: str, html: str, picture: bytes) -> dict | tuple:

@@ -2,19 +2,20 @@
 
 from dataclasses import replace
 from html import escape
+from math import isfinite
 
-from ipywidgets import HTML, FloatSlider, HBox
+from ipywidgets import HTML, FloatSlider, FloatText, HBox
 from matplotlib.figure import Figure
 from torch import nn
 
 from pruning_lab import criteria, plots, sensitivity
 from pruning_lab.data import Images
 from pruning_lab.layers import prunable
-from pruning_lab.studio import LayerMetrics, Studio
+from pruning_lab.studio import LIMIT, STEP, LayerMetrics, Studio
 from pruning_lab.widgets.drawing import WIDTH, height_for
 from pruning_lab.widgets.figures import WeightsFilm
 from pruning_lab.widgets.studio_view import StudioView, on_grid, on_steps
-from pruning_lab.widgets.tables import table
+from pruning_lab.widgets.tables import percent, table
 
 
 class ThresholdSlider(StudioView):
@@ -38,14 +39,28 @@ class ThresholdSlider(StudioView):
         self.start()
 
     def _open(self, studio: Studio, layer: str, quality: float, css: str) -> None:
-        super().__init__(studio, [layer], css, WIDTH, f"{layer} with its threshold")
-        row = self.rows[layer]
-        self.slider, self.text = row.slider, HTML()
-        self.slider.layout.width = "480px"
+        super().__init__(studio, css, f"{layer} with its threshold")
+        self.layer, tooltip = layer, f"quality of {layer}: threshold / sigma"
+        self._shown: float | None = None  # the quality in the slider and in the box
+        self.slider = FloatSlider(0, max=LIMIT, step=STEP, readout=False, tooltip=tooltip)
+        self.slider.layout.width, wide = "480px", {"width": "76px"}
+        self.box, self._percent, self.text = FloatText(0, layout=wide), HTML(), HTML()
         label = HTML(f"quality of {escape(layer)}")
-        line = HBox([label, self.slider, row.box, row.kept], layout={"align_items": "center"})
+        parts = [label, self.slider, self.box, self._percent]
+        line = HBox(parts, layout={"align_items": "center"})
         self.children = [self.style_sheet, line, self.problem, self.picture, self.text]
         self.quality = quality
+        on_steps(self.slider, self._moved)
+        self.box.observe(lambda change: self._moved(change["new"]), "value")
+
+    def _moved(self, quality: float) -> None:
+        """By the user. What is refused goes back to what it was."""
+
+        def move() -> None:
+            self._shown = None
+            self.studio.set({self.layer: quality}, merge=True)
+
+        self.press(move)
 
     def draw(self) -> bytes:
         return self._film.picture(self.layer)
@@ -82,7 +97,18 @@ class ThresholdSlider(StudioView):
 
     def write(self) -> None:
         super().write()
-        self.text.value = table(self.studio.metrics().columns, [self.row])
+        with self._lock, self.silent():
+            row, quality = self.row, self.quality if isfinite(self.quality) else LIMIT
+            self._percent.value = f'<b style="font-size: 14px">{percent(row.density)}</b>'
+            self.text.value = table(self.studio.metrics().columns, [row])
+            if quality == self._shown:
+                return
+            # A value off the slider's grid would come back from the browser rounded, over a later
+            # one: exact ones are for the box. The same place again would jump back in a fast drag.
+            place = on_grid(min(quality, LIMIT), STEP)
+            if place != on_grid(self.slider.value, STEP):
+                self.slider.value = place
+            self.box.value = self._shown = quality
 
     def __repr__(self) -> str:
         return (
@@ -116,7 +142,7 @@ class DropSlider(StudioView):
         if self.plan.saliency != criteria.name_of(criteria.magnitude):
             raise ValueError(f"this slider needs a scan by magnitude, got {self.plan.saliency!r}")
         studio, words = Studio(model, images, scan=scan), "the scan's curves, and what is chosen"
-        super().__init__(studio, scan.layers, "drop", WIDTH, words)
+        super().__init__(studio, "drop", words)
         self.text = HTML()
         self.slider = FloatSlider(max=limit, step=0.1, layout={"width": "480px"})
         on_steps(self.slider, lambda drop: self.press(lambda: self._choose(drop)))

@@ -9,14 +9,14 @@ from pruning_lab.rows import counted
 from pruning_lab.studio import Metrics, Studio
 
 size = EngFormatter(places=1)  # with a unit's prefix: 1.4 M
-DARK = ('[data-jp-theme-light="false"]', ".theme-dark")  # as JupyterLab and Voila say it
+DARK = '[data-jp-theme-light="false"]'  # as JupyterLab says it
 STYLE = f"""<style>
 .studio-panel
-{{ --good: #0a6b3b; --wait: #9a5b00; --bad: #a40e26; --gain: #1a5fd0; --noise: #6e7781 }}
-{", ".join(f"{dark} .studio-panel" for dark in DARK)}
-{{ --good: #4cc38a; --wait: #e0a34a; --bad: #ff8595; --gain: #6cb0ff; --noise: #9aa4ae }}
+{{ --good: #0a6b3b; --wait: #9a5b00; --bad: #a40e26 }}
+{DARK} .studio-panel
+{{ --good: #4cc38a; --wait: #e0a34a; --bad: #ff8595 }}
 .studio-panel .widget-html-content {{ line-height: 1.5 }}
-{", ".join(f"{dark} .studio-plot" for dark in DARK)} {{ filter: invert(0.9) hue-rotate(180deg) }}
+{DARK} .studio-plot {{ filter: invert(0.9) hue-rotate(180deg) }}
 </style>"""
 
 

@@ -1,0 +1,129 @@
+// What is drawn on canvases: weights with their threshold, curves, pixels. Colours come from the CSS.
+
+export function palette(element) {
+  const style = getComputedStyle(element)
+  const names = ["ink", "faint", "line", "ground", "kept", "gone", "limit", "noise", "curve"]
+  return Object.fromEntries(names.map(name => [name, style.getPropertyValue(`--pl-${name}`).trim()]))
+}
+
+// A context in CSS pixels, cleared, as sharp as the screen.
+export function prepared(canvas) {
+  const { clientWidth: width, clientHeight: height } = canvas
+  const ratio = window.devicePixelRatio || 1
+  if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
+    canvas.width = Math.round(width * ratio)
+    canvas.height = Math.round(height * ratio)
+  }
+  const context = canvas.getContext("2d")
+  context.setTransform(ratio, 0, 0, ratio, 0, 0)
+  context.clearRect(0, 0, width, height)
+  return { context, width, height }
+}
+
+// Bars of equal width from x on; those left of `cut` are pruned: grey and hatched, not by colour alone.
+export function drawBars(context, bars, { x, y, width, height, cut, colours, hatch }) {
+  const most = Math.max(1, ...bars), wide = width / bars.length
+  context.beginPath()
+  context.moveTo(x, y + height)
+  bars.forEach((n, i) => {
+    const top = y + height - (height * n) / most
+    context.lineTo(x + i * wide, top)
+    context.lineTo(x + (i + 1) * wide, top)
+  })
+  context.lineTo(x + width, y + height)
+  context.closePath()
+  context.fillStyle = colours.kept
+  context.fill()
+  context.save()
+  context.clip()
+  context.fillStyle = colours.gone
+  context.fillRect(x, y, Math.max(0, cut - x), height)
+  if (hatch) {
+    context.strokeStyle = colours.noise
+    context.lineWidth = 1
+    context.globalAlpha = 0.5
+    context.beginPath()
+    context.rect(x, y, Math.max(0, cut - x), height)
+    context.clip()
+    context.beginPath()
+    for (let at = x - height; at < cut; at += 7) {
+      context.moveTo(at, y + height)
+      context.lineTo(at + height, y)
+    }
+    context.stroke()
+  }
+  context.restore()
+}
+
+export function drawLine(context, places, colour, width = 1.5) {
+  context.strokeStyle = colour
+  context.lineWidth = width
+  context.beginPath()
+  places.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)))
+  context.stroke()
+}
+
+export function drawText(context, text, x, y, colour, { align = "left", size = 12, bold = false } = {}) {
+  context.font = `${bold ? "600 " : ""}${size}px system-ui, sans-serif`
+  context.fillStyle = colour
+  context.textAlign = align
+  context.fillText(text, x, y)
+}
+
+// The place of a threshold, and its handle.
+export function drawThreshold(context, x, top, bottom, colours, focused) {
+  drawLine(context, [[x, top], [x, bottom]], colours.limit, 2)
+  context.beginPath()
+  context.arc(x, top, focused ? 8 : 6, 0, 7)
+  context.fillStyle = colours.limit
+  context.fill()
+}
+
+// Pixels (h, w, channels) of uint8 as they are.
+export function drawPixels(canvas, bytes, [h, w, channels]) {
+  canvas.width = w
+  canvas.height = h
+  const image = new ImageData(w, h)
+  for (let i = 0; i < h * w; i++) {
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = bytes[channels === 3 ? 3 * i + c : i]
+    image.data[4 * i + 3] = 255
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0)
+}
+
+const channels = colour => {
+  const hex = colour.replace("#", "")
+  return [0, 2, 4].map(i => parseInt(hex.slice(i, i + 2), 16))
+}
+
+// Connections that each pixel still has: from the ground's colour to that of kept weights.
+export function drawPixelMap(canvas, values, [h, w], colours) {
+  const [from, to] = [channels(colours.ground), channels(colours.kept)]
+  const bytes = new Uint8Array(3 * h * w)
+  for (let i = 0; i < h * w; i++)
+    for (let c = 0; c < 3; c++) bytes[3 * i + c] = from[c] + ((to[c] - from[c]) * values[i]) / 255
+  drawPixels(canvas, bytes, [h, w, 3])
+}
+
+// Filters (n, h, w, c) in rows of `across`; red below zero, blue above, the ground where pruned.
+export function drawFilters(canvas, values, [n, h, w, c], across, colours) {
+  const rows = Math.ceil(n / across), wide = across * (w + 1) - 1, high = rows * (h + 1) - 1
+  const bytes = new Uint8Array(3 * wide * high)
+  const [ground, above, below, line] = [colours.ground, colours.kept, colours.limit, colours.line].map(channels)
+  for (let i = 0; i < wide * high; i++) bytes.set(line, 3 * i)
+  let most = 1e-12
+  for (const value of values) most = Math.max(most, Math.abs(value))
+  for (let f = 0; f < n; f++)
+    for (let y = 0; y < h; y++)
+      for (let x = 0; x < w; x++) {
+        const at = 3 * ((Math.floor(f / across) * (h + 1) + y) * wide + (f % across) * (w + 1) + x)
+        for (let k = 0; k < 3; k++) {
+          const value = values[((f * h + y) * w + x) * c + (c === 3 ? k : 0)]
+          const hue = value > 0 ? above : below
+          bytes[at + k] = c === 3
+            ? 127.5 + (127.5 * value) / most
+            : ground[k] + (hue[k] - ground[k]) * Math.sqrt(Math.abs(value) / most)
+        }
+      }
+  drawPixels(canvas, bytes, [high, wide, 3])
+}
