@@ -15,7 +15,7 @@ from pruning_lab.exercises import EXERCISES, judge, storing
 from pruning_lab.exercises.comparison import difference
 from pruning_lab.exercises.isolation import raised, untouched
 
-FUNCTIONS = ("07.bytes", "07.encode", "07.bench", "07.channels")
+FUNCTIONS = ("07.bytes", "07.encode", "07.bench", "07.channels", "08.dropout", "08.freeze")
 STUDENTS = [f"student {number}" for number in range(200)]
 
 
@@ -97,6 +97,11 @@ def test_random_functions_are_neither_right_nor_named(id_):
             def function(f, g, clock, found=found):
                 f(), g()
                 return found[int(1e6 * clock()) % 4]
+
+        if id_ == "08.freeze":
+
+            def function(before, after, draw=draw):
+                return [name for name in ("conv1", "norm1", "conv2", "fc1") if draw.random() < 0.5]
 
         verdict = judge(exercise, function, str(number % 7))
         assert verdict.sign == "✗", verdict
@@ -202,7 +207,26 @@ def drop_by_index(first, second, keep):
     return small
 
 
+def rate_by_power(original, density):
+    return original * density**0.5
+
+
+def rate_by_units(original, density):
+    units = torch.tensor(density).sqrt()
+    return torch.tensor(original) * units
+
+
+def moved_by_layer(before, after):
+    layers = {}
+    for name, tensor in before.items():
+        layer = name.rsplit(".", 1)[0]
+        layers[layer] = layers.get(layer, False) or bool((tensor != after[name]).any())
+    return [layer for layer, has_moved in layers.items() if has_moved]
+
+
 RIGHT = {
+    "08.dropout": (rate_by_power, rate_by_units),
+    "08.freeze": (moved_by_layer, lambda before, after: tuple(moved_by_layer(before, after))),
     "07.bytes": (size_by_ceil, size_as_tensor),
     "07.encode": (encode_by_counting, encode_by_tensors, encode_with_fillers_last),
     "07.bench": (ratio_of_minima, median_of_ratios, ratio_with_torch),
@@ -222,6 +246,22 @@ def test_other_right_ways_are_right_without_a_note(id_):
 # --------------------------------------------------------------------------- unknown mistakes
 
 WRONG = {
+    "08.dropout": (
+        lambda original, density: original,
+        lambda original, density: density,
+        lambda original, density: original * density ** (1 / 3),
+        lambda original, density: 1 - original,
+        lambda original, density: str(rate_by_power(original, density)),
+        lambda original, density: 100 * rate_by_power(original, density),
+    ),
+    "08.freeze": (
+        lambda before, after: [],
+        lambda before, after: list(before),
+        lambda before, after: moved_by_layer(before, after)[::-1],
+        lambda before, after: len(moved_by_layer(before, after)),
+        lambda before, after: [n for n in before if (before[n] == after[n])],
+        lambda before, after: moved_by_layer(before, after)[:1],
+    ),
     "07.bytes": (
         lambda kept, weights, value, index, fillers=0: size_by_ceil(kept, 0, value, index) + 1,
         lambda kept, weights, value, index, fillers=0: kept * value * index // 8,
@@ -284,7 +324,38 @@ def test_stubs_and_given_code_are_not_yet_answers():
     for id_ in FUNCTIONS:
         assert judge(EXERCISES[id_], nothing).sign == "○", id_
         assert judge(EXERCISES[id_], lambda *_: print("to do")).sign == "○", id_
+
+    def moved(before, after):
+        moved = []
+        for name in before:
+            if "weight" in name and not torch.allclose(before[name], after[name]):
+                moved.append(name)
+        return moved
+
     assert "as it was given" in judge(EXERCISES["07.bench"], ratio).text
+    assert "as it was given" in judge(EXERCISES["08.freeze"], moved).text
+
+
+def test_every_headline_that_is_judged_wrongly_gets_its_sentence():
+    exercise, right = EXERCISES["08.claims"], {"A": False, "B": False, "C": False, "D": True}
+    assert judge(exercise, right).sign == "✓"
+    words = {"A": "confound", "B": "ten classes", "C": "one seed", "D": "looked at once"}
+    for wrong in (("A",), ("B",), ("C",), ("D",), ("A", "D"), ("A", "B", "C", "D")):
+        verdict = judge(exercise, {name: is_so != (name in wrong) for name, is_so in right.items()})
+        assert verdict.sign == "✗"
+        assert [n for n, said in words.items() if said in verdict.text] == [*wrong]
+    assert judge(exercise, dict.fromkeys(right)).sign == "○"
+    assert "'maybe'" in judge(exercise, {**right, "C": "maybe"}).text
+
+
+def test_guesses_of_08_are_scored_and_slips_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    layers = [row.layer for row in lab.paper.ALEXNET if row.layer != "total"]
+    lab.exercises.guess("08.rank", layers)
+    assert "all 28" in str(lab.exercises.reveal("08.rank", layers)).replace("28 of 28", "all 28")
+    lab.exercises.guess("08.threshold", "conv1")
+    assert "quality times sigma" in str(lab.exercises.reveal("08.threshold", "fc2"))
+    assert lab.exercises.explain("08.threshold", "sigma differs").sign == "✓"
 
 
 # --------------------------------------------------------------------------------- one by one
