@@ -171,7 +171,7 @@ lab.exercises.check("07.bytes", size)
 #
 # Write the encoding itself. `row` is a list of numbers. Return a list of entries `(gap, value)`:
 # the number of zeros before a value, from 0 to `2**bits - 1`, and the value. For a longer gap
-# insert fillers `(2**bits - 1, 0.0)`. Who knows the length of the row must be able to decode it.
+# insert fillers `(2**bits - 1, 0.0)`. With the length of the row it must be possible to decode it.
 
 
 # %% tags=["exercise"]
@@ -239,8 +239,8 @@ print(f"weights: {mask.weights / mask.kept:.1f} × fewer")
 print(f"bytes:   {packed.dense_bytes / packed.file_bytes:.1f} × fewer")
 
 # %% [markdown]
-# An index costs some bits for each weight. But the exponents of the values are few, so that an exact
-# value takes fewer than its 32 bits. Together:
+# An index costs some bits for each weight. But the values have few different exponents, so that an
+# exact value takes fewer than its 32 bits. Together:
 
 # %% tags=["nbval-check-output"]
 total = packed.total
@@ -429,10 +429,11 @@ ours = {row.layer: row for row in packed}
 plain = f"{index_bits} bits of 32 are {index_bits / 32:.1%}"
 with_fillers = f"{ours['fc1'].paper_overhead:.1%} with the fillers"
 by_batch = {row.batch: row for row in bench if row.layer == "whole network"}
+theirs = lab.paper.TABLE_1["lenet-5"].compression
 table = {
     "index of a weight in fc1, bits": (index_bits, f"{ours['fc1'].index_bits:.2f}"),
     "what indices add to the values": (plain, with_fillers),
-    "weights, dense / pruned": (f"{lab.paper.TABLE_1['lenet-5'].compression} ×", f"{mask.weights / mask.kept:.1f} ×"),
+    "weights, dense / pruned": (f"{theirs} ×", f"{mask.weights / mask.kept:.1f} ×"),
     "bytes, dense / pruned": ("", f"{packed.dense_bytes / packed.file_bytes:.1f} ×"),
     "time, dense / sparse, 1 image": ("", f"{by_batch[1].speedup} ×"),
     "time, dense / sparse, 64 images": ("", f"{by_batch[64].speedup} ×"),

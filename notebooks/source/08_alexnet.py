@@ -485,7 +485,7 @@ print(*(f"{name:22} {change}" for name, change in changes.items()), sep="\n")
 # %% [markdown]
 # @task 08.claims
 #
-# Four headlines. **Which of them does the table bear?** Write `True` or `False` for each.
+# Four headlines. **Which of them does the table support?** Write `True` or `False` for each.
 #
 # - **A** The pruned network differs from the dense one it came from by so many points: that is what
 #   pruning does.

@@ -280,7 +280,7 @@ def _changed_in(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> st
 
 # ------------------------------------------------------------------------------------- 08.claims
 
-CLAIMS = {  # headline -> whether the table bears it, and why
+CLAIMS = {  # headline -> whether the table supports it, and why
     "A": (
         False,
         "training time is a confound: it was trained on after the dense one had stopped. Only the "
@@ -310,7 +310,7 @@ def _all_claims(claims: object) -> Verdict:
         raise ValueError(f"claims is a dict with the keys {', '.join(CLAIMS)}")
     if odd := [name for name, entry in claims.items() if entry not in (True, False)]:
         raise ValueError(f"an entry is True or False, got {brief(claims[odd[0]])} ({odd[0]})")
-    wrong = [f"{n}: {why}" for n, (bears, why) in CLAIMS.items() if bool(claims[n]) != bears]
+    wrong = [f"{n}: {why}" for n, (is_so, why) in CLAIMS.items() if bool(claims[n]) != is_so]
     if wrong:
         return Verdict("✗", f"wrong: {'; '.join(wrong)}.")
     lines = tuple((name, why) for name, (_, why) in CLAIMS.items())
