@@ -697,7 +697,21 @@ def test_times_are_drawn_at_their_densities_with_both_sides_and_the_density_look
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["dense", "sparse"]
 
 
+def test_guessed_times_are_percentages_of_the_dense_time_at_the_same_density(ax):
+    plots.layer_times(TIMES, guess=[50, 20], ax=ax)  # of the densest first
+    guess = next(line for line in ax.lines if line.get_label() == "your guess")
+    dense = dict(zip(*ax.containers[0][0].get_data(), strict=True))
+    assert [*guess.get_xdata()] == [0.1, 0.5]
+    assert [*guess.get_ydata()] == pytest.approx([0.2 * dense[0.1], 0.5 * dense[0.5]])
+
+
 def test_bytes_are_bars_in_kilobytes_in_the_order_of_the_encodings(ax):
     plots.stored({"float32": 4000, "ours": 700}, ax=ax)
     assert [bar.get_width() for bar in ax.patches] == [4.0, 0.7]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["float32", "ours"]
+    assert [text.get_text() for text in ax.texts] == ["4", "0.7"]
+
+
+def test_a_megabyte_has_all_its_digits(ax):
+    plots.stored({"float32": 1_600_000}, ax=ax)
+    assert [text.get_text() for text in ax.texts] == ["1,600"]

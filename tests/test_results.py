@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from pruning_lab import experiments, files, paper
+from pruning_lab import data, evaluation, experiments, files, models, paper
 from pruning_lab.rows import decode, plain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,3 +114,21 @@ def test_shipped_weights_are_those_of_their_manifest(network):
     manifest = json.loads(path.with_suffix(".json").read_text())
     assert hashlib.sha256(path.read_bytes()).hexdigest() == manifest["sha256"]
     assert 1 - manifest["test"]["value"] <= paper.TABLE_1[network].dense_error
+
+
+def test_the_shipped_alexnet_is_of_its_manifest_and_as_good_on_val_as_that_says():
+    path = WEIGHTS / "alexnet-imagenette.safetensors"
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == manifest["sha256"]
+    assert path.stat().st_size < 6e6
+    assert manifest["shape"] == {"classes": 10, **experiments.REDUCED["alexnet"]}
+    model = models.alexnet(trained="imagenette", **manifest["shape"])
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    try:
+        val = data.load("imagenette", size=manifest["shape"]["size"]).val
+    except FileNotFoundError:
+        pytest.skip("no Imagenette")
+    assert val.n == manifest["val"]["n"]
+    assert (
+        manifest["val"]["low"] <= evaluation.evaluate(model, val).value <= manifest["val"]["high"]
+    )

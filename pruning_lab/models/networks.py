@@ -2,7 +2,8 @@
 
 All take these keywords. `classes`: the number of outputs. `width` scales the hidden layers.
 `dropout`: the rate of the dropout layers at the fully connected ones; at 0 there are none.
-`trained="mnist"` (the LeNets) loads the weights that come with the package, `"imagenet"` those of
+`trained="mnist"` (the LeNets) and `"imagenette"` (a reduced AlexNet, of the shape
+`experiments.REDUCED["alexnet"]`) load the weights that come with the package, `"imagenet"` those of
 torchvision, `trained=PATH` those of a file; where `classes` differs from the file's, the last layer
 keeps its random weights. Photos are (3, `size`, `size`).
 """
