@@ -40,6 +40,7 @@ class Definition:
     code: CodeType | None = None  # of the function; compiled and never run here
     given: Mapping[str, object] = field(default_factory=dict)  # names that the notebook had
     case: tuple = ()  # what exercises.case says
+    place: str = ""  # the cell of the definition itself
 
 
 class Worker:
