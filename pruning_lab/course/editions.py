@@ -24,8 +24,9 @@ def notebooks(*, solved: bool = False) -> dict[str, Path]:
     return {path.name: path for path in found}
 
 
-def load(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+def as_text(notebook: dict) -> str:
+    """A notebook as nbformat writes it."""
+    return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def text_of(cell: dict) -> str:

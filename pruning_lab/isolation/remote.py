@@ -44,15 +44,12 @@ class Definition:
 
 
 class Worker:
-    """A process that forks one for each case; it is started again where it is gone.
-
-    `isolated` names what a student's function does not see: files, network, processes.
-    """
+    """A process that forks one for each case; it is started again where it is gone."""
 
     def __init__(self, *, memory: int = 2**31, loaded: Sequence[str] = ("pandas",)):
         self.memory, self._loaded = memory, list(loaded)
         self._process: subprocess.Popen | None = None
-        self.isolated: frozenset[str] = frozenset()
+        self._isolated: frozenset[str] = frozenset()
         self._folder = tempfile.TemporaryDirectory()
 
     def __enter__(self) -> "Worker":
@@ -61,6 +58,13 @@ class Worker:
     def __exit__(self, *_) -> None:
         self._stop()
         self._folder.cleanup()
+
+    @property
+    def isolated(self) -> frozenset[str]:
+        """What a student's function does not see, of files, network and processes."""
+        if self._process is None:
+            self._start()
+        return self._isolated
 
     def _start(self) -> None:
         self._control, theirs = socket.socketpair()
@@ -90,7 +94,7 @@ class Worker:
             if not (more := self._control.recv(64 - len(hello))):
                 raise OSError("the process for answers did not start; type: pruning-lab --version")
             hello += more
-        self.isolated = frozenset(hello.decode().split())
+        self._isolated = frozenset(hello.decode().split())
 
     def _stop(self) -> None:
         if self._process:
