@@ -116,7 +116,7 @@ def drop_privileges() -> None:
 
 def main() -> None:
     descriptor, package = int(sys.argv[1]), Path(sys.argv[2])
-    isolated, root = enter(package)
+    isolated, root = enter(package) if int(sys.argv[4]) else (set(), None)
     from pruning_lab.isolation.server import serve
 
     serve(descriptor, isolated, root, json.loads(sys.argv[3]))

@@ -46,8 +46,10 @@ class Definition:
 class Worker:
     """A process that forks one for each case; it is started again where it is gone."""
 
-    def __init__(self, *, memory: int = 2**31, loaded: Sequence[str] = ("pandas",)):
-        self.memory, self._loaded = memory, list(loaded)
+    def __init__(
+        self, *, memory: int = 2**31, loaded: Sequence[str] = ("pandas",), isolate: bool = True
+    ):
+        self.memory, self._loaded, self._isolate = memory, list(loaded), isolate
         self._process: subprocess.Popen | None = None
         self._isolated: frozenset[str] = frozenset()
         self._folder = tempfile.TemporaryDirectory()
@@ -74,7 +76,7 @@ class Worker:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-P", script, str(theirs.fileno()), package),
-                    json.dumps(self._loaded),
+                    *(json.dumps(self._loaded), str(int(self._isolate))),
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

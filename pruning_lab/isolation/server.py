@@ -5,6 +5,7 @@ gets pickles from the grader, and sends plain values, which the grader compares 
 """
 
 import builtins
+import gc
 import io
 import linecache
 import os
@@ -51,6 +52,7 @@ def serve(descriptor: int, isolated: set[str], root: str | None, loaded: list[st
     for name in (*(f"pruning_lab.{name}" for name in _LOADED), "torch._dynamo", *loaded):
         with suppress(ImportError):
             __import__(name)
+    gc.freeze()  # a collection in a fork would copy the pages of all that is loaded
     package = Path(jail.__file__).resolve().parents[1]
     with socket.socket(fileno=descriptor) as control:
         control.sendall(" ".join(sorted(isolated)).ljust(64).encode())
