@@ -123,9 +123,49 @@ def grade(
     output.show(record, _summary(out, graded))
 
 
+@course.command
+def score(
+    plan: common.InputFile,
+    *,
+    file: common.NetworkFile = None,
+    student: str | None = None,
+    term: str | None = None,
+    fame: str = "hall-of-fame.json",
+    data: Annotated[str, Parameter(help="Images of digits: auto, mnist, mnist-5k.")] = "auto",
+    again: bool = False,
+    output: common.Output = common.Output(),
+) -> None:
+    """Score a project's plan against its budget, on the test images, once.
+
+    A plan is what studio.export writes, with the network beside it. The hall of
+    fame remembers who has used test: fewest weights at half a point at most.
+
+    example:
+      pruning-lab course score plan.json --student ada
+
+    Args:
+        plan: The plan's file.
+        student: Whose budget (default: the name in this folder's progress).
+        term: The seed of the release (default: that of the progress).
+        fame: File of the hall of fame.
+        again: Use the test images once more; it is counted.
+    """
+    state = lab.exercises.record.current()
+    student = state.student if student is None else student
+    term = state.term if term is None else term
+    outputs.check_place("--fame", Path(fame))
+    images = lab.data.load(data).test
+    options = {"student": student, "term": term, "network": file, "again": again}
+    verdict, entry, hall = lab.course.score(Path(plan), images, Path(fame), **options)
+    lines = [f"on the {images.n:,} test images of {data}:", verdict, "", hall]
+    record = {"verdict": str(verdict), **lab.rows.plain(entry), "fame": lab.rows.plain(list(hall))}
+    output.show(record, "\n".join(map(str, lines)))
+
+
 def _summary(out: str, graded: list) -> str:
-    isolated = frozenset.intersection(*(each.isolated for each in graded))
-    missing = [what for what in ("files", "network", "processes") if what not in isolated]
+    seen = [each.isolated for each in graded if each.isolated is not None]
+    kinds = ("files", "network", "processes")
+    missing = [kind for kind in kinds if any(kind not in isolated for isolated in seen)]
     lines = [f"\n{lab.rows.counted(len(graded), 'student')}: {Path(out, 'grades.csv')}"]
     if missing:
         what = " and ".join(missing)

@@ -9,15 +9,7 @@
 from pruning_lab.course.editions import as_text, for_term, notebooks
 from pruning_lab.course.grading import Grade, Graded, Grades, grade
 from pruning_lab.course.handing_back import as_json, write
+from pruning_lab.course.scoring import Entry, Fame, fame, score
 
-__all__ = [
-    "Grade",
-    "Graded",
-    "Grades",
-    "as_json",
-    "as_text",
-    "for_term",
-    "grade",
-    "notebooks",
-    "write",
-]
+__all__ = ["Entry", "Fame", "Grade", "Graded", "Grades", "as_json", "as_text", "fame", "for_term"]
+__all__ += ["grade", "notebooks", "score", "write"]

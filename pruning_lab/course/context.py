@@ -21,6 +21,10 @@ class Context:
             return {"model": self._lenet_300_100, "images": self._val}
         if id_ == "04.plan":
             return {"model": self._lenet_5, "images": self._val, "scan": self._curves}
+        if id_ == "09.repair":
+            return {"model": self._lenet_5, "images": self._val}
+        if id_ == "09.budget":
+            return {"images": self._val}
         return self._trainings if id_ == "03.control" else {}
 
     def given(self, id_: str, case: tuple) -> Mapping[str, object]:

@@ -56,7 +56,7 @@ class Graded:
     seed: str  # what the cases come from
     grades: Grades
     faults: tuple[str, ...]
-    isolated: frozenset[str]
+    isolated: frozenset[str] | None  # what functions did not see; None where none was run
 
     @property
     def points(self) -> int:
@@ -151,7 +151,7 @@ class _Grader:
         if hand_in.state is None:
             faults.append("no progress.json was handed in, so guesses earn no points")
         rows = [self._row(hand_in, EXERCISES[id_], seed) for id_ in self._tasks]
-        isolated = self._worker.isolated
+        isolated = self._worker.isolated if self._worker.has_run else None
         shown = tuple(map(printable, faults))
         return Graded(hand_in.name, hand_in.number, seed, Grades(rows), shown, isolated)
 
@@ -161,6 +161,12 @@ class _Grader:
             verdict = _of_guess(hand_in, exercise, seed)
         elif exercise.kind == "explain":
             verdict = _of_sentence(hand_in, exercise, seed)
+        elif exercise.id == "09.budget":  # what counts is a file
+            plan, keywords = hand_in.plan, self._context.keywords(exercise.id)
+            verdict = Verdict("○", "not yet: no plan.json with its network was handed in")
+            if plan is not None:
+                verdict = judge(exercise, str(plan), seed, **keywords)
+                where = plan.name
         else:
             verdict, where = self._of_code(hand_in, exercise, seed)
         points = exercise.points * (verdict.sign == "✓")

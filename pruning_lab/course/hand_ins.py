@@ -44,6 +44,15 @@ class HandIn:
                         return str(getattr(keyword.value, "value", ""))
         return self.state.term if self.state else ""
 
+    @property
+    def plan(self) -> Path | None:
+        """The plan of a project, with its network beside it."""
+        there = set(self.paths)
+        plans = [
+            p for p in self.paths if p.suffix == ".json" and p.with_suffix(".safetensors") in there
+        ]
+        return plans[-1] if plans else None
+
     def entry(self, id_: str, who: str) -> Entry:
         """What the progress file says of a task: of this name, or of the only one that is there."""
         students = self.state.students if self.state else {}
@@ -63,9 +72,11 @@ def find(folder: Path) -> list[HandIn]:
         is_progress = path.name == "progress.json"
         if path.is_symlink() or not path.is_file() or (hidden and not is_progress):
             continue
-        if path.suffix != ".ipynb" and not (is_progress and len(place.parts) > 1):
+        in_folder = len(place.parts) > 1
+        is_plan = path.suffix in (".json", ".safetensors")  # of a project
+        if path.suffix != ".ipynb" and not (in_folder and (is_progress or is_plan)):
             continue
-        name, number = _who(place.parts[0] if len(place.parts) > 1 else path.stem)
+        name, number = _who(place.parts[0] if in_folder else path.stem)
         found.setdefault(name, HandIn(name, number)).paths.append(path)
     if not found:
         raise FileNotFoundError(f"{folder} has no notebooks (.ipynb), nor folders with some")
@@ -83,6 +94,8 @@ def _who(name: str) -> tuple[str, str]:
 def load(hand_in: HandIn) -> HandIn:
     """The same with its files read; nothing that a file holds raises."""
     for path in hand_in.paths:
+        if path.name != "progress.json" and path.suffix != ".ipynb":
+            continue
         if path.suffix == ".ipynb":
             notebook = reading.read(path)
             hand_in.notebooks.append(notebook)

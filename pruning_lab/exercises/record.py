@@ -68,7 +68,8 @@ def _path() -> Path:
     return Path(".pruning_lab", "progress.json").absolute()
 
 
-def _load() -> State:
+def current() -> State:
+    """The progress of the current folder."""
     path = _path()
     if path in _unsaved or not path.exists():
         return _unsaved.get(path, State())
@@ -85,7 +86,7 @@ def _load() -> State:
 @contextmanager
 def _changed() -> Iterator[State]:
     """The state, written after the block; kept in memory where no file can be written."""
-    state = _load()
+    state = current()
     yield state
     path = _path()
     try:
@@ -119,7 +120,7 @@ def check(id_: str, answer: object, **context) -> Verdict:
     """
     if (exercise := EXERCISES.get(id_)) is None:
         return Verdict("✗", unknown(id_))
-    verdict = judge(exercise, answer, _load().who, **context)
+    verdict = judge(exercise, answer, current().who, **context)
     with _changed() as state:
         entry = state.entry(id_)
         entry.sign, entry.said, entry.checks = verdict.sign, verdict.text, entry.checks + 1
@@ -130,7 +131,7 @@ def case(id_: str) -> tuple:
     """This student's smallest case: what a function is called with, or what a design is asked."""
     if id_ not in EXERCISES:
         raise KeyError(unknown(id_))
-    return EXERCISES[id_].cases_of(_load().who)[0]
+    return EXERCISES[id_].cases_of(current().who)[0]
 
 
 def hint(id_: str) -> Verdict:
@@ -167,7 +168,7 @@ def guess(id_: str, value: object) -> Verdict:
 
 def guessed(id_: str) -> object:
     """The noted guess; None where there is none."""
-    return _load().entry(id_).guess
+    return current().entry(id_).guess
 
 
 def reveal(id_: str, truth: object) -> Verdict:
@@ -277,7 +278,7 @@ def progress(begins: str = "") -> Progress:
     A task earns its points when it is right; one that asks for a guess, or a sentence, when one
     was noted, however near it is.
     """
-    state, rows = _load(), []
+    state, rows = current(), []
     done = state.students.get(state.who, {})
     for id_, exercise in EXERCISES.items():
         if not id_.startswith(begins):

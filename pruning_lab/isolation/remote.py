@@ -62,6 +62,10 @@ class Worker:
         self._folder.cleanup()
 
     @property
+    def has_run(self) -> bool:
+        return self._process is not None
+
+    @property
     def isolated(self) -> frozenset[str]:
         """What a student's function does not see, of files, network and processes."""
         if self._process is None:
