@@ -12,10 +12,10 @@ import importlib
 __version__ = "0.3.0"
 
 _MODULES = (
-    *("paper", "provenance", "rows", "files", "processes", "layers", "isolation"),
+    *("paper", "provenance", "rows", "files", "processes", "layers", "criteria"),
     *(
-        "criteria",
         "masks",
+        "isolation",
         "models",
         "data",
         "evaluation",

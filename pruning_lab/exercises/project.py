@@ -99,11 +99,11 @@ class Score:
 def _budget_cases(random: Random) -> Iterator[tuple]:
     what = random.choice(("bytes", "FLOPs", "weights"))
     low, high, step = {
-        "bytes": (60_000, 100_000, 1_000),
-        "FLOPs": (450_000, 700_000, 10_000),
-        "weights": (12_000, 24_000, 500),
+        "bytes": (90_000, 140_000, 1_000),
+        "FLOPs": (700_000, 1_100_000, 10_000),
+        "weights": (24_000, 40_000, 500),
     }[what]
-    yield (Budget(what, random.randrange(low, high, step), 0.5),)
+    yield (Budget(what, random.randrange(low, high, step), 1.0),)
 
 
 def score(pruned: nn.Module, images: Images, dense: nn.Module | None = None) -> Score:
@@ -130,12 +130,9 @@ def pruned_by(plan: str | Path, network: str | Path | None = None) -> nn.Module:
 def verdict(budget: Budget, found: Score) -> Verdict:
     """Whether a network fits the budget."""
     left, lost = found.left(budget.what), 100 * found.drop.value
-    lines = (
-        ("budget", str(budget)),
-        (budget.what, f"{left:,}"),
-        ("weights", f"{found.weights:,}"),
-        ("change", str(found.drop)),
-    )
+    sizes = dict.fromkeys((budget.what, "weights"))
+    rows = [("budget", str(budget)), *((what, f"{found.left(what):,}") for what in sizes)]
+    lines = (*rows, ("change", str(found.drop)))
     if left > budget.most:
         words = f"{left:,} {budget.what} are left, {left - budget.most:,} too many"
         return Verdict("✗", f"wrong: {words}", lines)

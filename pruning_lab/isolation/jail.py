@@ -1,7 +1,8 @@
 """The start of a worker: a script that takes files, network and other processes out of sight.
 
 Runs before torch is imported, for a process with threads may not enter a user namespace. What the
-system refuses is left out, and said: `isolated` names what is. Linux only; elsewhere nothing is.
+system refuses is left out, and said: `Jail.isolated` has the rest. Elsewhere than on Linux nothing
+is isolated.
 """
 
 import ctypes
@@ -11,30 +12,57 @@ import signal
 import sys
 import tempfile
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _NEW_NS, _NEW_USER, _NEW_PID, _NEW_NET = 0x00020000, 0x10000000, 0x20000000, 0x40000000
 _READ_ONLY, _REMOUNT, _BIND, _REC, _PRIVATE = 1, 32, 4096, 16384, 1 << 18
 _DEATH_SIGNAL, _NO_NEW_PRIVILEGES = 1, 38  # of prctl
 _CAPABILITY_VERSION_3 = 0x20080522
-WORK = "/answers"  # where a student's function works
+_WORK = "/answers"  # where a student's function works
 _SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/etc/ld.so.cache", "/dev/null")
 _SYSTEM += ("/dev/urandom", "/dev/zero", "/proc/cpuinfo", "/proc/meminfo")
 
 
-def enter(package: Path) -> tuple[set[str], str | None]:
-    """What is isolated ("processes", "network", "files"), and the new root folder.
+@dataclass
+class Jail:
+    """What is isolated ("processes", "network", "files"), and the folder of what is seen."""
+
+    package: Path
+    isolated: set[str] = field(default_factory=set)
+    root: str | None = None
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Folders that hold answers."""
+        return tuple(str(self.package / name) for name in ("exercises", "notebooks"))
+
+    @property
+    def work(self) -> str | None:
+        """Where a function's files are, seen from outside."""
+        return self.root and self.root + _WORK
+
+    def lock(self) -> None:
+        """See no more than the new root, without a privilege to leave it."""
+        if self.root:
+            os.chroot(self.root)
+            os.chdir(_WORK)
+            _drop_privileges()
+
+
+def enter(package: Path) -> Jail:
+    """Leave the system's files, network and processes, as far as it allows.
 
     Returns in the process that is to serve: the first of a process namespace, where there is one.
     """
-    isolated, root = set(), None
+    jail = Jail(package)
     if not sys.platform.startswith("linux"):
-        return isolated, root
+        return jail
     libc = ctypes.CDLL(None, use_errno=True)
     _follow(libc)
     user, group = os.getuid(), os.getgid()
     if libc.unshare(_NEW_USER | _NEW_NS | _NEW_PID | _NEW_NET):
-        return isolated, root
+        return jail
     with suppress(OSError):
         Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
@@ -43,11 +71,11 @@ def enter(package: Path) -> tuple[set[str], str | None]:
         _, status = os.waitpid(first, 0)
         os._exit(os.waitstatus_to_exitcode(status) & 255)
     _follow(libc)
-    isolated |= {"processes", "network"}
+    jail.isolated |= {"processes", "network"}
     with suppress(OSError):
-        root = _new_root(libc, package)
-        isolated.add("files")
-    return isolated, root
+        jail.root = _new_root(libc, jail)
+        jail.isolated.add("files")
+    return jail
 
 
 def _follow(libc: ctypes.CDLL) -> None:
@@ -55,12 +83,12 @@ def _follow(libc: ctypes.CDLL) -> None:
     libc.prctl(_DEATH_SIGNAL, signal.SIGKILL)
 
 
-def _new_root(libc: ctypes.CDLL, package: Path) -> str:
+def _new_root(libc: ctypes.CDLL, jail: Jail) -> str:
     """A folder with Python and what it needs, read-only, and without the course's answers."""
     _mount(libc, None, "/", None, _REC | _PRIVATE)
     root = tempfile.mkdtemp()
     _mount(libc, "tmpfs", root, "tmpfs", 0, "size=16m,mode=755")
-    for path in _shown(package):
+    for path in _shown(jail.package):
         target = Path(root + path)
         if os.path.islink(path):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -74,16 +102,11 @@ def _new_root(libc: ctypes.CDLL, package: Path) -> str:
         _mount(libc, path, str(target), None, _BIND | _REC)
         kept = os.statvfs(target).f_flag & ~_READ_ONLY  # nodev and the like may not be dropped
         _mount(libc, None, str(target), None, _BIND | _REMOUNT | _READ_ONLY | kept)
-    for name in hidden(package):
+    for name in jail.hidden:
         if Path(root + name).is_dir():
             _mount(libc, "tmpfs", root + name, "tmpfs", _READ_ONLY, "size=4k")
-    Path(root + WORK).mkdir()
+    Path(root + _WORK).mkdir()
     return root
-
-
-def hidden(package: Path) -> tuple[str, ...]:
-    """Folders that hold answers."""
-    return tuple(str(package / name) for name in ("exercises", "notebooks"))
 
 
 def _shown(package: Path) -> list[str]:
@@ -105,7 +128,7 @@ def _mount(libc, source, target, kind, flags, options=None) -> None:
         raise OSError(ctypes.get_errno(), f"cannot mount {target}")
 
 
-def drop_privileges() -> None:
+def _drop_privileges() -> None:
     """No capability is left, so that the new root cannot be left either."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
@@ -116,10 +139,10 @@ def drop_privileges() -> None:
 
 def main() -> None:
     descriptor, package = int(sys.argv[1]), Path(sys.argv[2])
-    isolated, root = enter(package) if int(sys.argv[4]) else (set(), None)
+    jail = enter(package) if int(sys.argv[4]) else Jail(package)
     from pruning_lab.isolation.server import serve
 
-    serve(descriptor, isolated, root, json.loads(sys.argv[3]))
+    serve(descriptor, jail, json.loads(sys.argv[3]))
 
 
 if __name__ == "__main__":

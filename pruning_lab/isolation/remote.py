@@ -1,5 +1,6 @@
 """The grader's end: a worker process, and a function in it that is called as if it were here."""
 
+import builtins
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -25,6 +27,15 @@ from torch import nn
 import pruning_lab
 from pruning_lab.isolation import jail
 from pruning_lab.isolation.calls import Blocked, Ended, Guarded, Raised, RemoteError, TimeUp
+from pruning_lab.isolation.wire import (
+    LENGTH,
+    MODULES,
+    parsed,
+    read,
+    receive,
+    unpacked,
+    unpacked_tensor,
+)
 
 _MOST = 2**25  # bytes of a reply
 _PACKAGE = Path(pruning_lab.__file__).resolve().parent
@@ -73,6 +84,8 @@ class Worker:
         return self._isolated
 
     def _start(self) -> None:
+        if not hasattr(os, "fork"):
+            raise OSError("answers are graded on Linux and macOS; on Windows type it in WSL")
         self._control, theirs = socket.socketpair()
         paths = [str(_PACKAGE.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         script, package = str(Path(jail.__file__)), str(_PACKAGE)
@@ -121,8 +134,6 @@ class Worker:
 
     def end(self) -> int | None:
         """End the process; its exit code or minus its signal, None where the worker is gone too."""
-        from pruning_lab.isolation.server import LENGTH, receive
-
         try:
             self._control.sendall(b"0")
             return LENGTH.unpack(receive(self._control, LENGTH.size))[0] - 2**16
@@ -223,8 +234,6 @@ class Remote(Guarded):
     # ------------------------------------------------------------------------------- the socket
 
     def _send(self, content: object) -> None:
-        from pruning_lab.isolation.server import LENGTH
-
         file = io.BytesIO()
         _Pickler(file, self._reference).dump(content)
         text = file.getvalue()
@@ -236,9 +245,6 @@ class Remote(Guarded):
 
     def _received(self, seconds: float) -> tuple[str, object]:
         """A message; the networks here are then as those there."""
-        from pruning_lab.isolation.server import read
-        from pruning_lab.isolation.values import parsed, unpacked_tensor
-
         until = time.monotonic() + seconds
         try:
             self._socket.settimeout(max(seconds, 0.01))
@@ -269,8 +275,6 @@ class Remote(Guarded):
     # ----------------------------------------------------------------------- what lives there too
 
     def _lives(self, value: object) -> bool:
-        from pruning_lab.isolation.server import MODULES
-
         return isinstance(value, MODULES)
 
     def _is_known(self, value: object) -> bool:
@@ -297,8 +301,6 @@ class Remote(Guarded):
             return "raise", (type(error).__name__, str(error))
 
     def _unpacked(self, content: object) -> object:
-        from pruning_lab.isolation.values import unpacked
-
         return unpacked(content, self._known.__getitem__, self._module)
 
     def _module(self, name: str, state: dict) -> nn.Module:
@@ -333,8 +335,6 @@ class _Pickler(pickle.Pickler):
 
 
 def _named(name: str, fields: tuple[str, ...], values: tuple) -> tuple:
-    from collections import namedtuple
-
     return namedtuple(name, fields)(*values)
 
 
@@ -365,8 +365,6 @@ def _fill(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
 
 def _error(found: Raised) -> Exception:
     """An exception of the same kind, where that is one of Python's own."""
-    import builtins
-
     kind = getattr(builtins, found.kind, None)
     if isinstance(kind, type) and issubclass(kind, Exception) and kind is not Exception:
         with suppress(TypeError):

@@ -14,7 +14,6 @@ import resource
 import shutil
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,28 +23,14 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from pruning_lab.isolation import jail
 from pruning_lab.isolation.calls import Blocked, raised, refused, seed
-from pruning_lab.isolation.values import message, packed
-from pruning_lab.masks import Mask
+from pruning_lab.isolation.wire import LENGTH, MODULES, message, packed, receive
 
-LENGTH = struct.Struct("!Q")
-MODULES = (nn.Module, torch.optim.Optimizer, Mask)  # live on between the calls of a case
 # What students' functions call, loaded once: the modules behind these names.
 _LOADED = ("criteria", "evaluation", "layers", "masks", "models", "sensitivity", "training")
 
 
-def receive(connection: socket.socket, count: int) -> bytes:
-    """Exactly so many bytes. EOFError where the other end is closed."""
-    content = bytearray()
-    while len(content) < count:
-        if not (more := connection.recv(min(count - len(content), 2**20))):
-            raise EOFError
-        content += more
-    return bytes(content)
-
-
-def serve(descriptor: int, isolated: set[str], root: str | None, loaded: list[str]) -> None:
+def serve(descriptor: int, jail, loaded: list[str]) -> None:
     """Fork for each socket that comes; when told, end what it has forked and say how it ended."""
     torch.set_num_threads(1)
     # torch's optimizers load its compiler at their first step, which takes seconds.
@@ -53,9 +38,8 @@ def serve(descriptor: int, isolated: set[str], root: str | None, loaded: list[st
         with suppress(ImportError):
             __import__(name)
     gc.freeze()  # a collection in a fork would copy the pages of all that is loaded
-    package = Path(jail.__file__).resolve().parents[1]
     with socket.socket(fileno=descriptor) as control:
-        control.sendall(" ".join(sorted(isolated)).ljust(64).encode())
+        control.sendall(" ".join(sorted(jail.isolated)).ljust(64).encode())
         while True:
             _, descriptors, _, _ = socket.recv_fds(control, 1, 1)
             if not descriptors:
@@ -63,14 +47,13 @@ def serve(descriptor: int, isolated: set[str], root: str | None, loaded: list[st
             child = os.fork()
             if not child:
                 control.close()
-                _child(descriptors[0], isolated, root, package)
+                _child(descriptors[0], jail)
             os.close(descriptors[0])
             if not control.recv(1):
                 return
-            control.sendall(LENGTH.pack(_end(child, "processes" in isolated) + 2**16))
-            if root:
-                for entry in os.scandir(root + jail.WORK):
-                    shutil.rmtree(entry) if entry.is_dir() else os.unlink(entry)
+            control.sendall(LENGTH.pack(_end(child, "processes" in jail.isolated) + 2**16))
+            for entry in os.scandir(jail.work) if jail.work else ():
+                shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.unlink(entry)
 
 
 def _end(child: int, alone: bool) -> int:
@@ -87,20 +70,17 @@ def _end(child: int, alone: bool) -> int:
         return os.waitstatus_to_exitcode(status)
 
 
-def _child(descriptor: int, isolated: set[str], root: str | None, package: Path) -> None:
+def _child(descriptor: int, jail) -> None:
     try:
         with suppress(OSError):
             os.setsid()
         connection = socket.socket(fileno=descriptor)
         job = _received(connection, pickle.loads)
-        _limit(job["memory"], job["processor"], "processes" in isolated)
-        if root:
-            os.chroot(root)
-            os.chdir(jail.WORK)
-            jail.drop_privileges()
-        else:
+        _limit(job["memory"], job["processor"], "processes" in jail.isolated)
+        if not jail.root:
             os.chdir(job["folder"])
-            _watch(isolated, jail.hidden(package), job["folder"])
+            _watch(jail.hidden, job["folder"])
+        jail.lock()
         _hide_answers(job["case"])
         _Child(connection, job).run()
     finally:
@@ -124,7 +104,7 @@ def _limit(memory: int, processor: int, alone: bool) -> None:
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
 
 
-def _watch(isolated: set[str], folders: tuple[str, ...], own: str) -> None:
+def _watch(folders: tuple[str, ...], own: str) -> None:
     """Where the system isolates nothing, Python refuses at least; code in C is not stopped."""
     refused = {"os.chmod", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree", "os.chdir"}
     refused |= {"socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto"}
@@ -239,11 +219,3 @@ class _Child:
             return content
 
         return call
-
-
-def read(connection: socket.socket, nonce: bytes, most: int) -> bytes:
-    """A message that a child has sent; ValueError where it is not one."""
-    (length,) = LENGTH.unpack(receive(connection, LENGTH.size))
-    if not len(nonce) <= length <= most or receive(connection, len(nonce)) != nonce:
-        raise ValueError("its process wrote what no answer is")
-    return receive(connection, length - len(nonce))

@@ -1,7 +1,9 @@
-"""Plain values as text, both ways: what a student's process may send. Nothing is executed."""
+"""What goes over a socket: plain values as JSON from a student's process; nothing is executed."""
 
 import base64
 import json
+import socket
+import struct
 from collections.abc import Callable
 from numbers import Integral, Real
 
@@ -9,7 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_MOST = 2**24  # bytes of a message
+from pruning_lab.masks import Mask
+
+LENGTH = struct.Struct("!Q")
+MODULES = (nn.Module, torch.optim.Optimizer, Mask)  # live on between the calls of a case
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -108,10 +113,26 @@ def message(content: object) -> bytes:
 
 
 def parsed(content: bytes) -> object:
-    """ValueError for what is not JSON, or far too long."""
-    if len(content) > _MOST:
-        raise ValueError("too long a message")
+    """ValueError for what is not JSON."""
     try:
         return json.loads(content)
     except RecursionError:
         raise ValueError("too deep a message") from None
+
+
+def receive(connection: socket.socket, count: int) -> bytes:
+    """Exactly so many bytes. EOFError where the other end is closed."""
+    content = bytearray()
+    while len(content) < count:
+        if not (more := connection.recv(min(count - len(content), 2**20))):
+            raise EOFError
+        content += more
+    return bytes(content)
+
+
+def read(connection: socket.socket, nonce: bytes, most: int) -> bytes:
+    """A message that a student's process has sent; ValueError where it is not one."""
+    (length,) = LENGTH.unpack(receive(connection, LENGTH.size))
+    if not len(nonce) <= length <= most or receive(connection, len(nonce)) != nonce:
+        raise ValueError("its process wrote what no answer is")
+    return receive(connection, length - len(nonce))
