@@ -5,6 +5,8 @@ import json
 import re
 import shutil
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +65,9 @@ def class_of_three(tmp_path_factory):
             shutil.copy(path, folder / name / file)
     (folder / "right" / ".pruning_lab").mkdir()
     (folder / "right" / ".pruning_lab" / "progress.json").write_text(progress_of(GUESSES))
+    studio = lab.Studio(lab.models.lenet_5(trained="mnist"), lab.data.load("mnist-5k"))
+    studio.set(density={"conv1": 0.66, "conv2": 0.12, "fc1": 0.08, "fc2": 0.19})
+    studio.export(folder / "right" / "plan.json")  # what the demo's budget allows
     path = folder / "signed" / "02_prune_once.ipynb"
     text = path.read_text(encoding="utf-8")
     assert "return weight.abs() >= quality * sigma" in text
@@ -82,7 +87,8 @@ def test_three_students_get_the_points_that_the_teachers_page_promises(class_of_
     guesses = sum(EXERCISES[id_].points for id_ in GUESSES)
     table = class_table(class_of_three)
     assert int(table["right"]["points"]) == ALL
-    assert int(table["signed"]["points"]) == ALL - guesses - EXERCISES["02.keep"].points
+    less = guesses + EXERCISES["02.keep"].points + EXERCISES["09.budget"].points
+    assert int(table["signed"]["points"]) == ALL - less
     assert int(table["Zoë Empty"]["points"]) == 0
     assert table["signed"]["02.keep"] == "0"
     assert "no progress.json was handed in" in table["signed"]["notes"]
@@ -193,6 +199,8 @@ def keep(weight, quality):
 """,
     "network": """
 import socket
+import subprocess
+import sys
 def keep(weight, quality):
     socket.create_connection(("127.0.0.1", PORT), timeout=1).sendall(b"weights")
     return weight.abs() >= quality * weight.std(correction=0)
@@ -409,6 +417,11 @@ def test_the_last_definition_counts_with_what_it_needs_and_no_more(tmp_path, wor
 
 
 def test_plans_may_be_computed_and_changed(tmp_path, worker):
+    cells = (
+        "after = {}\nfor n in 'abc':\n    if n != 'b':\n        after[n] = n",
+        "best = max(after)",
+    )
+    assert value(tmp_path, worker, "best", *cells) == "c"
     cells = "plan = {}", "plan['fc1'] = 1 + 1", "plan.update(fc2=base)\nplan['fc1'] += 1"
     assert value(tmp_path, worker, "plan", *cells, base=5) == {"fc1": 3, "fc2": 5}
 
@@ -578,3 +591,31 @@ def test_bad_input_gets_one_sentence(words, sentence, tmp_path, monkeypatch, cap
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------ the teacher's page
+
+
+def test_the_teachers_page_has_the_points_and_minutes_of_the_tasks():
+    page = (Path(lab.__file__).parents[1] / "notebooks" / "TEACHING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"(?m)^\| (\d\d\.\w+) \| (\w+) \| (\d+) \| (\d+) \|$", page)
+    assert rows == [(i, e.kind, str(e.minutes), str(e.points)) for i, e in EXERCISES.items()]
+    assert f"| everything | {len(EXERCISES)} |" in page
+    assert page.split("| everything |")[1].split("\n")[0].endswith(f"| {ALL} |")
+    questions = re.findall(r"(?m)^(\d+)\. \*.+\?\* .+\.$", page)
+    assert questions == [str(number) for number in range(1, 21)]
+    words = " ".join(re.findall(r"pruning-lab course (\w+)", page))
+    assert {"start", "release", "grade", "score"} <= set(words.split())
+
+
+def test_the_slides_are_ten_with_their_pictures(tmp_path):
+    root = Path(lab.__file__).parents[1]
+    tool = [sys.executable, str(root / "tools" / "slides.py"), "--out", str(tmp_path)]
+    subprocess.run(tool, check=True, capture_output=True)
+    text = (tmp_path / "slides.md").read_text(encoding="utf-8")
+    _, head, *slides = re.split(r"(?m)^---$", text)
+    assert "marp: true" in head
+    assert len(slides) == 10
+    pictures = re.findall(r"!\[.*?\]\((.+?)\)", text)
+    assert len(pictures) == 3
+    assert all((tmp_path / picture).stat().st_size < 100_000 for picture in pictures)

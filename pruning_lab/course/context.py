@@ -1,6 +1,7 @@
 """What measures an answer that is a plan: the networks and images of the notebooks, loaded once."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 
 from pruning_lab import data, models, sensitivity
@@ -29,7 +30,9 @@ class Context:
 
     def given(self, id_: str, case: tuple) -> Mapping[str, object]:
         if id_ == "02.budget":
-            return {"model": self._lenet_300_100}
+            return {"model": self._lenet_300_100, "splits": self._splits}
+        if id_ == "09.repair":
+            return {"model": self._lenet_5, "splits": self._splits}
         if id_ == "04.plan":
             weights = sum(layer.weight.numel() for layer in prunable(self._lenet_5).values())
             single = sensitivity.choose(self._curves, density=case[0] / weights)
@@ -48,8 +51,14 @@ class Context:
         }
 
     @cached_property
-    def _val(self):
-        return data.load(self._name).val
+    def _splits(self) -> data.Splits:
+        """With one image to train on and one to test, for these are not needed."""
+        splits = data.load(self._name)
+        return replace(splits, train=splits.train.head(1), test=splits.test.head(1))
+
+    @property
+    def _val(self) -> data.Images:
+        return self._splits.val
 
     @cached_property
     def _lenet_300_100(self):

@@ -111,8 +111,11 @@ def _used(code: CodeType) -> Iterator[str]:
 
 
 def _changed(node: ast.stmt) -> frozenset[str]:
-    """The names whose values a statement changes without a definition."""
-    targets = []
+    """The names whose values a statement changes without a definition, in a loop too."""
+    if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
+        return frozenset()
+    inner = (child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt))
+    names, targets = {name for child in inner for name in _changed(child)}, []
     if isinstance(node, ast.Assign | ast.Delete):
         targets = [t for t in node.targets if isinstance(t, ast.Subscript | ast.Attribute)]
     elif isinstance(node, ast.AugAssign):
@@ -120,7 +123,6 @@ def _changed(node: ast.stmt) -> frozenset[str]:
     elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         function = node.value.func
         targets = [function] if getattr(function, "attr", "") in _CHANGING else []
-    names = set()
     for target in targets:
         while isinstance(target, ast.Subscript | ast.Attribute):
             target = target.value
