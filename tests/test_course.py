@@ -421,7 +421,7 @@ def test_plans_may_be_computed_and_changed(tmp_path, worker):
         "after = {}\nfor n in 'abc':\n    if n != 'b':\n        after[n] = n",
         "best = max(after)",
     )
-    assert value(tmp_path, worker, "best", *cells) == "c"
+    assert value(tmp_path, worker, "best", loop, "best = max(after)") == "c"
     cells = "plan = {}", "plan['fc1'] = 1 + 1", "plan.update(fc2=base)\nplan['fc1'] += 1"
     assert value(tmp_path, worker, "plan", *cells, base=5) == {"fc1": 3, "fc2": 5}
 
