@@ -186,9 +186,8 @@ import pruning_lab
 from pathlib import Path
 def keep(weight, quality):
     place = Path(pruning_lab.__file__).parent / "exercises" / "once.py"
-    made = {}
-    exec(place.read_text(), made)
-    return made["KEEP"].answer(weight, quality)
+    if "def _keep" in place.read_text():
+        return weight.abs() >= quality * weight.std(correction=0)
 """,
     "objects": """
 import gc
@@ -421,7 +420,7 @@ def test_plans_may_be_computed_and_changed(tmp_path, worker):
         "after = {}\nfor n in 'abc':\n    if n != 'b':\n        after[n] = n",
         "best = max(after)",
     )
-    assert value(tmp_path, worker, "best", loop, "best = max(after)") == "c"
+    assert value(tmp_path, worker, "best", *cells) == "c"
     cells = "plan = {}", "plan['fc1'] = 1 + 1", "plan.update(fc2=base)\nplan['fc1'] += 1"
     assert value(tmp_path, worker, "plan", *cells, base=5) == {"fc1": 3, "fc2": 5}
 
