@@ -12,8 +12,10 @@ import importlib
 __version__ = "0.3.0"
 
 _MODULES = (
-    *("paper", "provenance", "rows", "files", "processes", "layers", "criteria", "masks"),
+    *("paper", "provenance", "rows", "files", "processes", "layers", "criteria"),
     *(
+        "masks",
+        "isolation",
         "models",
         "data",
         "evaluation",
@@ -26,7 +28,17 @@ _MODULES = (
         "cost",
         "sensitivity",
     ),
-    *("retraining", "experiments", "plots", "reports", "exercises", "studio", "widgets", "cli"),
+    *(
+        "retraining",
+        "experiments",
+        "plots",
+        "reports",
+        "exercises",
+        "course",
+        "studio",
+        "widgets",
+        "cli",
+    ),
 )
 _HOMES = {
     **dict.fromkeys(("Mask", "prune"), "masks"),

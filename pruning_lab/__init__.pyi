@@ -3,12 +3,14 @@ from pruning_lab import checkpoints as checkpoints
 from pruning_lab import cli as cli
 from pruning_lab import cost as cost
 from pruning_lab import counts as counts
+from pruning_lab import course as course
 from pruning_lab import criteria as criteria
 from pruning_lab import data as data
 from pruning_lab import evaluation as evaluation
 from pruning_lab import exercises as exercises
 from pruning_lab import experiments as experiments
 from pruning_lab import files as files
+from pruning_lab import isolation as isolation
 from pruning_lab import layers as layers
 from pruning_lab import masks as masks
 from pruning_lab import models as models

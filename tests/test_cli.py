@@ -995,7 +995,7 @@ def test_a_line_for_each_epoch_and_no_plural_of_one(tmp_path, monkeypatch, capsy
 
 def test_the_course_is_copied_and_what_is_there_stays(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert here("course") == 0
+    assert here("course", "start", "--solved") == 0
     said = capsys.readouterr().out
     assert "open them with: jupyter lab pruning_lab_course" in said
     source = Path(cli.__file__).parents[2] / "notebooks"
@@ -1005,15 +1005,15 @@ def test_the_course_is_copied_and_what_is_there_stays(tmp_path, monkeypatch, cap
     mine = Path("pruning_lab_course", notebooks[-1])
     mine.write_text(mine.read_text().replace("lab", "my lab"))
     before = mine.read_bytes()
-    assert here("course") == 2
+    assert here("course", "start") == 2
     assert f"{Path('pruning_lab_course', notebooks[0])} is there already" in capsys.readouterr().err
     assert mine.read_bytes() == before
-    assert here("course", "another folder") == 0
+    assert here("course", "start", "another folder") == 0
     assert "jupyter lab 'another folder'" in capsys.readouterr().out
-    assert here("course", "--force") == 0
+    assert here("course", "start", "--force") == 0
     assert mine.read_bytes() == (source / mine.name).read_bytes()
     mine.write_text("no notebook")
-    assert here("course", "--force") == 2
+    assert here("course", "start", "--force") == 2
     assert "of another kind" in capsys.readouterr().err
 
 

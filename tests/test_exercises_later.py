@@ -13,7 +13,7 @@ from torch import nn
 import pruning_lab as lab
 from pruning_lab.exercises import EXERCISES, judge
 from pruning_lab.exercises.comparison import difference
-from pruning_lab.exercises.isolation import raised, untouched
+from pruning_lab.isolation import raised, untouched
 
 FUNCTIONS = ("03.step", "04.scan", "04.paired", "04.overlap")
 STUDENTS = [f"student {number}" for number in range(200)]

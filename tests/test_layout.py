@@ -19,6 +19,7 @@ LINE = (
         "layers",
         "criteria",
         "masks",
+        "isolation",
         "models",
         "data",
         "evaluation",
@@ -27,7 +28,7 @@ LINE = (
         "counts",
     ),
     *("neurons", "storage", "sparse", "cost", "sensitivity", "retraining", "experiments", "plots"),
-    *("reports", "exercises", "studio", "widgets", "cli"),
+    *("reports", "exercises", "course", "studio", "widgets", "cli"),
 )
 
 PACKAGE = Path(pruning_lab.__file__).parent

@@ -129,7 +129,7 @@ def test_a_wheel_holds_all_that_the_package_reads(tmp_path):
 
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     subprocess.run(
-        [sys.executable, "-m", "pruning_lab", "course", "copied"],
+        [sys.executable, "-m", "pruning_lab", "course", "start", "copied", "--solved"],
         cwd=tmp_path / "site",
         check=True,
         env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},

@@ -208,6 +208,43 @@ def index(text: str) -> str:
     return text
 
 
+# What teachers are told
+
+_LAB = ("00.watts", "02.three", "02.keep", "02.budget", "03.back", "03.step", "03.control")
+TRACKS = {
+    "90 minutes: one lab": lambda id_: id_ in _LAB,
+    "two weeks: 00 to 05, and 07": lambda id_: (
+        id_[:2] in ("00", "01", "02", "03", "04", "05", "07")
+    ),
+    "a project: 09": lambda id_: id_.startswith("09"),
+    "everything": lambda id_: True,
+}
+
+
+def teaching(text: str) -> str:
+    """notebooks/TEACHING.md with its two tables made from those of the tasks."""
+    rows = ["| task | kind | minutes | points |", "| --- | --- | --- | --- |"]
+    for id_, task in exercises.EXERCISES.items():
+        rows.append(f"| {id_} | {task.kind} | {task.minutes} | {task.points} |")
+    tracks = ["| track | tasks | their minutes | points |", "| --- | --- | --- | --- |"]
+    for name, holds in TRACKS.items():
+        among = [task for id_, task in exercises.EXERCISES.items() if holds(id_)]
+        sums = (sum(getattr(task, what) for task in among) for what in ("minutes", "points"))
+        tracks.append(f"| {name} | {len(among)} | {' | '.join(map(str, sums))} |")
+    tracks.append("")
+    tracks.append(f"The tasks of the 90 minutes: {', '.join(_LAB)}.")
+    for name, lines in (("tasks", rows), ("tracks", tracks)):
+        head = f"<!-- {name}: made by tools/notebooks.py -->"
+        made = "\n".join([head, "", *lines, "", "<!-- end -->"])
+        text, found = re.subn(rf"(?s){re.escape(head)}.*?<!-- end -->", lambda _: made, text)  # noqa: B023
+        if found != 1:
+            raise ValueError(f"notebooks/TEACHING.md has no place for its {name}: {head}")
+    return text
+
+
+PAGES = {"README.md": index, "TEACHING.md": teaching}
+
+
 # What is not as it should be
 
 
@@ -239,9 +276,10 @@ def faults(source: Path) -> list[str]:
 
 def check(chosen: list[Path]) -> int:
     found = [fault for source in chosen for fault in faults(source)]
-    page = (NOTEBOOKS / "README.md").read_text(encoding="utf-8")
-    if index(page) != page:
-        found.append("the index in notebooks/README.md is old; type: python tools/notebooks.py")
+    for name, made in PAGES.items():
+        page = (NOTEBOOKS / name).read_text(encoding="utf-8")
+        if made(page) != page:
+            found.append(f"the tables in notebooks/{name} are old; type: python tools/notebooks.py")
     print(*found, sep="\n", end="\n" * bool(found))
     return 1 if found else 0
 
@@ -257,8 +295,9 @@ def build(chosen: list[Path], data: Path | None) -> None:
             run(solved, data)
             read.parent.mkdir(exist_ok=True)
             nbformat.write(solved, read)
-    page = NOTEBOOKS / "README.md"
-    page.write_text(index(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for name, made in PAGES.items():
+        page = NOTEBOOKS / name
+        page.write_text(made(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def main() -> int:

@@ -9,7 +9,7 @@
 # in the end. We do it in plain calls first, then on a panel with sliders, then on a network of our
 # own, and put **Table 3** and **Table 1** beside it.
 #
-# All of it takes less than a minute.
+# Running it takes a minute or two; the tasks at its end are a project of some hours.
 
 # %%
 from dataclasses import replace
@@ -336,3 +336,79 @@ print("as many weights, but for rounding:", abs(studio.mask.kept - sum(kept.valu
 #
 # Now take the panel, begin at *by hand*, and see how few weights you can keep. Each attempt
 # stays, so nothing is lost by trying.
+
+# %% [markdown]
+# ## Your turn: three tasks of a project
+#
+# @task 09.repair
+#
+# Somebody has chosen these densities, and **one** of them costs nearly all that is lost. Which?
+# Build the plan in the studio, and change one layer at a time.
+
+# %%
+(given,) = lab.exercises.case("09.repair")
+print(given)
+print(studio.go(1).set(density=given).settle().metrics().drop)
+
+# %% tags=["exercise"]
+culprit = None  # "conv1", "conv2", "fc1" or "fc2"
+# BEGIN SOLUTION
+after = {}
+for layer in given:
+    others = {name: density for name, density in given.items() if name != layer}
+    with lab.masks.masked(model, lab.prune(model, density=others)):
+        after[layer] = lab.evaluate(model, splits.val).value
+culprit = max(after, key=after.get)
+# END SOLUTION
+
+# %% tags=["check"]
+lab.exercises.check("09.repair", culprit, model=model, images=splits.val)
+
+# %% [markdown]
+# @task 09.budget
+#
+# **Prune and retrain LeNet-5 until it fits your budget.** Cut, retrain, cut again, choose on val.
+# Then export the attempt that you want to be judged by.
+
+# %%
+(budget,) = lab.exercises.case("09.budget")
+print(budget)
+
+# %% tags=["exercise"]
+plan = None  # the file that studio.export wrote, such as "runs/studio/mine.json"
+# BEGIN SOLUTION
+by_layer = {"conv1": 0.8, "conv2": 0.12, "fc1": 0.05, "fc2": 0.2}
+studio.go(1).set(density=by_layer).retrain(EPOCHS)
+plan = str(studio.settle().export("runs/studio/mine.json", overwrite=True).plan)
+# END SOLUTION
+
+# %% tags=["check"]
+lab.exercises.check("09.budget", plan, images=splits.val)
+
+# %% [markdown]
+# When you are done, `pruning-lab course score runs/studio/mine.json` measures it on test: once.
+#
+# @task 09.own
+#
+# **A network of your own.** Take any `nn.Module` and any images. How much of it can go?
+# Report on one page: *question*, *plan*, *control*, *interval*, and *what I would not claim*.
+
+# %% tags=["exercise"]
+report = (
+    None  # """Question: ... Plan: ... Control: ... Interval: ... What I would not claim: ..."""
+)
+# BEGIN SOLUTION
+report = """Question: can the small network with a skip connection lose half of its weights?
+Plan: densities suggested on val for at most one point. Control: the dense network, trained for as
+many further epochs. Interval: the paired change against it, on test, used once. What I would not
+claim: anything about other networks, other images or other seeds, or about speed."""
+# END SOLUTION
+
+# %% tags=["check"]
+lab.exercises.explain("09.own", report)
+
+# %%
+lab.exercises.progress("09")
+
+# %% tags=["ci", "nbval-check-output"]
+print("all done:", all(row.verdict[0] == "✓" for row in lab.exercises.progress("09")))

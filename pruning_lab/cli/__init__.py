@@ -39,7 +39,12 @@ def app() -> App:
         default_parameter=Parameter(negative=(), show_default=_shown),
     )
     for place, name in enumerate(COMMANDS):
-        made.command(getattr(import_module(f"pruning_lab.cli.{name}"), name), sort_key=place)
+        command = getattr(import_module(f"pruning_lab.cli.{name}"), name)
+        if isinstance(command, App):  # one with commands of its own
+            command.sort_key = place
+            made.command(command)
+        else:
+            made.command(command, sort_key=place)
     made.register_install_completion_command(help="Complete commands and options in your shell.")
     return made
 

@@ -7,14 +7,26 @@ from types import CodeType
 
 from torch import Tensor
 
-from pruning_lab.exercises.comparison import Raised, brief, difference
+from pruning_lab.exercises.comparison import brief, difference
 from pruning_lab.exercises.exercise import Exercise, Verdict, call
-from pruning_lab.exercises.isolation import Blocked, Guarded, TimeUp, raised, seed, untouched
+from pruning_lab.isolation import (
+    Blocked,
+    Ended,
+    Guarded,
+    Raised,
+    TimeUp,
+    raised,
+    seed,
+    untouched,
+)
 from pruning_lab.rows import counted
 
 
 def judge(exercise: Exercise, answer: object, student: str = "", **context) -> Verdict:
-    """The verdict on an answer for this student's cases; it raises nothing and records nothing."""
+    """The verdict on an answer for this student's cases; it raises nothing and records nothing.
+
+    A `Guarded` answer says itself how it is called, such as in another process.
+    """
     if why := _unwritten(exercise, answer):
         return Verdict("○", f"not yet: {why}")
     if exercise.answer is None and exercise.observe is call:
@@ -31,6 +43,8 @@ def judge(exercise: Exercise, answer: object, student: str = "", **context) -> V
         except TimeUp:
             limit = f"your function still ran after {exercise.seconds:g} seconds"
             return Verdict("✗", f"stopped: {limit}; look for a loop that does not end")
+        except Ended as error:
+            return Verdict("✗", f"stopped: {error}")
         except Exception as error:  # a value of a strange type, a list that contains itself
             return Verdict("✗", f"wrong: the answer cannot be compared: {error}")
 
@@ -41,7 +55,7 @@ class _Judgement:
     def __init__(self, exercise: Exercise, answer: object, context: dict):
         self.exercise, self.answer, self.context = exercise, answer, context
         self.function = answer
-        if callable(answer):
+        if callable(answer) and not isinstance(answer, Guarded):
             self.function = Guarded(answer, exercise.seconds, exercise.blocked)
         # Variants whose values have been those of the answer so far, by message.
         self.notes, self.twins = _variants(exercise.notes), _variants(exercise.twins)
@@ -94,9 +108,11 @@ class _Judgement:
     def _value(self, answer: object, case: tuple, observe: Callable | None = None) -> object:
         """What is observed of an answer; an exception is a value too."""
         seed()
+        if isinstance(answer, Guarded):
+            answer.begin()
         try:
             return (observe or self.exercise.observe)(answer, *_copied(case), **self.context)
-        except (Blocked, TimeUp, KeyboardInterrupt):
+        except (Blocked, Ended, TimeUp, KeyboardInterrupt):
             raise
         except BaseException as error:  # SystemExit too
             return raised(error, self.answer)

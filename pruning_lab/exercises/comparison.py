@@ -1,26 +1,15 @@
 """Whether two values are equal, where they differ, and a value in few words."""
 
 import math
-from dataclasses import dataclass, field
 from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruning_lab.isolation import Raised
+
 _MOST = 12  # values of a list or tensor that are shown
-
-
-@dataclass(frozen=True)
-class Raised:
-    """What takes the place of a value where a function raised an exception."""
-
-    kind: str
-    message: str = field(compare=False)  # torch and Python word the same mistake differently
-    line: str = field(default="", compare=False)  # of the student's code
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.message}"
 
 
 def difference(expected: object, got: object, place: str = "") -> str | None:

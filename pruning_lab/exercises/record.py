@@ -40,9 +40,25 @@ class State:
 
     student: str = ""
     students: dict[str, dict[str, Entry]] = field(default_factory=dict)
+    term: str = ""
+
+    @property
+    def who(self) -> str:
+        return who(self.student, self.term)
 
     def entry(self, id_: str) -> Entry:
-        return self.students.setdefault(self.student, {}).setdefault(id_, Entry())
+        return self.students.setdefault(self.who, {}).setdefault(id_, Entry())
+
+
+def who(student: object, term: str = "") -> str:
+    """What seeds the cases of a student in a term: the name, without needless spaces."""
+    name = unicodedata.normalize("NFC", " ".join(str(student).split()))
+    return f"{name} in {term}" if term else name
+
+
+def read(path: str | Path) -> State:
+    """The file of a student's progress; ValueError or OSError where it is none."""
+    return decode(State, files.load_json(path), path, FORM, whole=False)
 
 
 _unsaved: dict[Path, State] = {}  # where a file cannot be written
@@ -52,12 +68,13 @@ def _path() -> Path:
     return Path(".pruning_lab", "progress.json").absolute()
 
 
-def _load() -> State:
+def current() -> State:
+    """The progress of the current folder."""
     path = _path()
     if path in _unsaved or not path.exists():
         return _unsaved.get(path, State())
     try:
-        return decode(State, files.load_json(path), path, FORM, whole=False)
+        return read(path)
     except (ValueError, OSError) as error:
         aside = path.with_name("progress-broken.json")
         print(f"{error}. It is kept as {aside.name}, and a new one is begun.")
@@ -69,7 +86,7 @@ def _load() -> State:
 @contextmanager
 def _changed() -> Iterator[State]:
     """The state, written after the block; kept in memory where no file can be written."""
-    state = _load()
+    state = current()
     yield state
     path = _path()
     try:
@@ -81,13 +98,18 @@ def _changed() -> Iterator[State]:
         _unsaved[path] = state
 
 
-def student(name: str | None = None) -> Verdict:
-    """Say who works here: the name seeds the cases of all checks. "" is the demo; None asks."""
+def student(name: str | None = None, *, term: str | None = None) -> Verdict:
+    """Say who works here: the name seeds the cases of all checks. "" is the demo; None asks.
+
+    A term's notebooks give a `term` too, so that each term has cases of its own.
+    """
     with _changed() as state:
         if name is not None:
-            state.student = unicodedata.normalize("NFC", " ".join(str(name).split()))
-        who = printable(state.student)
-    return Verdict("", f"student: {who or 'none (demo cases)'}")
+            state.student = who(name)
+        if term is not None:
+            state.term = str(term)
+        named, when = printable(state.student), f", term {printable(state.term)}" * bool(state.term)
+    return Verdict("", f"student: {named or 'none (demo cases)'}{when}")
 
 
 def check(id_: str, answer: object, **context) -> Verdict:
@@ -98,7 +120,7 @@ def check(id_: str, answer: object, **context) -> Verdict:
     """
     if (exercise := EXERCISES.get(id_)) is None:
         return Verdict("✗", unknown(id_))
-    verdict = judge(exercise, answer, _load().student, **context)
+    verdict = judge(exercise, answer, current().who, **context)
     with _changed() as state:
         entry = state.entry(id_)
         entry.sign, entry.said, entry.checks = verdict.sign, verdict.text, entry.checks + 1
@@ -109,7 +131,7 @@ def case(id_: str) -> tuple:
     """This student's smallest case: what a function is called with, or what a design is asked."""
     if id_ not in EXERCISES:
         raise KeyError(unknown(id_))
-    return EXERCISES[id_].cases_of(_load().student)[0]
+    return EXERCISES[id_].cases_of(current().who)[0]
 
 
 def hint(id_: str) -> Verdict:
@@ -146,7 +168,7 @@ def guess(id_: str, value: object) -> Verdict:
 
 def guessed(id_: str) -> object:
     """The noted guess; None where there is none."""
-    return _load().entry(id_).guess
+    return current().entry(id_).guess
 
 
 def reveal(id_: str, truth: object) -> Verdict:
@@ -256,8 +278,8 @@ def progress(begins: str = "") -> Progress:
     A task earns its points when it is right; one that asks for a guess, or a sentence, when one
     was noted, however near it is.
     """
-    state, rows = _load(), []
-    done = state.students.get(state.student, {})
+    state, rows = current(), []
+    done = state.students.get(state.who, {})
     for id_, exercise in EXERCISES.items():
         if not id_.startswith(begins):
             continue

@@ -2,12 +2,21 @@
 
 import difflib
 
-from pruning_lab.exercises import dense, once, photos, retrain, running, sensitivity, storing
+from pruning_lab.exercises import (
+    dense,
+    once,
+    photos,
+    project,
+    retrain,
+    running,
+    sensitivity,
+    storing,
+)
 from pruning_lab.exercises.exercise import Exercise
 
 EXERCISES: dict[str, Exercise] = {
     exercise.id: exercise
-    for table in (dense, once, retrain, sensitivity, storing, running, photos)
+    for table in (dense, once, retrain, sensitivity, storing, running, photos, project)
     for exercise in table.EXERCISES
 }
 

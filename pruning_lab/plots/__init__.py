@@ -34,11 +34,13 @@ from pruning_lab.plots.pictures import (
 )
 from pruning_lab.plots.shown import DPI, Picture, encoded, png, show, svg, without_formulas, words
 from pruning_lab.plots.storing import layer_times, stored
+from pruning_lab.plots.teaching import class_points
 from pruning_lab.plots.techniques import techniques
 
 __all__ = ["before_and_after", "penalties", "pixels"]
 __all__ += ["CURVES", "DPI", "GONE", "INK", "KEPT", "LIMIT", "NOISE", "OURS", "PAPER", "STYLE"]
-__all__ += ["Picture", "answered", "bands", "contrast", "encoded", "energy", "epochs", "frontier"]
+__all__ += ["Picture", "answered", "bands", "class_points", "contrast", "encoded", "energy"]
+__all__ += ["epochs", "frontier"]
 __all__ += ["images", "kept_pixels", "layer_table", "layer_times", "lost_images", "network", "png"]
 __all__ += ["prior", "saliencies", "sensitivity", "sensitivity_grid", "short_names", "show"]
 __all__ += ["stored", "style", "svg", "techniques"]

@@ -1,4 +1,4 @@
-"""A student's function, called so that nothing it does outlasts the call.
+"""A function of a student's, called in this process so that nothing it does outlasts the call.
 
 It ends after a time, may not call blocked functions of the library, prints nothing; random states
 are restored.
@@ -14,14 +14,26 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
 from operator import attrgetter
 
 import numpy as np
 import torch
 
 import pruning_lab
-from pruning_lab.exercises.comparison import Raised
 from pruning_lab.layers import in_main_thread, seeded
+
+
+@dataclass(frozen=True)
+class Raised:
+    """What takes the place of a value where a function raised an exception."""
+
+    kind: str
+    message: str = field(compare=False)  # torch and Python word the same mistake differently
+    line: str = field(default="", compare=False)  # of the student's code
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
 
 
 class TimeUp(BaseException):
@@ -32,11 +44,26 @@ class Blocked(BaseException):
     """A function was called that the task is to write; its name."""
 
 
+class Ended(BaseException):
+    """The process that a function ran in has ended, in words."""
+
+
+class RemoteError(Exception):
+    """A function that runs in another process has raised this there."""
+
+    def __init__(self, raised: Raised):
+        super().__init__(str(raised))
+        self.raised = raised
+
+
 class Guarded:
     """A student's function, which has so many seconds for all its calls."""
 
     def __init__(self, function: Callable, seconds: float, blocked: tuple[str, ...] = ()):
         self._function, self._left, self._blocked = function, seconds, blocked
+
+    def begin(self) -> None:
+        """Called before each case."""
 
     def __call__(self, *args, **kwargs):
         def work():
@@ -45,7 +72,7 @@ class Guarded:
 
         began = time.monotonic()
         try:
-            with _silent(), _refused(self._blocked):
+            with silent(), refused(self._blocked):
                 return _limited(work, self._left)
         finally:
             self._left -= time.monotonic() - began
@@ -55,6 +82,8 @@ class Guarded:
 
 def raised(error: BaseException, function: object = None) -> Raised:
     """An exception as a value, with the last line of the student's own file that it passed."""
+    if isinstance(error, RemoteError):
+        return error.raised
     try:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         message = " ".join(str(message).split())
@@ -87,7 +116,8 @@ def seed() -> None:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
+    """Nothing is printed, and no warning shown."""
     nowhere = io.StringIO()
     with redirect_stdout(nowhere), redirect_stderr(nowhere), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -95,7 +125,7 @@ def _silent() -> Iterator[None]:
 
 
 @contextmanager
-def _refused(names: tuple[str, ...]) -> Iterator[None]:
+def refused(names: tuple[str, ...]) -> Iterator[None]:
     """The library's functions refuse, under whatever name they were imported: their code does."""
     functions = [attrgetter(name)(pruning_lab) for name in names]
     codes = [function.__code__ for function in functions]
@@ -112,7 +142,7 @@ def _refuse(*_args, **_kwargs):
     # Runs with the globals of the function whose code it replaces, so it imports what it needs.
     import sys
 
-    home = sys.modules["pruning_lab.exercises.isolation"]
+    home = sys.modules["pruning_lab.isolation.calls"]
     raise home.Blocked(sys._getframe().f_code.co_name)
 
 

@@ -1,0 +1,230 @@
+"""Points for what was handed in: student's code runs in a worker, the values are judged here."""
+
+import ast
+import multiprocessing
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from pruning_lab.course import editions, hand_ins, reading
+from pruning_lab.course.context import Context
+from pruning_lab.course.hand_ins import HandIn
+from pruning_lab.exercises import EXERCISES, Exercise, Verdict, judge
+from pruning_lab.exercises.record import who
+from pruning_lab.isolation import Ended, Remote, TimeUp, Worker
+from pruning_lab.rows import Rows, printable
+
+
+@dataclass(frozen=True)
+class Grade:
+    """One task of one student."""
+
+    student: str
+    task: str
+    kind: str
+    sign: str
+    said: str
+    points: int
+    most: int
+    where: str = ""  # the cell
+    lines: tuple[tuple[str, str], ...] = ()
+
+
+class Grades(Rows[Grade]):
+    """A row for each student and task."""
+
+    columns: ClassVar = {
+        "student": lambda row: row.student,
+        "task": lambda row: row.task,
+        "verdict": lambda row: f"{row.sign} {row.said}".strip()[:60],
+        "points": lambda row: f"{row.points} of {row.most}",
+    }
+
+
+@dataclass(frozen=True)
+class Graded:
+    """A student with all rows, and what there is to say of the files."""
+
+    name: str
+    number: str
+    seed: str  # what the cases come from
+    grades: Grades
+    faults: tuple[str, ...]
+    isolated: frozenset[str] | None  # what functions did not see; None where none was run
+
+    @property
+    def points(self) -> int:
+        return sum(row.points for row in self.grades)
+
+    @property
+    def most(self) -> int:
+        return sum(row.most for row in self.grades)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A task as the course's notebook checks it: the name, and the keywords of its check."""
+
+    name: str
+    keywords: frozenset[str] = frozenset()
+
+
+@cache
+def asked() -> Mapping[str, Asked]:
+    """What each task checks, read off the students' notebooks."""
+    found = {}
+    for path in editions.notebooks().values():
+        notebook = reading.read(path)
+        for function in ("check", "explain"):
+            for call in reading.calls(notebook, function):
+                id_, *others = call.args
+                if others and isinstance(others[0], ast.Name):
+                    keywords = frozenset(str(keyword.arg) for keyword in call.keywords)
+                    found[getattr(id_, "value", "")] = Asked(others[0].id, keywords)
+    return found
+
+
+def grade(
+    folder: Path,
+    *,
+    term: str | None = None,
+    begins: str = "",
+    processes: int = 1,
+    images: str = "auto",
+    memory: int = 2**31,
+) -> Iterator[Graded]:
+    """Grade all hand-ins of a folder, in the order of their names.
+
+    `term` is the seed of the release, by default what the notebooks say; `begins` takes the tasks
+    whose ids begin so. Raises OSError where nothing was handed in.
+    """
+    found = hand_ins.find(Path(folder))
+    tasks = [id_ for id_ in EXERCISES if id_.startswith(begins)]
+    options = (term, tasks, images, memory)
+    if processes == 1:
+        with _Grader(*options) as grader:
+            yield from map(grader.graded, found)
+        return
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, spawned, _begin, options) as pool:
+        yield from pool.map(_graded, found)
+
+
+_graders: list["_Grader"] = []  # of this process
+
+
+def _begin(*options) -> None:
+    _graders.append(_Grader(*options))
+
+
+def _graded(hand_in: HandIn) -> Graded:
+    return _graders[0].graded(hand_in)
+
+
+class _Grader:
+    def __init__(self, term: str | None, tasks: Sequence[str], images: str, memory: int):
+        self._term, self._tasks, self._context = term, tasks, Context(images)
+        self._worker = Worker(memory=memory)
+
+    def __enter__(self) -> "_Grader":
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # networks of a few weights
+        return self
+
+    def __exit__(self, *about) -> None:
+        torch.set_num_threads(self._threads)
+        self._worker.__exit__(*about)
+
+    def graded(self, hand_in: HandIn) -> Graded:
+        hand_ins.load(hand_in)
+        term = hand_in.term if self._term is None else self._term
+        name = hand_in.name if hand_in.typed is None else hand_in.typed
+        seed, faults = who(name, term), list(hand_in.faults)
+        if self._term not in (None, hand_in.term) and hand_in.notebooks:
+            faults.append(f"the notebooks are of term {hand_in.term or 'none'!r}, not of {term!r}")
+        if hand_in.state is None:
+            faults.append("no progress.json was handed in, so guesses earn no points")
+        rows = [self._row(hand_in, EXERCISES[id_], seed) for id_ in self._tasks]
+        isolated = self._worker.isolated if self._worker.has_run else None
+        shown = tuple(map(printable, faults))
+        return Graded(hand_in.name, hand_in.number, seed, Grades(rows), shown, isolated)
+
+    def _row(self, hand_in: HandIn, exercise: Exercise, seed: str) -> Grade:
+        where = ""
+        if exercise.kind == "predict":
+            verdict = _of_guess(hand_in, exercise, seed)
+        elif exercise.kind == "explain":
+            verdict = _of_sentence(hand_in, exercise, seed)
+        elif exercise.id == "09.budget":  # what counts is a file
+            plan, keywords = hand_in.plan, self._context.keywords(exercise.id)
+            verdict = Verdict("○", "not yet: no plan.json with its network was handed in")
+            if plan is not None:
+                verdict = judge(exercise, str(plan), seed, **keywords)
+                where = plan.name
+        else:
+            verdict, where = self._of_code(hand_in, exercise, seed)
+        points = exercise.points * (verdict.sign == "✓")
+        about = hand_in.name, exercise.id, exercise.kind, verdict.sign, printable(verdict.text)
+        return Grade(*about, points, exercise.points, where, verdict.lines)
+
+    def _of_code(self, hand_in: HandIn, exercise: Exercise, seed: str) -> tuple[Verdict, str]:
+        id_ = exercise.id
+        if (task := asked().get(id_)) is None:
+            return Verdict("", "no notebook asks this; grade it by hand"), ""
+        keywords = self._context.keywords(id_)
+        if missing := task.keywords - keywords.keys():
+            return Verdict("", f"needs {', '.join(sorted(missing))}; grade it by hand"), ""
+        if (notebook := _where(hand_in, id_, task.name)) is None:
+            return Verdict("○", f"not yet: there is no {task.name}"), ""
+        case = exercise.cases_of(seed)[0]
+        given = self._context.given(id_, case)
+        made = reading.definition(notebook, task.name, given=given, case=case)
+        remote = Remote(self._worker, made, exercise.seconds, exercise.blocked)
+        where = made.place
+        try:
+            answer = remote if reading.is_function(made) else remote.value()
+            return judge(exercise, answer, seed, **keywords), where
+        except (Ended, TimeUp) as error:
+            return Verdict("✗", f"stopped: {error or 'it took too long'}"), where
+        except Exception as error:  # of the cell itself
+            return Verdict("✗", f"wrong: {task.name} raises {printable(error)[:300]}"), where
+        finally:
+            remote.close()
+
+
+def _where(hand_in: HandIn, id_: str, name: str) -> reading.Notebook | None:
+    """The notebook that asks this task and defines the name, else any that defines it."""
+    there = [notebook for notebook in hand_in.notebooks if notebook.binds(name)]
+    asking = [notebook for notebook in there if re.search(rf"\b{re.escape(id_)}\b", notebook.text)]
+    own = [notebook for notebook in asking if id_[:2] in notebook.name]
+    return next((found[-1] for found in (own, asking, there) if found), None)
+
+
+def _of_guess(hand_in: HandIn, exercise: Exercise, seed: str) -> Verdict:
+    entry = hand_in.entry(exercise.id, seed)
+    if entry.guess is not None:
+        return Verdict(
+            "✓", f"noted: {printable(entry.guess)}" + f" ({entry.near})" * bool(entry.near)
+        )
+    why = "no progress.json was handed in" if hand_in.state is None else "no guess is noted"
+    return Verdict("○", f"not yet: {why}")
+
+
+def _of_sentence(hand_in: HandIn, exercise: Exercise, seed: str) -> Verdict:
+    """Earned by writing one; a teacher who reads it finds what a good one says below it."""
+    sentence = hand_in.entry(exercise.id, seed).sentence
+    for notebook in hand_in.notebooks:
+        if not sentence and (task := asked().get(exercise.id)):
+            found = reading.literal(notebook, task.name)
+            if isinstance(found, str) and f"{exercise.id}" in notebook.text:
+                sentence = " ".join(found.split())
+    if not sentence:
+        return Verdict("○", "not yet: there is no sentence")
+    lines = tuple((f"{number}.", line) for number, line in enumerate(exercise.rubric, 1))
+    return Verdict("✓", f"to be read: {sentence[:1000]}", lines)
