@@ -120,7 +120,8 @@ export class Losses {
       context.fillRect(x, bottom - high * filled, wide[i], high * filled)
       if (wide[i] > 26) {
         const middle = x + wide[i] / 2
-        drawText(context, percent(density), middle, bottom - high - 5, colours.ink, { align: "center", size: 11 })
+        const text = wide[i] > 44 ? percent(density) : `${Math.round(100 * density)}%`
+        drawText(context, text, middle, bottom - high - 5, colours.ink, { align: "center", size: 11 })
         drawText(context, layer.label, middle, bottom + 13, colours.faint, { align: "center", size: 11 })
       }
       x += wide[i] + gap
