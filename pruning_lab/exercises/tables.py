@@ -2,12 +2,12 @@
 
 import difflib
 
-from pruning_lab.exercises import dense, once, retrain, sensitivity
+from pruning_lab.exercises import counting, dense, iterate, once, retrain, sensitivity
 from pruning_lab.exercises.exercise import Exercise
 
 EXERCISES: dict[str, Exercise] = {
     exercise.id: exercise
-    for table in (dense, once, retrain, sensitivity)
+    for table in (dense, once, retrain, sensitivity, iterate, counting)
     for exercise in table.EXERCISES
 }
 
