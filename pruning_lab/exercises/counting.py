@@ -232,11 +232,6 @@ class Typo(NamedTuple):
     table: int  # its number
     rows: tuple[LayerRow, ...]
 
-    @property
-    def where(self) -> tuple[str, str]:
-        """The layer and the column that are wrong: the one place where a digit mends all."""
-        return _mended(self.rows)[0]
-
 
 def fits(before: float, row: LayerRow) -> bool:
     """Whether FLOP% is weights% x the incoming act%, as far as rounded percentages can tell."""
@@ -266,7 +261,7 @@ def _misprints(rows: tuple[LayerRow, ...]) -> Iterator[tuple[tuple[str, str], tu
                         yield (row.layer, column), (*rows[:place], new, *rows[place + 1 :])
 
 
-def _mended(rows: tuple[LayerRow, ...]) -> list[tuple[str, str]]:
+def _explained_by(rows: tuple[LayerRow, ...]) -> list[tuple[str, str]]:
     """The places where another digit makes all rows fit."""
     return list(dict.fromkeys(where for where, table in _misprints(rows) if not _broken(table)))
 
@@ -279,7 +274,7 @@ def _typo_cases(random: Random) -> Iterator[tuple]:
     while True:
         place = random.choice(sorted({where for where, _ in found}))
         where, rows = random.choice([pair for pair in found if pair[0] == place])
-        if _mended(rows) == [where]:
+        if _explained_by(rows) == [where]:
             yield (Typo(number, rows),)
             return
 
@@ -290,9 +285,9 @@ def _found(where: object, typo: Typo) -> Verdict:
         raise ValueError(f'where is a layer and a column, such as ("{layers[0]}", "density")')
     layer, column = where
     if layer not in layers or column not in COLUMNS:
-        names = f"the layers are {', '.join(layers)}, the columns {', '.join(COLUMNS)}"
+        names = f"the layers are {', '.join(layers)}, the columns are {', '.join(COLUMNS)}"
         raise ValueError(f"got {brief(where)}; {names}")
-    if (layer, column) == typo.where:
+    if [(layer, column)] == _explained_by(typo.rows):
         return Verdict("✓", f"right: {column} of {layer} in Table {typo.table}")
     after = dict([*pairwise(layers), (layers[-1], None)])[layer]
     number = dict(zip(layers, typo.rows, strict=True))[layer]
@@ -324,7 +319,7 @@ TYPO = Exercise(
         "first), and put it beside flop_density.",
         "Rounding moves a product by about one point. Where is the difference larger?",
         "That row has three numbers in its product. One of them is also in another row's product, "
-        "and fits there. For which one does a single other digit mend the row?",
+        "and fits there. For which one does a single other digit repair the row?",
     ),
 )
 
