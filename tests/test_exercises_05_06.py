@@ -228,7 +228,7 @@ def test_given_code_is_not_yet():
     def round_(weight, kept, density):
         sizes = weight.abs() * kept
         count = round(density * int(kept.sum()))
-        new = torch.zeros_like(kept)
+        new = kept.new_zeros(kept.shape)
         new.view(-1)[sizes.flatten().topk(count).indices] = True
         return new
 

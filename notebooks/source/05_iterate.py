@@ -185,7 +185,7 @@ def next_mask(weight, kept, density):
     """bool, shaped like the weight: what is left after this round."""
     sizes = weight.abs() * kept
     count = round(density * int(kept.sum()))
-    new = torch.zeros_like(kept)
+    new = kept.new_zeros(kept.shape)
     new.view(-1)[sizes.flatten().topk(count).indices] = True
     return new
 
@@ -195,7 +195,7 @@ def next_mask(weight, kept, density):
     """bool, shaped like the weight: what is left after this round."""
     sizes = weight.abs().masked_fill(~kept, -1)
     count = min(round(density * weight.numel()), int(kept.sum()))
-    new = torch.zeros_like(kept)
+    new = kept.new_zeros(kept.shape)
     new.view(-1)[sizes.flatten().topk(count).indices] = True
     return new
 

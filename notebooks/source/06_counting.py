@@ -363,7 +363,7 @@ def on_chip(weights, sram, index_bits=5):
 lab.exercises.check("06.sram", on_chip)
 
 # %% [markdown]
-# The paper keeps 9 % of `fc1`. **Make a guess:** is that enough for 8 MB on the chip? How large are
+# **Make a guess:** does `fc1` fit into 8 MB on the chip at the density of Table 4? How large are
 # the steps from the dense layer to the pruned one, and from DRAM to SRAM?
 
 # %%

@@ -141,7 +141,7 @@ SCHEDULE = Exercise(
 def _compound_given(weight, kept, density):
     sizes = weight.abs() * kept
     count = round(density * int(kept.sum()))
-    new = torch.zeros_like(kept)
+    new = kept.new_zeros(kept.shape)
     new.view(-1)[sizes.flatten().topk(count).indices] = True
     return new
 
