@@ -3,7 +3,9 @@
 import difflib
 
 from pruning_lab.exercises import (
+    counting,
     dense,
+    iterate,
     once,
     photos,
     project,
@@ -16,7 +18,10 @@ from pruning_lab.exercises.exercise import Exercise
 
 EXERCISES: dict[str, Exercise] = {
     exercise.id: exercise
-    for table in (dense, once, retrain, sensitivity, storing, running, photos, project)
+    for table in (
+        *(dense, once, retrain, sensitivity, iterate, counting),
+        *(storing, running, photos, project),
+    )
     for exercise in table.EXERCISES
 }
 
