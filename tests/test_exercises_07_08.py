@@ -336,6 +336,19 @@ def test_stubs_and_given_code_are_not_yet_answers():
     assert "as it was given" in judge(EXERCISES["08.freeze"], moved).text
 
 
+def test_given_code_is_known_in_a_cell_that_imports_nothing():
+    cell = """def moved(before, after):
+    moved = []
+    for name in before:
+        if "weight" in name and not {}(before[name], after[name]):
+            moved.append(name)
+    return moved"""
+    for function, sign in ("torch.allclose", "○"), ("torch.equal", "✗"):
+        names = {"torch": torch}
+        exec(cell.format(function), names)
+        assert judge(EXERCISES["08.freeze"], names["moved"]).sign == sign
+
+
 def test_every_headline_that_is_judged_wrongly_gets_its_sentence():
     exercise, right = EXERCISES["08.claims"], {"A": False, "B": False, "C": False, "D": True}
     assert judge(exercise, right).sign == "✓"

@@ -173,6 +173,14 @@ def _stub(): ...
 
 
 def _steps(code: CodeType) -> list:
-    """What a function does, without its names, docstring and place: equal for equal bodies."""
-    steps = [(step.opname, step.argval) for step in dis.get_instructions(code)]
+    """What a function does, without its names, docstring and place: equal for equal bodies.
+
+    A call of a module's function is compiled to another instruction, and so to other jumps, where
+    the same file imports the module.
+    """
+    jumps, names = {*dis.hasjrel, *dis.hasjabs}, {"LOAD_METHOD": "LOAD_ATTR"}
+    steps = [
+        (names.get(step.opname, step.opname), None if step.opcode in jumps else step.argval)
+        for step in dis.get_instructions(code)
+    ]
     return [(name, _steps(v) if isinstance(v, CodeType) else v) for name, v in steps]
