@@ -7,13 +7,13 @@ from random import Random
 
 import pytest
 import torch
-from pruning_lab.exercises.isolation import raised, untouched
 from torch import nn
 
 import pruning_lab as lab
 from pruning_lab import storage
 from pruning_lab.exercises import EXERCISES, judge, storing
 from pruning_lab.exercises.comparison import difference
+from pruning_lab.isolation import raised, untouched
 
 FUNCTIONS = ("07.bytes", "07.encode", "07.bench", "07.channels", "08.dropout", "08.freeze")
 STUDENTS = [f"student {number}" for number in range(200)]
