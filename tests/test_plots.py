@@ -2,6 +2,7 @@
 
 import inspect
 from itertools import combinations, pairwise
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -69,6 +70,7 @@ def every_plot(toy, batches):
         "techniques": lambda **o: plots.techniques([TECHNIQUE], **o),
         "penalties": lambda **o: plots.penalties(PENALTIES, **o),
         "layer_times": lambda **o: plots.layer_times(TIMES, density=0.1, **o),
+        "class_points": lambda **o: plots.class_points(EARNED, **o),
         "network": lambda **o: plots.network(counts.layers(toy, (1, 8, 8)), **o),
         "stored": lambda **o: plots.stored({"float32": 4000, "ours": 700}, **o),
     }
@@ -88,9 +90,11 @@ PENALTIES = [
     for n, curve in enumerate(penalties.CURVES)
 ]
 
+EARNED = [SimpleNamespace(task=task, sign=sign) for task in ("a", "b") for sign in "✓✗○"]
+
 PLOTS = ["weights", "trade_off", "sensitivity", "prior", "layer_table", "bands", "kept_pixels"]
 PLOTS += ["images", "energy", "epochs", "frontier", "techniques", "penalties"]
-PLOTS += ["layer_times", "network", "stored"]
+PLOTS += ["class_points", "layer_times", "network", "stored"]
 
 
 def test_every_public_plot_is_tested_here():
