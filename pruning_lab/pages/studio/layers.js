@@ -236,7 +236,8 @@ export class Layers {
     this.drawAxis(context, layer, { at, left, right, bottom, end })
     drawThreshold(context, x, MARGIN.top - 8, bottom, colours, document.activeElement === this.big)
     const nearEnd = x > (left + right) / 2
-    const label = quality > 0 ? `${quality.toFixed(2)} σ: ${percent(density)} kept` : "all kept: drag to prune"
+    const kept = density < 1 ? percent(density) : "all"
+    const label = quality > 0 ? `${quality.toFixed(2)} σ: ${kept} kept` : `${kept} kept: drag to prune`
     drawText(context, label, nearEnd ? x - 12 : x + 12, MARGIN.top - 8, colours.ink,
       { align: nearEnd ? "right" : "left", size: 13, bold: true })
     this.big.dataset.quality = quality

@@ -69,10 +69,10 @@ export class Trail {
   drawTraining(trained) {
     const last = trained[trained.length - 1], most = Math.max(...trained.map(p => p[1]), 1e-9)
     const low = Math.min(...trained.map(p => p[2])), top = Math.max(...trained.map(p => p[2]))
-    const x = epoch => 4 + (300 * epoch) / Math.max(last[0], 1e-9)
+    const x = epoch => 4 + (276 * epoch) / Math.max(last[0], 1e-9)
     const line = (f, name) => s("polyline", { class: name,
       points: trained.map(p => `${x(p[0]).toFixed(1)},${f(p).toFixed(1)}`).join(" ") })
-    const word = (y, text, name) => s("text", { x: 310, y, class: name }, text)
+    const word = (y, text, name) => s("text", { x: 288, y, class: name }, text)
     this.lines.replaceChildren(
       line(p => 86 - 80 * (p[1] / most), "pl-loss"),
       line(p => 86 - 80 * ((p[2] - low) / Math.max(top - low, 0.01)), "pl-learnt"),
