@@ -162,9 +162,10 @@ def test_a_page_gets_the_whole_state_and_then_what_changes(studio):
     async def use(served):
         browser = await Browser.open(served)
         panel = StudioPanel(studio)  # which a notebook would show
-        assert {n: v for n, v in browser.values.items() if n != "handled"} == {
-            name: getattr(panel, name) for name in browser.values if name != "handled"
-        }
+        await asyncio.to_thread(studio.settle, 60)
+        names = {*browser.values} - {"handled"}
+        await browser.until(lambda v: all(v[name] == getattr(panel, name) for name in names))
+        assert browser.values["now"]["final"]
         await browser.ask("a", setting(1, fc1=1.0))
         await browser.until(lambda v: v["handled"] == {"a": 1} and v["now"]["final"])
         assert studio.attempt.settings["fc1"].amount == 1.0
