@@ -344,7 +344,11 @@ def test_weights_of_another_network_width_or_size_are_refused(tmp_path):
             r"fc6.weight is \(512, 3136\), this network expects \(512, 256\); is it",
         ),
         (models.alexnet, {"trained": path, "width": 0.05}, "small: conv1.weight is"),
-        (models.alexnet, {"trained": "imagenet", "width": 0.05}, "there are: none, or give the"),
+        (
+            models.alexnet,
+            {"trained": "imagenet", "width": 0.05},
+            "there are: imagenette, or give the",
+        ),
         (models.vgg_16, {"trained": "vgg.pht", "width": 0.1}, "'vgg.pht'; there are: imagenet, or"),
     ]:
         with pytest.raises(ValueError, match=says):

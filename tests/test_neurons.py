@@ -479,7 +479,7 @@ def test_a_layer_keeps_at_least_one_neuron():
     assert neurons.parameters(model) == counts.Parameters(44, 2)  # the last biases
     assert counts.parameters(network).kept == 2 + 3
     x = torch.randn(16, 3, dtype=torch.double)
-    assert torch.equal(answers(network, x), answers(model, x))
+    torch.testing.assert_close(answers(network, x), answers(model, x))
 
 
 # --- what is kept ------------------------------------------------------------------------------

@@ -70,21 +70,28 @@ def _code(id_: str, source: str, **metadata) -> dict:
 def _graded(cells: list[dict]) -> Iterator[dict]:
     """The cells with nbgrader's metadata; a cell whose value is the points follows each task's."""
     begun = None  # the cell to write in, until its check
-    for cell in cells:
-        tags = cell.get("metadata", {}).get("tags", ())
-        if "exercise" in tags:
+    asked = [_asked(cell) for cell in cells]
+    for place, cell in enumerate(cells):
+        if "exercise" in cell.get("metadata", {}).get("tags", ()):
             begun = cell
         yield cell
-        asked = [id_ for id_ in _ASKED.findall(text_of(cell)) if id_ in EXERCISES]
-        if begun is None or not asked or not {"check", "guess"} & set(tags):
+        id_ = asked[place]
+        if begun is None or id_ is None or id_ in asked[place + 1 :]:  # its last one counts
             continue
-        id_, most = asked[-1], EXERCISES[asked[-1]].points
+        most = EXERCISES[id_].points
         name = id_.replace(".", "-")
         begun["metadata"]["nbgrader"] = _cell(name, solution=True)
         points = f'sum(row.points for row in lab.exercises.progress("{id_}"))  # of {most}'
         about = {**_cell(f"{name}-points", grade=True), "locked": True, "points": most}
         yield _code(f"{name}-points", points, nbgrader=about)
         begun = None
+
+
+def _asked(cell: dict) -> str | None:
+    """The task that a cell checks, or takes a guess of."""
+    tags = {*cell.get("metadata", {}).get("tags", ())}
+    found = [id_ for id_ in _ASKED.findall(text_of(cell)) if id_ in EXERCISES]
+    return found[-1] if found and tags & {"check", "guess"} else None
 
 
 def _cell(name: str, *, grade: bool = False, solution: bool = False) -> dict:
