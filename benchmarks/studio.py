@@ -49,6 +49,7 @@ NUMBERS = {  # what moves with the line
     "density": ".pl-head .pl-density",
     "bytes": ".pl-head .pl-bytes",
 }
+FIRST = '.pl-attempt[data-number="1"]'
 TASK, STOP, EPOCHS, RETRAIN = ".pl-task", ".pl-stop", ".pl-epochs", "Retrain"
 FINAL = f"document.querySelector('{ACCURACY}')?.dataset.state == 'final'"
 
@@ -214,6 +215,8 @@ def lenet_5(drags: int) -> Iterator[dict]:
                 what = f"{what} accuracy after the last move"
                 yield row(what, "lenet-5", layer, on, "ms", values, bar)
         for layer in layers:
+            page.locator(FIRST).click()  # a retrained network has no weights to lose at first
+            page.wait_for_function(FINAL, timeout=120_000, polling=100)
             with retraining(page):
                 found = [dragged(page, layer, settle=False) for _ in range(drags)]
             yield from moves("lenet-5", layer, f"{on}, while it retrains", found)

@@ -38,7 +38,11 @@ function draggable(canvas, state, place, scale, moved) {
   canvas.addEventListener("pointermove", event => {
     if (canvas.hasPointerCapture(event.pointerId)) moved(place(), quality(event), false)
   })
-  canvas.addEventListener("blur", () => canvas.classList.remove("pl-by-pointer"))
+  canvas.addEventListener("focus", () => state.touch("selected"))
+  canvas.addEventListener("blur", () => {
+    canvas.classList.remove("pl-by-pointer")
+    state.touch("selected")
+  })
   canvas.addEventListener("keydown", event => {
     canvas.classList.remove("pl-by-pointer")
     const layer = state.layers[place()], now = state.quality(place())
@@ -164,7 +168,11 @@ export class Layers {
   draw(names) {
     const { state } = this
     if (names.has("network") || !this.rows || this.rows.length !== state.layers.length) this.build()
-    this.colours = palette(this.element)
+    const all = ["network", "counts", "curves", "theme"].some(name => names.has(name)) || !this.colours
+    if (all) {
+      this.colours = palette(this.element) // asking for it costs a layout
+      this.drawn = []
+    }
     state.layers.forEach((layer, place) => this.drawRow(layer, place))
     this.drawBig()
   }
@@ -172,6 +180,10 @@ export class Layers {
   drawRow(layer, place) {
     const { state } = this, parts = this.rows[place], row = state.row(place)
     const density = row.kept / layer.weights, chosen = place === state.selected
+    const focused = document.activeElement === parts.mini
+    const looks = [row.kept, state.quality(place), row.locked, chosen, focused].join()
+    if (this.drawn[place] === looks) return // a drag moves one of them
+    this.drawn[place] = looks
     put(parts.density, percent(density))
     put(parts.kept, count(row.kept))
     parts.shackle.setAttribute("d", row.locked ? CLOSED : OPEN)
@@ -186,7 +198,7 @@ export class Layers {
     const x = INSET + ((width - 2 * INSET) * clamp(state.quality(place), 0, end)) / end
     drawBars(context, columns, { x: INSET, y: 7, width: width - 2 * INSET, height: height - 9, cut: x,
       colours: this.colours, hatch: false })
-    drawThreshold(context, x, 7, height - 2, this.colours, document.activeElement === parts.mini)
+    drawThreshold(context, x, 7, height - 2, this.colours, focused)
     this.drawSpark(parts.spark, layer, density)
   }
 

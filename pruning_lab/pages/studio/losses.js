@@ -33,8 +33,8 @@ export class Losses {
       this.network)
   }
 
-  draw(names, colours = palette(this.blocks)) {
-    this.drawNetwork(colours)
+  draw(names) {
+    const { colours } = this
     if (names.has("losses") || names.has("pictures")) {
       this.drawLost()
       this.drawClasses()
@@ -49,6 +49,9 @@ export class Losses {
       : "Images lost"
     put(this.lostTitle, title)
     this.lost.classList.toggle("pl-waiting", losses.final === false)
+    const looks = JSON.stringify([shown, losses.side, bytes?.byteLength])
+    if (this.looks === looks) return
+    this.looks = looks
     if (!bytes || !losses.side) return this.lost.replaceChildren()
     const size = losses.side.reduce((product, side) => product * side, 1)
     this.lost.replaceChildren(...shown.filter((_, i) => (i + 1) * size <= bytes.byteLength).map((one, i) => {
@@ -101,7 +104,9 @@ export class Losses {
   }
 
   // A block a layer: its width is its FLOPs, the filled part what is kept, on a logarithmic scale.
-  drawNetwork(colours) {
+  drawNetwork(names) {
+    if (!this.colours || names.has("theme")) this.colours = palette(this.blocks)
+    const { colours } = this
     const { layers, rows } = this.state
     const { context, width, height } = prepared(this.network)
     if (!width) return

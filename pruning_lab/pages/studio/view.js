@@ -8,6 +8,8 @@ import { compression, count, percent, points, size } from "./numbers.js"
 import { State } from "./state.js"
 import { Trail } from "./trail.js"
 
+const REST = 150 // ms between two drawings of attempts and losses while a threshold moves
+
 // The numbers one looks at first. What waits for the kernel keeps its last value, and looks so.
 class Headline {
   constructor() {
@@ -80,20 +82,34 @@ export function render({ model, el }) {
     problem, message, body, about))
   el.replaceChildren(root)
 
+  let late = new Set(), drawn = 0, timer = 0
+
+  // What the threshold moves is drawn with every frame; attempts and losses wait for a drag.
   function draw(names) {
     headline.draw(state)
     layers.draw(names)
+    losses.drawNetwork(names)
+    for (const name of names) late.add(name)
+    const wait = state.settled ? 0 : drawn + REST - performance.now()
+    if (wait > 0) timer ||= setTimeout(drawRest, wait)
+    else drawRest()
+  }
+
+  function drawRest() {
+    clearTimeout(timer)
+    const names = late
+    late = new Set()
+    timer = 0
+    drawn = performance.now()
     losses.draw(names)
-    if (names.size > 1 || !names.has("local")) {
-      trail.draw(names)
-      actions.draw(names)
-      const { text, problem: wrong } = state.get("message") ?? {}
-      put(problem, wrong ? `▲ ${wrong}` : "")
-      put(message, text ?? "")
-      const { name, images, made, version, path } = state.get("network")
-      put(about, [name, images, version ? `weights: ${made}` : "", path ? `saved in ${path}` : ""]
-        .filter(Boolean).join(" · "))
-    }
+    trail.draw(names)
+    actions.draw(names)
+    const { text, problem: wrong } = state.get("message") ?? {}
+    put(problem, wrong ? `▲ ${wrong}` : "")
+    put(message, text ?? "")
+    const { name, images, made, version, path } = state.get("network")
+    put(about, [name, images, version ? `weights: ${made}` : "", path ? `saved in ${path}` : ""]
+      .filter(Boolean).join(" · "))
   }
 
   const again = () => ["network", "now", "attempts", "losses", "first", "progress", "theme"].forEach(n => state.touch(n))
@@ -105,6 +121,7 @@ export function render({ model, el }) {
   theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "class"] })
   return () => {
     state.close()
+    clearTimeout(timer)
     sizes.disconnect()
     theme.disconnect()
     dark.removeEventListener("change", again)
