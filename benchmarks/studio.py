@@ -269,7 +269,7 @@ def dragged(page, layer: str, *, settle: bool = True) -> dict:
     )
     # A page that is too slow makes the browser wait with the next step: count by the clock.
     (_, first), qualities = found["frames"][0], {quality for quality, _ in found["frames"]}
-    in_time = {q for q, at in found["frames"] if at < first + 1000 * STEPS * PACE}
+    in_time = [at for _, at in found["frames"] if at < first + 1000 * STEPS * PACE]
     # Numbers that stand still while the line moves would be quick, and wrong.
     assert len(set(found["shown"])) > 0.8 * len(qualities), "the numbers did not follow the line"
     assert len(found["moves"]) >= STEPS, f"{len(found['moves'])} moves of {STEPS} were painted"

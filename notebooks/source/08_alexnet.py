@@ -492,7 +492,7 @@ print(*(f"{name:22} {change}" for name, change in changes.items()), sep="\n")
 # - **A** The pruned network differs from the dense one it came from by so many points: that is what
 #   pruning does.
 # - **B** With nine times fewer parameters AlexNet loses no more than this on ImageNet.
-# - **C** Whoever trains, prunes and retrains this network again will find a change within the
+# - **C** If the network is trained, pruned and retrained again, the change lies within the
 #   interval.
 # - **D** For this pruned network, on images like these test images, the change from its control
 #   lies in the interval, as far as such intervals hold.

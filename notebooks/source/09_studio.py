@@ -337,7 +337,7 @@ print("as many weights, but for rounding:", abs(studio.mask.kept - sum(kept.valu
 #
 # @task 09.repair
 #
-# Somebody has chosen these densities, and **one** of them costs nearly all that is lost. Which?
+# Of the densities below, **one** costs nearly all of the accuracy that is lost. Which?
 # Build the plan in the studio, and change one layer at a time.
 
 # %%

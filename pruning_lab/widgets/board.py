@@ -152,8 +152,11 @@ class Board:
         """What follows a request at once."""
         values, history = {"now": state.now(self.studio)}, self.studio.history
         # A drag changes the last attempt with each step: that is told when it is measured.
-        listed = [(a.name, a.line, a.accuracy) for a in history.attempts]
-        if self._made.get("attempts") != listed:
+        told, listed = self._made.get("attempts", {}), {}
+        for a in history.attempts:
+            known = a.accuracy or told.get(a.number, [None])[-1]
+            listed[a.number] = a.name, a.line, known
+        if told != listed:
             self._made["attempts"] = listed
             values["attempts"] = state.attempts(self.studio)
         return values

@@ -35,7 +35,7 @@ class StudioPanel(anywidget.AnyWidget):
     progress, message, handled = _dict(), _dict(), _dict()
     counts, pictures, first_values = _bytes(), _bytes(), _bytes()
     attempts = traitlets.List(help=_HELP).tag(sync=True)
-    requests = _dict()  # of the page
+    requests = _dict().tag(echo_update=False)  # of the page, which knows them
 
     studio: Studio | None = None  # a refused panel, which is closed too, never got one
 

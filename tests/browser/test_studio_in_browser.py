@@ -22,6 +22,15 @@ WATCH = """() => {
 }"""
 
 
+DRAG = """async ([x, y, steps, pause]) => {  // by the page itself: a test that waits would rest
+    const big = document.querySelector('.pl-big'), made = {bubbles: true, clientY: y, pointerId: 1};
+    for (let step = 1; step <= steps; step++) {
+        big.dispatchEvent(new PointerEvent('pointermove', {...made, clientX: x + step}));
+        await new Promise(done => setTimeout(done, pause));
+    }
+}"""
+
+
 class View:
     """What a user does in the view, and sees."""
 
@@ -165,6 +174,45 @@ def test_a_drag_shows_at_once_what_stays_and_then_what_the_studio_says(view, ora
     check(view, oracle)
     assert len(view.attempts) == before + 1  # one drag, one attempt
     assert view.page.url.endswith(f"#fc1={quality:g}")
+
+
+FRAMES = """() => new Promise(done => {
+    const request = window.requestAnimationFrame;
+    let frames = 0;
+    window.requestAnimationFrame = draw => { frames++; return request(draw) };
+    setTimeout(() => { window.requestAnimationFrame = request; done(frames) }, 700);
+})"""
+
+
+def test_a_page_that_nobody_touches_draws_nothing(view):
+    for width in (1440, 1000):
+        view.page.set_viewport_size({"width": width, "height": 900})
+        view.page.wait_for_timeout(500)
+        assert view.page.evaluate(FRAMES) == 0
+
+
+def test_a_drag_asks_the_kernel_some_times_a_second_and_at_its_end_at_once(view, new_page, served):
+    sent = []
+    page = new_page()
+    page.context.add_cookies(view.page.context.cookies())
+    page.on("websocket", lambda socket: socket.on("framesent", lambda _: sent.append(time.time())))
+    page.goto(served[0])
+    other = View(page)
+    other.settled()
+    other.select("conv2")
+    box = page.locator(".pl-big").bounding_box()
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 30, y)
+    page.mouse.down()
+    page.evaluate(DRAG, [box["x"] + 30, y, 90, 10])
+    during = len(sent)
+    page.mouse.move(box["x"] + 200, y)
+    page.mouse.up()
+    other.settled()
+    assert 2 <= during <= 9  # of 90 moves in 0.9 seconds or more
+    assert f"conv2={other.quality:g}" in page.url
+    assert len(sent) > during
+    page.close()
 
 
 def test_keys_typed_numbers_and_densities(view, oracle):

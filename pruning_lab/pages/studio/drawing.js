@@ -6,9 +6,33 @@ export function palette(element) {
   return Object.fromEntries(names.map(name => [name, style.getPropertyValue(`--pl-${name}`).trim()]))
 }
 
+// Sizes in CSS pixels. To ask a canvas for its size costs a layout, so it is asked once, and then tells
+// when it changes, by an event that rises to the view.
+const sizes = new WeakMap()
+let resizes // made with the first one: node, where the pure part is tested, has none
+
+function resized(entries) {
+  for (const { target } of entries) {
+    const { width, height } = sizes.get(target), now = noted(target)
+    if (now.width !== width || now.height !== height) target.dispatchEvent(new Event("pl-resize", { bubbles: true }))
+  }
+}
+
+function noted(canvas) {
+  sizes.set(canvas, { width: canvas.clientWidth, height: canvas.clientHeight })
+  return sizes.get(canvas)
+}
+
+export function sizeOf(canvas) {
+  if (sizes.has(canvas)) return sizes.get(canvas)
+  resizes ??= new ResizeObserver(resized)
+  resizes.observe(canvas)
+  return noted(canvas)
+}
+
 // A context in CSS pixels, cleared, as sharp as the screen.
 export function prepared(canvas) {
-  const { clientWidth: width, clientHeight: height } = canvas
+  const { width, height } = sizeOf(canvas)
   const ratio = window.devicePixelRatio || 1
   if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
     canvas.width = Math.round(width * ratio)

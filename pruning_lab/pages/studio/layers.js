@@ -1,6 +1,6 @@
 // The layers as rows, and the large picture of the selected one: thresholds to drag.
 
-import { drawBars, drawLine, drawText, drawThreshold, palette, prepared } from "./drawing.js"
+import { drawBars, drawLine, drawText, drawThreshold, palette, prepared, sizeOf } from "./drawing.js"
 import { button, h, put, s } from "./elements.js"
 import { clamp, count, histogram, keptAt, onCurve, percent, reach } from "./numbers.js"
 
@@ -38,6 +38,7 @@ function draggable(canvas, state, place, scale, moved) {
   canvas.addEventListener("pointermove", event => {
     if (canvas.hasPointerCapture(event.pointerId)) moved(place(), quality(event), false)
   })
+  canvas.addEventListener("lostpointercapture", () => state.endDrag())
   canvas.addEventListener("focus", () => state.touch("selected"))
   canvas.addEventListener("blur", () => {
     canvas.classList.remove("pl-by-pointer")
@@ -81,7 +82,7 @@ export class Layers {
       title: "density: the percentage of this layer's weights that stay",
       onchange: () => this.typed("density", 0.01) })
     this.title = h("b", { class: "pl-title" })
-    this.facts = h("span", { class: "pl-faint" })
+    this.facts = h("span", { class: "pl-faint", title: "weights kept" })
     this.big = canvasSlider("pl-big")
     draggable(this.big, state, () => state.selected, () => this.scale(), this.moved)
     const reset = button("↺", "keep all weights of this layer", () => {
@@ -137,12 +138,12 @@ export class Layers {
         mini: canvasSlider("pl-mini"),
         density: h("b", { class: "pl-row-density" }),
         kept: h("span", { class: "pl-row-kept pl-faint" }),
-        spark: h("canvas", { class: "pl-spark", title: "accuracy when this layer alone is pruned" }),
+        spark: h("canvas", { class: "pl-spark", hidden: true, title: "accuracy when this layer alone is pruned" }),
         shackle: s("path", { fill: "none", "stroke-width": 2 }),
       }
       parts.lock = h("button", { type: "button", class: "pl-lock", onclick: () => state.ask({
         do: "lock", layer: layer.name, locked: !state.row(place).locked }) }, padlock(parts.shackle))
-      const mini = () => ({ left: INSET, right: parts.mini.clientWidth - INSET, end: this.bars(place, MINI).end })
+      const mini = () => ({ left: INSET, right: sizeOf(parts.mini).width - INSET, end: this.bars(place, MINI).end })
       draggable(parts.mini, state, () => place, mini, this.moved)
       const numbers = h("span", { class: "pl-row-numbers" }, parts.density, parts.kept)
       parts.element = h("div", { class: "pl-row", "data-layer": layer.name }, parts.name, parts.mini,
@@ -193,6 +194,7 @@ export class Layers {
     parts.element.classList.toggle("pl-chosen", chosen)
     parts.element.classList.toggle("pl-locked", row.locked)
     parts.mini.dataset.quality = state.quality(place)
+    parts.spark.hidden = !state.get("curves")?.[layer.name] // before the row is measured
     describe(parts.mini, state, place)
     const { context, width, height } = prepared(parts.mini), { columns, end } = this.bars(place, MINI)
     const x = INSET + ((width - 2 * INSET) * clamp(state.quality(place), 0, end)) / end
@@ -204,7 +206,6 @@ export class Layers {
 
   drawSpark(canvas, layer, density) {
     const curve = this.state.get("curves")?.[layer.name]
-    canvas.hidden = !curve
     if (!curve) return
     const { context, width, height } = prepared(canvas)
     const least = Math.log(Math.min(0.5, curve[curve.length - 1][0]))
@@ -225,14 +226,14 @@ export class Layers {
 
   scale() {
     const { end } = this.bars(this.state.selected, BIG)
-    return { left: MARGIN.left, right: this.big.clientWidth - MARGIN.right, end }
+    return { left: MARGIN.left, right: sizeOf(this.big).width - MARGIN.right, end }
   }
 
   drawBig() {
     const { state, colours } = this, place = state.selected, layer = state.layers[place]
     const row = state.row(place), quality = state.quality(place), density = row.kept / layer.weights
     put(this.title, layer.name)
-    put(this.facts, `${count(row.kept)} of ${count(layer.weights)} weights kept`)
+    put(this.facts, `${count(row.kept)} of ${count(layer.weights)}`)
     if (document.activeElement !== this.quality) this.quality.value = Number(quality.toFixed(3))
     if (document.activeElement !== this.density) this.density.value = Number((100 * density).toPrecision(3))
     describe(this.big, state, place)

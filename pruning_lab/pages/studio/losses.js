@@ -2,7 +2,7 @@
 
 import { drawFilters, drawPixelMap, drawPixels, drawText, palette, prepared } from "./drawing.js"
 import { h, put, s } from "./elements.js"
-import { clamp, percent, points } from "./numbers.js"
+import { clamp, count, percent, points } from "./numbers.js"
 
 const LEAST = 1e-3 // density at which a block of the network is empty
 
@@ -17,7 +17,8 @@ export class Losses {
   constructor(state) {
     this.state = state
     this.lostTitle = h("b")
-    this.lost = h("div", { class: "pl-lost", role: "list" })
+    this.lost = h("canvas", { class: "pl-lost", role: "img", onpointermove: event => this.name(event) })
+    this.tile = h("canvas")
     this.classes = s("svg", { class: "pl-classes", role: "img",
       "aria-label": "change of accuracy for each class, in points" })
     this.firstTitle = h("b")
@@ -35,31 +36,43 @@ export class Losses {
 
   draw(names) {
     const { colours } = this
-    if (names.has("losses") || names.has("pictures")) {
-      this.drawLost()
-      this.drawClasses()
-    }
+    const changed = names.has("losses") || names.has("pictures")
+    if (changed || names.has("theme")) this.drawLost(colours)
+    if (changed) this.drawClasses()
     if (names.has("first") || names.has("first_values") || names.has("theme")) this.drawFirst(colours)
   }
 
-  drawLost() {
+  // All on one canvas: a drag changes them often, and each canvas of its own costs a frame a millisecond.
+  drawLost(colours) {
     const losses = this.state.get("losses") ?? {}, bytes = this.state.get("pictures")
-    const shown = losses.shown ?? []
-    const title = losses.n ? `${losses.lost} images lost, ${losses.won} won of ${losses.n.toLocaleString("en-US")}`
+    const title = losses.n ? `${losses.lost} images lost, ${losses.won} won of ${count(losses.n)}`
       : "Images lost"
     put(this.lostTitle, title)
     this.lost.classList.toggle("pl-waiting", losses.final === false)
-    const looks = JSON.stringify([shown, losses.side, bytes?.byteLength])
-    if (this.looks === looks) return
-    this.looks = looks
-    if (!bytes || !losses.side) return this.lost.replaceChildren()
-    const size = losses.side.reduce((product, side) => product * side, 1)
-    this.lost.replaceChildren(...shown.filter((_, i) => (i + 1) * size <= bytes.byteLength).map((one, i) => {
-      const canvas = h("canvas", { "aria-label": `image ${one.index}` })
-      drawPixels(canvas, new Uint8Array(bytes.buffer, bytes.byteOffset + i * size, size), losses.side)
-      return h("figure", { role: "listitem", title: `image ${one.index}: label ${one.label}` }, canvas,
-        h("figcaption", {}, `${one.before} → ${one.after}`))
-    }))
+    const { context, width, height } = prepared(this.lost)
+    const side = height > 200 ? 62 : 42, wide = side + 6, high = side + 19
+    const across = Math.max(1, Math.floor((width + 6) / wide)), down = Math.floor((height + 4) / high)
+    const [h, w, channels] = losses.side ?? [0, 0, 1], size = h * w * channels, scale = side / Math.max(h, w)
+    const there = size ? Math.floor((bytes?.byteLength ?? 0) / size) : 0
+    const shown = (losses.shown ?? []).slice(0, Math.min(there, across * down))
+    this.tiles = { wide, high, across, shown }
+    context.imageSmoothingEnabled = scale < 1
+    context.strokeStyle = colours.line
+    shown.forEach(({ before, after }, i) => {
+      const x = (i % across) * wide, y = Math.floor(i / across) * high
+      drawPixels(this.tile, new Uint8Array(bytes.buffer, bytes.byteOffset + i * size, size), losses.side)
+      context.drawImage(this.tile, x, y, scale * w, scale * h)
+      context.strokeRect(x + 0.5, y + 0.5, scale * w - 1, scale * h - 1)
+      drawText(context, `${before} → ${after}`, x + side / 2, y + side + 13, colours.ink, { align: "center", size: 11 })
+    })
+    const says = shown.map(({ index, before, after }) => `image ${index}: ${before} → ${after}`).join(", ")
+    this.lost.setAttribute("aria-label", says || "no image lost")
+  }
+
+  name({ offsetX, offsetY }) {
+    const { wide, high, across, shown } = this.tiles, column = Math.floor(offsetX / wide)
+    const one = column < across ? shown[Math.floor(offsetY / high) * across + column] : undefined
+    this.lost.title = one ? `image ${one.index}: label ${one.label}` : ""
   }
 
   drawClasses() {

@@ -91,7 +91,8 @@ export function onCurve(curve, density) {
 // ------------------------------------------------------------------------------------- text
 
 export const percent = x => `${(100 * x).toFixed(x > 0 && x < 0.00995 ? 2 : 1)}%`
-export const count = n => Math.round(n).toLocaleString("en-US")
+const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 }) // made once: it is slow to make
+export const count = n => whole.format(n)
 
 export function size(n, unit) {
   const prefixes = ["", "k", "M", "G", "T"]

@@ -85,7 +85,7 @@ class Model {
   }
 }
 
-// The address holds the settings, so that it can be kept, or sent to somebody: what it held when the
+// The address holds the settings, so that it can be kept, or sent to others: what it held when the
 // page was opened is asked for once.
 class Address {
   constructor(model) {

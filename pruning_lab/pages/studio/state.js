@@ -1,10 +1,11 @@
 // What the view shows: the kernel's traits, and thresholds that were moved but not carried out yet.
 
-import { bytesAt, decodeCounts, keptAt, onGrid, qualityKeeping, totals } from "./numbers.js"
+import { bytesAt, clamp, decodeCounts, keptAt, onGrid, qualityKeeping, totals } from "./numbers.js"
 import { Requests } from "./requests.js"
 
 const TRAITS = ["network", "counts", "curves", "now", "attempts", "losses", "pictures", "first",
   "first_values", "progress", "message", "handled"]
+const STILL = 50, OFTEN = 300 // ms until the kernel is told a threshold that rests; that moves, at most
 const SAME_DRAG = 1000 // ms between two key presses that are one attempt
 
 export class State {
@@ -15,6 +16,8 @@ export class State {
     this.names = new Set()
     this.local = new Map() // place of a layer -> the quality that the user has moved it to
     this.next = null // a request that waits until the one before is carried out
+    this.due = 0 // when to send it, if that one was carried out by then
+    this.told = 0 // when the last one was sent
     this.drag = { id: 0, at: 0 }
     this.selected = null // the place of the layer in the large picture
     const view = Math.random().toString(36).slice(2, 10)
@@ -30,6 +33,7 @@ export class State {
   close() {
     for (const [event, listener] of this.listeners) this.model.off(event, listener)
     cancelAnimationFrame(this.frame)
+    clearTimeout(this.timer)
   }
 
   get = name => this.model.get(name)
@@ -112,6 +116,12 @@ export class State {
     return Number.isFinite(quality) ? quality : qualityKeeping(layer, this.countsOf(place), kept)
   }
 
+  // Where a drag ends is told at once.
+  endDrag() {
+    this.due = 0
+    this.flush()
+  }
+
   move(places, quality) {
     const free = places.filter(place => !this.get("now").layers[place].locked)
     if (!free.length) return
@@ -122,6 +132,8 @@ export class State {
       layers[this.layers[place].name] = own
     }
     if (!this.busy) this.next = { do: "set", kind: "quality", layers, drag: this.drag.id }
+    const now = performance.now()
+    this.due = clamp(this.told + OFTEN, now, now + STILL)
     this.flush()
     this.touch("local")
   }
@@ -133,11 +145,16 @@ export class State {
   }
 
   flush() {
-    if (this.next && !this.requests.waiting) {
-      const next = this.next
-      this.next = null
-      this.requests.ask(next)
+    clearTimeout(this.timer)
+    if (!this.next || this.requests.waiting) return
+    const { next, due } = this, now = performance.now()
+    if (now < due) {
+      this.timer = setTimeout(() => this.flush(), due - now)
+      return
     }
+    this.next = null
+    this.told = now
+    this.requests.ask(next)
   }
 
   ask(request) {

@@ -10,7 +10,7 @@ import { Trail } from "./trail.js"
 
 const REST = 150 // ms between two drawings of attempts and losses while a threshold moves
 
-// The numbers one looks at first. What waits for the kernel keeps its last value, and looks so.
+// The numbers one looks at first. What waits for the kernel is the last that it measured, and looks so.
 class Headline {
   constructor() {
     const cell = (name, title) => {
@@ -50,7 +50,7 @@ class Headline {
     const { accuracy, drop } = now
     const is = !state.settled || !accuracy ? "waiting" : now.final ? "final" : "estimate"
     for (const name of ["accuracy", "change"]) this.cells[name].value.dataset.state = is
-    if (accuracy && state.settled) {
+    if (accuracy) {
       const between = `${percent(accuracy.low)} to ${percent(accuracy.high)}, ${count(accuracy.n)} images`
       show("accuracy", `${is === "estimate" ? "~" : ""}${(100 * accuracy.value).toFixed(2)}%`, between)
       if (drop) show("change", points(drop.value), `${points(drop.high)} to ${points(drop.low)}`)
@@ -112,9 +112,10 @@ export function render({ model, el }) {
       .filter(Boolean).join(" · "))
   }
 
-  const again = () => ["network", "now", "attempts", "losses", "first", "progress", "theme"].forEach(n => state.touch(n))
+  const again = () => state.touch("theme") // everything is drawn, nothing is built
   const sizes = new ResizeObserver(again) // canvases are as large as their boxes
   sizes.observe(root)
+  root.addEventListener("pl-resize", again)
   const dark = window.matchMedia("(prefers-color-scheme: dark)")
   dark.addEventListener("change", again)
   const theme = new MutationObserver(again) // of JupyterLab, which says it on its body
