@@ -13,6 +13,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["OMP_NUM_THREADS"] = "1"  # of what is started, too: two tests run at a time
 
 import hypothesis
 import numpy as np
@@ -146,15 +147,11 @@ WORKER = Path(__file__).parent / "distributed_worker.py"
 LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
-def _environment(**more: str) -> dict:
-    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
-
-
 def _launched(folder: Path, task: str, **environment: str) -> subprocess.CompletedProcess:
     """By torch's own launcher, which ends the other process where one dies."""
     command = [sys.executable, *LAUNCHER, WORKER, folder, task]
     options = {"capture_output": True, "text": True, "timeout": 240}
-    return subprocess.run(command, env=_environment(**environment), **options)
+    return subprocess.run(command, env=os.environ | environment, **options)
 
 
 def _unwatched(folder: Path, task: str) -> list[tuple[int, bytes]]:
@@ -162,10 +159,10 @@ def _unwatched(folder: Path, task: str) -> list[tuple[int, bytes]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    there = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     command = [sys.executable, WORKER, folder, task]
     running = [
-        subprocess.Popen(command, env=_environment(**there, RANK=str(rank)), stderr=subprocess.PIPE)
+        subprocess.Popen(command, env=there | {"RANK": str(rank)}, stderr=subprocess.PIPE)
         for rank in range(2)
     ]
     errors = [process.communicate(timeout=120)[1] for process in running]

@@ -40,7 +40,6 @@ def lab(*words, cwd):
         check=True,
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=300,
     )
 
@@ -135,8 +134,7 @@ def test_the_report_is_one_file_that_asks_nothing_of_the_network(finished):
 def test_a_killed_run_resumed_ends_as_an_uninterrupted_one(finished, tmp_path, monkeypatch, capsys):
     folder, _ = finished
     words = [sys.executable, "-m", "pruning_lab", "run", "--data", "mnist-5k", "--out", "killed"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL)
     waiting = tmp_path / "killed" / "checkpoints" / "round-2.safetensors"
     deadline = time.monotonic() + 240
     while not waiting.exists() and child.poll() is None and time.monotonic() < deadline:

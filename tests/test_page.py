@@ -281,7 +281,6 @@ def opened(tmp_path):
         process = subprocess.Popen(
             [*command, "--no-browser", "--json"],
             cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -408,6 +408,27 @@ def _spread(spread: dict) -> str:
     return "{value:.2f} ({low:.2f} to {high:.2f})".format(**spread)
 
 
+def studio() -> str:
+    """What the studio's user waits for; of several layers the least and the largest."""
+    found: dict[tuple, list[dict]] = {}
+    for row in files.load_json(ROOT / "results" / "studio.json")["rows"]:
+        found.setdefault((row["network"], row["on"], row["what"]), []).append(row)
+    rows = []
+    for (network, on, what), layers in found.items():
+        medians = [row["median"] for row in layers]
+        low, high = _digits(min(medians)), _digits(max(medians))
+        if "frames" in what:
+            worst = min(row["least"] for row in layers)
+        else:
+            worst = max(row["p95"] for row in layers)
+        between = low if low == high else f"{low} to {high}"
+        times = sum(row["times"] for row in layers)
+        about = (layers[0]["unit"], between, _digits(worst), times, layers[0]["bar"])
+        rows.append((network, on, what, *about))
+    headers = ("network", "on", "what", "unit", "median", "p95; frames: least", "times", "wanted")
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
 def sparse_products() -> str:
     """Products with sparse weights, as multiples of the dense one."""
     rows = files.load_json(ROOT / "results" / "sparse.json")["products"]
@@ -513,7 +534,7 @@ TABLES = {
 TABLES |= {"photos": photos, "gpu": gpu, "table_6": table_6, "naive_cut": naive_cut}
 TABLES |= {"published": published}
 _FILES = {saliencies: "saliencies", deletions: "saliencies", techniques: "techniques"}
-_FILES |= {tried: "tried", contrast: "contrast"}
+_FILES |= {tried: "tried", contrast: "contrast", studio: "studio"}
 _FILES |= dict.fromkeys((sparse_products, sparse_networks), "sparse")
 _FILES |= dict.fromkeys((storage, packed, values), "storage")
 for table, name in {**_FILES, figure_5: "figure-5"}.items():  # which benchmarks/ write

@@ -340,12 +340,13 @@ print("change:     ", lab.evaluation.drop(dense, at_once))
 # %% [markdown]
 # Now step by step, down to the same densities: twice the fully connected layers and then the
 # convolutions, and in a fifth round all layers are retrained together. (That round cuts nothing.)
-# The size `quick` retrains for few epochs, on half of the images, at a third of the learning rate.
+# The size `quick` retrains for few epochs, on a quarter of the images, at a third of the learning
+# rate.
 
 # %%
 images = splits
 if SIZE == "quick":
-    images = replace(splits, train=splits.train.head(splits.train.n // 2))
+    images = replace(splits, train=splits.train.head(splits.train.n // 4))
     few = zip(recipe.retrain, (1, 1, 1, 1, 2), strict=True)
     few = tuple(replace(one, epochs=n, lr=0.005) for one, n in few)
     recipe = replace(recipe, retrain=few)
