@@ -19,9 +19,11 @@ export function s(tag, attributes = {}, ...children) {
   return element
 }
 
-// Set only what is other than it is: writing the same text again would cost a layout.
+// Set only what is other than it is: writing the same text again would cost a layout, a new node more.
 export function put(element, text) {
-  if (element.textContent !== text) element.textContent = text
+  const { firstChild: node } = element
+  if (!node) element.textContent = text
+  else if (node.data !== text) node.data = text
 }
 
 export const button = (text, title, onclick, name = "") =>

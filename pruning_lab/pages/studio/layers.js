@@ -187,21 +187,34 @@ export class Layers {
     this.drawn[place] = looks
     put(parts.density, percent(density))
     put(parts.kept, count(row.kept))
-    parts.shackle.setAttribute("d", row.locked ? CLOSED : OPEN)
-    parts.lock.title = row.locked ? `${layer.name} is locked: free it` : `leave ${layer.name} as it is`
-    parts.lock.setAttribute("aria-pressed", row.locked)
-    parts.lock.setAttribute("aria-label", `lock ${layer.name}`)
     parts.element.classList.toggle("pl-chosen", chosen)
     parts.element.classList.toggle("pl-locked", row.locked)
     parts.mini.dataset.quality = state.quality(place)
     parts.spark.hidden = !state.get("curves")?.[layer.name] // before the row is measured
-    describe(parts.mini, state, place)
     const { context, width, height } = prepared(parts.mini), { columns, end } = this.bars(place, MINI)
     const x = INSET + ((width - 2 * INSET) * clamp(state.quality(place), 0, end)) / end
     drawBars(context, columns, { x: INSET, y: 7, width: width - 2 * INSET, height: height - 9, cut: x,
       colours: this.colours, hatch: false })
     drawThreshold(context, x, 7, height - 2, this.colours, focused)
     this.drawSpark(parts.spark, layer, density)
+  }
+
+  // Locks, fields, and what screen readers are told: an element that changes costs more than a canvas.
+  drawRest() {
+    const { state } = this, place = state.selected, layer = state.layers[place]
+    state.layers.forEach(({ name }, i) => {
+      const { mini, lock, shackle } = this.rows[i], { locked } = state.row(i)
+      describe(mini, state, i)
+      shackle.setAttribute("d", locked ? CLOSED : OPEN)
+      lock.title = locked ? `${name} is locked: free it` : `leave ${name} as it is`
+      lock.setAttribute("aria-pressed", locked)
+      lock.setAttribute("aria-label", `lock ${name}`)
+    })
+    describe(this.big, state, place)
+    const { kept } = state.row(place), quality = Number(state.quality(place).toFixed(3))
+    put(this.facts, `${count(kept)} of ${count(layer.weights)}`)
+    if (document.activeElement !== this.quality) this.quality.value = quality
+    if (document.activeElement !== this.density) this.density.value = Number((100 * kept / layer.weights).toPrecision(3))
   }
 
   drawSpark(canvas, layer, density) {
@@ -233,10 +246,6 @@ export class Layers {
     const { state, colours } = this, place = state.selected, layer = state.layers[place]
     const row = state.row(place), quality = state.quality(place), density = row.kept / layer.weights
     put(this.title, layer.name)
-    put(this.facts, `${count(row.kept)} of ${count(layer.weights)}`)
-    if (document.activeElement !== this.quality) this.quality.value = Number(quality.toFixed(3))
-    if (document.activeElement !== this.density) this.density.value = Number((100 * density).toPrecision(3))
-    describe(this.big, state, place)
     const { context, width, height } = prepared(this.big)
     const { columns, end } = this.bars(place, BIG), { left, right } = this.scale()
     const curve = state.get("curves")?.[layer.name]

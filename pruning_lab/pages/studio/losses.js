@@ -39,6 +39,9 @@ export class Losses {
     const changed = names.has("losses") || names.has("pictures")
     if (changed || names.has("theme")) this.drawLost(colours)
     if (changed) this.drawClasses()
+    const { layers, rows } = this.state
+    this.network.setAttribute("aria-label", layers.map((layer, i) =>
+      `${layer.name} ${percent(rows[i].kept / layer.weights)}`).join(", "))
     if (names.has("first") || names.has("first_values") || names.has("theme")) this.drawFirst(colours)
   }
 
@@ -144,7 +147,5 @@ export class Losses {
       }
       x += wide[i] + gap
     })
-    this.network.setAttribute("aria-label", layers.map((layer, i) =>
-      `${layer.name} ${percent(rows[i].kept / layer.weights)}`).join(", "))
   }
 }

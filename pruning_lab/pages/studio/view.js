@@ -84,7 +84,7 @@ export function render({ model, el }) {
 
   let late = new Set(), drawn = 0, timer = 0
 
-  // What the threshold moves is drawn with every frame; attempts and losses wait for a drag.
+  // What the threshold moves is drawn with every frame; the rest waits while it moves.
   function draw(names) {
     headline.draw(state)
     layers.draw(names)
@@ -101,6 +101,7 @@ export function render({ model, el }) {
     late = new Set()
     timer = 0
     drawn = performance.now()
+    layers.drawRest()
     losses.draw(names)
     trail.draw(names)
     actions.draw(names)
