@@ -161,6 +161,7 @@ class DrawCurve(Guess):
         ax.plot(self.x, self.value, "o--", color=plots.INK, clip_on=False)
         ax.set_ylim(self.low, self.high)
         ax.set_title("your guess", fontsize="medium")
+        ax.set_ylabel(exercises.EXERCISES[self.id].guess.unit)
         ax.spines[["top", "right"]].set_visible(False)
         self.picture.value = plots.png(ax.figure)
 

@@ -4,13 +4,12 @@ import anywidget
 import traitlets
 
 from pruning_lab import plots
-from pruning_lab.evaluation import Accuracy, Drop
-from pruning_lab.masks import Mask
 from pruning_lab.studio import Studio
 from pruning_lab.widgets.board import Board
 from pruning_lab.widgets.drawing import for_pages
 from pruning_lab.widgets.figures import TrailFilm, WeightsFilm
 from pruning_lab.widgets.script import script, style
+from pruning_lab.widgets.studio_view import OfStudio
 from pruning_lab.widgets.tables import STYLE, attempts_table, headline, table
 
 _HELP = "For the page; `widgets.state` and `widgets.board` say what it holds."
@@ -24,7 +23,7 @@ def _bytes() -> traitlets.Bytes:
     return traitlets.Bytes(help=_HELP).tag(sync=True)
 
 
-class StudioPanel(anywidget.AnyWidget):
+class StudioPanel(OfStudio, anywidget.AnyWidget):
     """All of a studio in one view: weights and thresholds, accuracy, losses, attempts that stay.
 
     Whatever a user does in it is a call of `panel.studio`, and a cell may do the same: the panel
@@ -36,8 +35,6 @@ class StudioPanel(anywidget.AnyWidget):
     counts, pictures, first_values = _bytes(), _bytes(), _bytes()
     attempts = traitlets.List(help=_HELP).tag(sync=True)
     requests = _dict().tag(echo_update=False)  # of the page, which knows them
-
-    studio: Studio | None = None  # a refused panel, which is closed too, never got one
 
     def __init__(self, studio: Studio):
         self._board = Board(studio)
@@ -70,26 +67,6 @@ class StudioPanel(anywidget.AnyWidget):
     def layer(self, name: str) -> None:
         self.studio.layer(name)  # raises for an unknown one
         self._layer = name
-
-    @property
-    def mask(self) -> Mask:
-        """What stays, ready to apply or to train with."""
-        return self.studio.mask
-
-    @property
-    def accuracy(self) -> Accuracy | None:
-        """On all images; None until it has been measured."""
-        return self.studio.attempt.accuracy
-
-    @property
-    def drop(self) -> Drop | None:
-        """Accuracy lost compared with the network as it came; None until it has been measured."""
-        return self.studio.attempt.drop
-
-    def settle(self, timeout: float | None = None) -> "StudioPanel":
-        """Wait until the latest state is measured and shown; raises what went wrong on the way."""
-        self.studio.settle(timeout)
-        return self
 
     def close(self) -> None:
         """End the studio's thread, and take the panel off the page."""

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from ipywidgets import HTML, FloatSlider, Image, VBox, Widget
 
@@ -15,13 +16,37 @@ from pruning_lab.widgets.drawing import WIDTH, for_pages
 from pruning_lab.widgets.tables import STYLE, alert, headline
 
 
-class StudioView(VBox):
+class OfStudio:
+    """What a cell may ask of any view of a studio."""
+
+    studio: Studio | None = None  # a refused panel, which is closed too, never got one
+
+    @property
+    def mask(self) -> Mask:
+        """What stays, ready to apply or to train with."""
+        return self.studio.mask
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """On all images; None until it has been measured."""
+        return self.studio.attempt.accuracy
+
+    @property
+    def drop(self) -> Drop | None:
+        """Accuracy lost compared with the network as it came; None until it has been measured."""
+        return self.studio.attempt.drop
+
+    def settle(self, timeout: float | None = None) -> Self:
+        """Wait until the latest state is measured and shown; raises what went wrong on the way."""
+        self.studio.settle(timeout)
+        return self
+
+
+class StudioView(OfStudio, VBox):
     """A view of a studio. What a user moves is a call of `studio`; a cell may call it too.
 
     A subclass arranges the parts as `children`, calls `start`, and has `draw() -> bytes`, a PNG.
     """
-
-    studio: Studio | None = None  # a refused panel, which is closed too, never got one
 
     def __init__(self, studio: Studio, css: str, words: str):
         """`words` say what the picture shows."""
@@ -43,28 +68,6 @@ class StudioView(VBox):
         for event in (Moved, Measured, Progress, Failed):
             self.studio.on(event, self.follow)
         self.studio.refresh()
-
-    # ------------------------------------------------------------------------------ for a cell
-
-    @property
-    def mask(self) -> Mask:
-        """What stays, ready to apply or to train with."""
-        return self.studio.mask
-
-    @property
-    def accuracy(self) -> Accuracy | None:
-        """On all images; None until it has been measured."""
-        return self.studio.attempt.accuracy
-
-    @property
-    def drop(self) -> Drop | None:
-        """Accuracy lost compared with the network as it came; None until it has been measured."""
-        return self.studio.attempt.drop
-
-    def settle(self, timeout: float | None = None) -> "StudioView":
-        """Wait until the latest state is measured and drawn; raises what went wrong on the way."""
-        self.studio.settle(timeout)
-        return self
 
     def close(self) -> None:
         """End the studio's thread, and take the panel off the page."""
