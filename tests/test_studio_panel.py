@@ -320,6 +320,19 @@ def test_requests_are_carried_out_once_and_in_order(panel, page):
     assert other.problem == ""
 
 
+def test_the_attempt_that_a_drag_changes_keeps_its_accuracy_until_it_is_measured_anew(panel, page):
+    page.set(drag=True, fc1=0.05)
+    panel.settle(60)
+    told = []
+    panel.observe(lambda change: told.append(change["new"]), "attempts")
+    for step in range(2, 12):
+        page.set(drag=True, fc1=round(step * 0.05, 2))
+    panel.settle(60)
+    assert told
+    assert all(attempt["accuracy"] for attempts in told for attempt in attempts)
+    assert panel.attempts[-1]["density"] == panel.studio.attempt.density
+
+
 def test_a_drag_is_one_attempt_and_the_last_request_wins(panel, page, toy, split):
     """Fifty steps, while the thread is kept from working on the first."""
     began, go = threading.Event(), threading.Event()
