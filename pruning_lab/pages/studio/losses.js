@@ -55,7 +55,8 @@ export class Losses {
     const { context, width, height } = prepared(this.lost)
     const side = height > 200 ? 62 : 42, wide = side + 6, high = side + 19
     const across = Math.max(1, Math.floor((width + 6) / wide)), down = Math.floor((height + 4) / high)
-    const [h, w, channels] = losses.side ?? [0, 0, 1], size = h * w * channels, scale = side / Math.max(h, w)
+    const [tall, broad, channels] = losses.side ?? [0, 0, 1], size = tall * broad * channels
+    const scale = side / Math.max(tall, broad)
     const there = size ? Math.floor((bytes?.byteLength ?? 0) / size) : 0
     const shown = (losses.shown ?? []).slice(0, Math.min(there, across * down))
     this.tiles = { wide, high, across, shown }
@@ -64,8 +65,8 @@ export class Losses {
     shown.forEach(({ before, after }, i) => {
       const x = (i % across) * wide, y = Math.floor(i / across) * high
       drawPixels(this.tile, new Uint8Array(bytes.buffer, bytes.byteOffset + i * size, size), losses.side)
-      context.drawImage(this.tile, x, y, scale * w, scale * h)
-      context.strokeRect(x + 0.5, y + 0.5, scale * w - 1, scale * h - 1)
+      context.drawImage(this.tile, x, y, scale * broad, scale * tall)
+      context.strokeRect(x + 0.5, y + 0.5, scale * broad - 1, scale * tall - 1)
       drawText(context, `${before} → ${after}`, x + side / 2, y + side + 13, colours.ink, { align: "center", size: 11 })
     })
     const says = shown.map(({ index, before, after }) => `image ${index}: ${before} → ${after}`).join(", ")

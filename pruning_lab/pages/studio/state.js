@@ -5,7 +5,7 @@ import { Requests } from "./requests.js"
 
 const TRAITS = ["network", "counts", "curves", "now", "attempts", "losses", "pictures", "first",
   "first_values", "progress", "message", "handled"]
-const STILL = 50, OFTEN = 300 // ms until the kernel is told a threshold that rests; that moves, at most
+const STILL = 50, OFTEN = 300 // ms until the kernel is told of a threshold: of one that rests, that moves
 const SAME_DRAG = 1000 // ms between two key presses that are one attempt
 
 export class State {
