@@ -159,6 +159,7 @@ class Studio(State):
         max_drop = 0.5 if max_drop is None and density is None else max_drop
         choice = {"max_drop": max_drop, "density": density, "method": "joint"}
         sensitivity.check_choice(**choice)
+        goal = f"{max_drop:g} points lost" if density is None else f"{100 * density:.3g} % kept"
 
         def task() -> None:
             locked = {n: kept for n, kept in self.mask.items() if n in self.locked}
@@ -166,7 +167,7 @@ class Studio(State):
             plan = tasks.suggest(*given, self._measurer)
             free = [(n, d) for n, d in plan.densities.items() if n not in self.locked]
             asked = {name: Setting("density", density) for name, density in free}
-            self._move(History.step, asked, f"suggested for {plan.asked}", anytime=True)
+            self._move(History.step, asked, f"suggested for {goal}", anytime=True)
 
         self._measurer.start("scanning", task, wait)
         return self
