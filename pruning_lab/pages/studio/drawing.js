@@ -57,10 +57,10 @@ export function drawBars(context, bars, { x, y, width, height, cut, colours, hat
   outline.lineTo(x + width, y + height)
   outline.closePath()
   const within = (left, right, style) => {
-    const shape = new Path2D()
-    shape.rect(left, y, Math.max(0, right - left), height)
     context.save()
-    context.clip(shape)
+    context.beginPath()
+    context.rect(left, y, Math.max(0, right - left), height)
+    context.clip()
     context.fillStyle = style
     context.fill(outline)
     context.restore()
@@ -76,7 +76,6 @@ const patterns = new Map() // colour -> its tile
 function hatching(context, colour) {
   if (!patterns.has(colour)) {
     const tile = new OffscreenCanvas(7, 7), lines = tile.getContext("2d")
-    lines.strokeStyle = colour
     lines.globalAlpha = 0.5
     for (const at of [-7, 0, 7]) drawLine(lines, [[at - 1, 8], [at + 8, -1]], colour, 1)
     patterns.set(colour, tile)

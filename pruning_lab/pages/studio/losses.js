@@ -54,16 +54,16 @@ export class Losses {
     this.lost.classList.toggle("pl-waiting", losses.final === false)
     const { context, width, height } = prepared(this.lost)
     const side = height > 200 ? 62 : 42, wide = side + 6, high = side + 19
-    const across = Math.max(1, Math.floor((width + 6) / wide)), down = Math.floor((height + 4) / high)
+    const columns = Math.max(1, Math.floor((width + 6) / wide)), down = Math.floor((height + 4) / high)
     const [tall, broad, channels] = losses.side ?? [0, 0, 1], size = tall * broad * channels
     const scale = side / Math.max(tall, broad)
     const there = size ? Math.floor((bytes?.byteLength ?? 0) / size) : 0
-    const shown = (losses.shown ?? []).slice(0, Math.min(there, across * down))
-    this.tiles = { wide, high, across, shown }
+    const shown = (losses.shown ?? []).slice(0, Math.min(there, columns * down))
+    this.tiles = { wide, high, columns, shown }
     context.imageSmoothingEnabled = scale < 1
     context.strokeStyle = colours.line
     shown.forEach(({ before, after }, i) => {
-      const x = (i % across) * wide, y = Math.floor(i / across) * high
+      const x = (i % columns) * wide, y = Math.floor(i / columns) * high
       drawPixels(this.tile, new Uint8Array(bytes.buffer, bytes.byteOffset + i * size, size), losses.side)
       context.drawImage(this.tile, x, y, scale * broad, scale * tall)
       context.strokeRect(x + 0.5, y + 0.5, scale * broad - 1, scale * tall - 1)
@@ -74,8 +74,8 @@ export class Losses {
   }
 
   name({ offsetX, offsetY }) {
-    const { wide, high, across, shown } = this.tiles, column = Math.floor(offsetX / wide)
-    const one = column < across ? shown[Math.floor(offsetY / high) * across + column] : undefined
+    const { wide, high, columns, shown } = this.tiles, column = Math.floor(offsetX / wide)
+    const one = column < columns ? shown[Math.floor(offsetY / high) * columns + column] : undefined
     this.lost.title = one ? `image ${one.index}: label ${one.label}` : ""
   }
 

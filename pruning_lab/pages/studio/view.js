@@ -114,9 +114,9 @@ export function render({ model, el }) {
   }
 
   const again = () => state.touch("theme") // everything is drawn, nothing is built
-  const sizes = new ResizeObserver(again) // canvases are as large as their boxes
+  const sizes = new ResizeObserver(again) // the chart of attempts is as large as its box
   sizes.observe(root)
-  root.addEventListener("pl-resize", again)
+  root.addEventListener("pl-resize", again) // of a canvas
   const dark = window.matchMedia("(prefers-color-scheme: dark)")
   dark.addEventListener("change", again)
   const theme = new MutationObserver(again) // of JupyterLab, which says it on its body
