@@ -905,7 +905,7 @@ def test_a_joint_search_says_its_cost_first_and_keeps_to_it(here, capsys):
     for typed_, most in (((), "1,000"), (("--evaluations", "3"), "3")):
         assert cli.main([*words, "--method", "joint", *typed_, "--force"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines[1] == (f"a search of at most {most} evaluations, each on 2,000 images")
+        assert lines[1] == (f"a search of at most {most} evaluations, each on 1,000 images")
     assert cli.main([*words, "--method", "joint", "--json", "--force"]) == 0
     json.loads(capsys.readouterr().out)
 

@@ -16,9 +16,11 @@ import time
 import numpy as np
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from traitlets.config import Config
 
 from pruning_lab import criteria, masks, plots, sensitivity, storage
 from pruning_lab.evaluation import Accuracy
@@ -625,6 +627,24 @@ def test_a_training_grows_in_one_place_and_the_next_network_has_its_own(shown):
     assert values == {"pruned": [0.3, 0.05], "control": [0.0, -0.03]}
     with pytest.raises(ValueError, match="same images"):
         growing.add("pruned", Accuracy.of(hits[:50] < 9))
+
+
+def test_quick_epochs_share_a_picture_and_the_last_is_there_when_the_cell_ends(shown):
+    config = Config(HistoryManager={"enabled": False})  # nothing is written at home
+    shell, hits = InteractiveShell.instance(config=config), torch.arange(100)
+    try:
+        growing = GrowingTraining(Accuracy.of(hits < 90), seconds=1000)
+        shell.push({"growing": growing, "accuracy": [Accuracy.of(hits < n) for n in range(60, 96)]})
+        shell.run_cell("for each in accuracy[:10]: growing.add('pruned', each)")
+        assert [place for place, _ in shown] == [0, 0]
+        shell.run_cell("for each in accuracy[10:]: growing.add('pruned', each)").raise_error()
+        shell.run_cell("growing.add('pruned', accuracy[0]); growing.add('control', accuracy[9])")
+        shell.run_cell("1 + 1")
+    finally:
+        InteractiveShell.clear_instance()
+    assert [place for place, _ in shown] == [0, 0, 0, 0, 4]
+    assert len({picture for _, picture in shown}) == 5
+    assert [len(drops) for drops in growing.changes.values()] == [37, 1]
 
 
 def test_images_of_which_nobody_knows_the_number_are_drawn_as_they_come(shown, toy, batches):

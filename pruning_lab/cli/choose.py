@@ -61,7 +61,7 @@ def choose(
 
         def notify(done: int, most: int) -> None:
             if done == 0:
-                output.say(f"a search of at most {most:,} evaluations, each on 2,000 images")
+                output.say(f"a search of at most {most:,} evaluations, each on 1,000 images")
             bar.update(done - bar.n)
 
         plan = lab.choose(scanned, **asked, notify=notify, **options)

@@ -66,7 +66,7 @@ Saliency = Literal["magnitude", "random"]
 SEED = number(0, 10**12)
 Seed = Annotated[int, SEED, Parameter(help="Random seed.")]
 Method = Literal["single", "joint"] | None
-_EVALUATIONS = "Most evaluations of a search, on 2,000 images each (default: 1000)."
+_EVALUATIONS = "Most evaluations of a search, on 1,000 images each (default: 1000)."
 Evaluations = Annotated[int | None, COUNT, Parameter(help=_EVALUATIONS)]
 _RECALIBRATE = "Set BatchNorm statistics after every cut from N training images (1000 are enough)."
 Recalibrate = Annotated[int | None, COUNT, Parameter(help=_RECALIBRATE)]

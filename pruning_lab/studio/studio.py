@@ -154,7 +154,7 @@ class Studio(State):
         """Set all layers that are not locked as a search with sensitivity.choose says.
 
         `max_drop` is what the whole network may lose, in percentage points (0.5); `density` is
-        what it keeps. Progress says what each network that is tried comes to, on 2,000 images.
+        what it keeps. Progress says what each network that is tried comes to, on 1,000 images.
         """
         max_drop = 0.5 if max_drop is None and density is None else max_drop
         choice = {"max_drop": max_drop, "density": density, "method": "joint"}
