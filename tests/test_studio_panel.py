@@ -705,12 +705,13 @@ def test_a_bad_attempt_stretches_the_axes_only_while_it_is_the_current_one():
         return Attempt(number, None, 0, "", density=density, accuracy=Accuracy.counted(right, 1000))
 
     good = [attempt(1, 1.0, 990), attempt(2, 0.5, 985)]
-    bad = attempt(3, 0.001, 100)
+    bad = attempt(3, 0.001, 100), attempt(4, 0.9, 700)
     least, low, top = figures.trail_limits(good, 2)
     assert low >= 0.95
-    assert figures.trail_limits([*good, bad], 3)[1] <= 0.1
-    assert figures.trail_limits([*good, bad], 2) == (least, low, top)
-    assert Comparison([*good, bad], chance=0.1).pareto == tuple(good[::-1])
+    assert figures.trail_limits([*good, *bad], 3)[1] <= 0.1
+    assert 0.1 < figures.trail_limits([*good, *bad], 4)[1] <= 0.7
+    assert figures.trail_limits([*good, *bad], 2) == (least, low, top)
+    assert Comparison([*good, *bad], chance=0.1).pareto == tuple(good[::-1])
 
 
 def test_names_too_long_are_never_cut_to_a_twins():

@@ -135,12 +135,13 @@ def test_requests_are_sent_until_they_are_carried_out_and_a_drag_replaces_its_ow
     assert after is False
 
 
-def test_an_attempt_that_lost_most_of_the_accuracy_does_not_stretch_the_axes():
+def test_an_attempt_that_lost_a_fifth_of_the_accuracy_does_not_stretch_the_axes():
     def attempt(number, density, value):
         accuracy = {"value": value, "low": value - 0.01, "high": min(1, value + 0.01)}
         return {"number": number, "density": density, "accuracy": accuracy}
 
     attempts = [attempt(1, 1.0, 0.99), attempt(2, 0.1, 0.97), attempt(3, 0.001, 0.1)]
+    attempts.append(attempt(4, 0.9, 0.7))
     script = "return given.now.map(now => trail.limits(given.attempts, now, []))"
     away, there = node(script, attempts=attempts, now=[2, 3])
     assert away["low"] > 0.9

@@ -392,7 +392,7 @@ with torch.inference_mode():
 recipes = [lab.experiments.compressed_recipe("lenet-300-100", x, splits.name) for x in (10, 40)]
 images = splits
 if SIZE == "quick":
-    images = replace(splits, train=splits.train.head(20_000))
+    images = replace(splits, train=splits.train.head(12_000))
     epochs = 2 if splits.name == "mnist" else 8
     recipes = [
         replace(each, rounds=each.rounds[3::4], retrain=each.retrain[3::4]) for each in recipes

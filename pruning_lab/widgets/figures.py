@@ -200,10 +200,10 @@ _STEPS = [round(m * 10.0**-n, 6) for n in range(5) for m in (1, 0.5, 0.2)]
 def trail_limits(measured: Sequence[Attempt], now: int) -> tuple[float, float, float]:
     """(lowest density, lowest and highest accuracy) of the axes: few attempts change them.
 
-    An attempt with less than half of the best accuracy counts only while it is the current one.
+    An attempt that lost a fifth of the best accuracy counts only while it is the current one.
     """
     best = max((attempt.accuracy.value for attempt in measured), default=1)
-    shown = [a for a in measured if a.accuracy.value > best / 2 or a.number == now]
+    shown = [a for a in measured if a.accuracy.value > 0.8 * best or a.number == now]
     low = min((attempt.accuracy.low for attempt in shown), default=0)
     high = max((attempt.accuracy.high for attempt in shown), default=1)
     for span in reversed(_STEPS):

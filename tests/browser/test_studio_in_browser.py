@@ -1,5 +1,6 @@
 """The studio in a real browser, on its own page and in JupyterLab: thresholds are dragged."""
 
+import itertools
 import json
 import os
 import re
@@ -301,6 +302,23 @@ def test_what_is_refused_is_said_and_changes_nothing(view):
     assert field.input_value() != "fc9=1.4" or view.page.evaluate(
         "document.activeElement.className"
     )
+
+
+def test_names_of_attempts_that_are_close_to_one_another_can_be_read(view):
+    names = "first of three", "second of three", "third of three"
+    for place, name in enumerate(names):
+        view.page.locator(".pl-string").fill(f"fc1=0.{50 + place}")
+        view.page.locator(".pl-string").press("Enter")
+        view.settled()
+        view.page.locator(".pl-name-input").fill(name)
+        view.press("Name")
+        view.page.locator(".pl-attempt.pl-here", has_text=name).wait_for()
+    boxes = []
+    for name in names:
+        mark = view.page.locator(".pl-trail text", has_text=name)
+        boxes.append(mark.bounding_box())
+    tops = sorted(box["y"] for box in boxes)
+    assert all(b - a >= 10 for a, b in itertools.pairwise(tops)), boxes
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1024, "light"), (1440, "dark"), (1920, "light")])

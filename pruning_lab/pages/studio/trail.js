@@ -6,12 +6,12 @@ import { clamp, compression, percent, points, seconds } from "./numbers.js"
 const STEPS = [1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002, 0.0001]
 const LEFT = 50, RIGHT = 12, TOP = 10, BOTTOM = 32 // margins of the chart
 
-// The ends of the axes. An attempt with less than half of the best accuracy does not stretch them.
+// The ends of the axes. An attempt that lost a fifth of the best accuracy does not stretch them.
 export function limits(attempts, now, searched) {
   const measured = attempts.filter(a => a.accuracy)
   const best = Math.max(0, ...measured.map(a => a.accuracy.value))
-  const shown = measured.filter(a => a.accuracy.value > best / 2 || a.number === now)
-  const found = searched.filter(([, accuracy]) => accuracy > best / 2)
+  const shown = measured.filter(a => a.accuracy.value > 0.8 * best || a.number === now)
+  const found = searched.filter(([, accuracy]) => accuracy > 0.8 * best)
   const low = Math.min(...shown.map(a => a.accuracy.low), ...found.map(p => p[1]), 1)
   const high = Math.max(...shown.map(a => a.accuracy.high), ...found.map(p => p[1]), 0)
   const sparsest = Math.min(...shown.map(a => a.density), ...found.map(p => p[0]), 1)
@@ -100,7 +100,7 @@ export class Trail {
       points: best.map(a => `${x(a.density)},${y(a.accuracy.value)}`).join(" ") }))
     const order = measured.filter(a => a.number !== now).concat(measured.filter(a => a.number === now))
     for (const attempt of order) parts.push(...this.mark(attempt, x, y, attempt.number === now))
-    this.svg.replaceChildren(...parts)
+    this.svg.replaceChildren(...parts, ...this.names(order, x, y))
   }
 
   *axes(x, y, least, low, high) {
@@ -134,9 +134,21 @@ export class Trail {
     shape.append(s("title", {}, this.words(attempt)))
     shape.addEventListener("click", () => this.go(number))
     yield shape
-    if (attempt.name)
-      yield s("text", { x: px + (px > this.right - 80 ? -9 : 9), y: py - 7, class: "pl-axis",
-        "text-anchor": px > this.right - 80 ? "end" : "start" }, attempt.name)
+  }
+
+  // Beside each mark, the current one first; where another name is in the way, lower.
+  *names(order, x, y) {
+    const taken = []
+    for (const { name, density, accuracy } of order.filter(a => a.name).reverse()) {
+      const px = x(density), isEnd = px > this.right - 110, wide = 6 * name.length
+      const left = isEnd ? px - 9 - wide : px + 9, crosses = one => left < one.right && left + wide > one.left
+      let top = y(accuracy.value) - 7
+      for (const one of taken.sort((a, b) => a.top - b.top))
+        if (crosses(one) && Math.abs(top - one.top) < 12) top = one.top + 12
+      taken.push({ left, right: left + wide, top })
+      yield s("text", { x: isEnd ? px - 9 : px + 9, y: top, class: "pl-axis",
+        "text-anchor": isEnd ? "end" : "start" }, name)
+    }
   }
 
   words({ number, name, what, density, accuracy }) {
