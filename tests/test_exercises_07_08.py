@@ -2,40 +2,17 @@
 
 import math
 import statistics
-from dataclasses import replace
 from random import Random
 
 import pytest
 import torch
 from torch import nn
-from twins import STUDENTS, check_told_apart, variants
 
 import pruning_lab as lab
 from pruning_lab import storage
 from pruning_lab.exercises import EXERCISES, judge, storing
 
 FUNCTIONS = ("07.bytes", "07.encode", "07.bench", "07.channels", "08.dropout", "08.freeze")
-
-
-@pytest.mark.parametrize("id_", FUNCTIONS)
-def test_each_known_mistake_is_told_from_the_answer_and_from_every_other(id_):
-    check_told_apart(id_)
-
-
-@pytest.mark.parametrize("id_", FUNCTIONS)
-def test_verdicts_name_the_mistake_and_accept_the_answer_with_or_without_a_note(id_):
-    exercise = EXERCISES[id_]
-    for student in "", "ada":
-        verdict = judge(exercise, exercise.answer, student)
-        assert (verdict.sign, verdict.text.count(";")) == ("✓", 0)
-        for message, function in variants(exercise.twins):
-            verdict = judge(replace(exercise, given=None), function, student)
-            assert (verdict.sign, verdict.text) == ("✗", f"wrong: {message}")
-            assert verdict.lines[0][0] == "case"
-        for message, function in variants(exercise.notes):
-            verdict = judge(exercise, function, student)
-            assert verdict.sign == "✓"
-            assert message in verdict.text
 
 
 def at_random(like, draw):
@@ -206,7 +183,7 @@ RIGHT = {
 @pytest.mark.parametrize("id_", FUNCTIONS)
 def test_other_right_ways_are_right_without_a_note(id_):
     for function in RIGHT[id_]:
-        for student in STUDENTS[:5]:
+        for student in map(str, range(5)):
             verdict = judge(EXERCISES[id_], function, student)
             assert verdict.sign == "✓", (function.__name__, student, verdict)
             assert verdict.text.count(";") == 0, verdict
@@ -271,7 +248,7 @@ WRONG = {
 def test_unknown_mistakes_are_wrong_and_get_no_other_mistakes_name(id_):
     exercise = EXERCISES[id_]
     for number, function in enumerate(WRONG[id_]):
-        for student in STUDENTS[:3]:
+        for student in map(str, range(3)):
             verdict = judge(exercise, function, student)
             assert verdict.sign == "✗", (number, student, verdict)
             named = [message for message in exercise.twins if message in verdict.text]

@@ -9,32 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from twins import STUDENTS, check_told_apart, variants
 
 import pruning_lab as lab
 from pruning_lab.exercises import EXERCISES, judge
 
 FUNCTIONS = ("03.step", "04.scan", "04.paired", "04.overlap")
-
-
-@pytest.mark.parametrize("id_", FUNCTIONS)
-def test_each_known_mistake_is_told_from_the_answer_and_from_every_other(id_):
-    check_told_apart(id_)
-
-
-@pytest.mark.parametrize("id_", FUNCTIONS)
-def test_verdicts_name_the_mistake_and_accept_the_answer_with_or_without_a_note(id_):
-    exercise = EXERCISES[id_]
-    for student in "", "ada":
-        assert judge(exercise, exercise.answer, student).sign == "✓"
-        for message, function in variants(exercise.twins):
-            verdict = judge(replace(exercise, given=None), function, student)
-            assert (verdict.sign, verdict.text) == ("✗", f"wrong: {message}")
-            assert verdict.lines[0][0] == "case"
-        for message, function in variants(exercise.notes):
-            verdict = judge(exercise, function, student)
-            assert verdict.sign == "✓"
-            assert message in verdict.text
 
 
 # ------------------------------------------------------------------------------ other right ways
@@ -198,7 +177,7 @@ RIGHT = {
 @pytest.mark.parametrize("id_", FUNCTIONS)
 def test_other_right_ways_are_right_without_a_note(id_):
     for function in RIGHT[id_]:
-        for student in STUDENTS[:5]:
+        for student in map(str, range(5)):
             verdict = judge(EXERCISES[id_], function, student)
             assert verdict.sign == "✓", (function.__name__, student, verdict)
             assert verdict.text.count(";") == 0, verdict  # a note follows a semicolon
@@ -365,7 +344,7 @@ def test_unknown_mistakes_are_wrong_and_get_no_other_mistakes_name(id_):
     exercise = EXERCISES[id_]
     assert len(WRONG[id_]) >= 10
     for name, function in WRONG[id_].items():
-        for student in STUDENTS[:5]:
+        for student in map(str, range(5)):
             verdict = judge(exercise, function, student)
             assert verdict.sign == "✗", (name, student, verdict)
             named = [message for message in exercise.twins if message in verdict.text]
@@ -601,7 +580,7 @@ def test_a_plan_is_refused_on_the_test_split_and_asks_for_what_is_missing(toy):
 def test_every_student_has_a_budget_of_their_own_and_the_demo_the_papers():
     exercise = EXERCISES["04.plan"]
     assert exercise.cases_of("") == [(36_280,)]
-    budgets = {exercise.cases_of(student)[0][0] for student in STUDENTS}
+    budgets = {exercise.cases_of(student)[0][0] for student in map(str, range(200))}
     assert len(budgets) > 60
     assert all(abs(budget - 36_280) <= 1_200 for budget in budgets)
 
