@@ -266,7 +266,7 @@ for epoch in lab.train(small, splits.train, config):
     print(f"\repoch {epoch.epoch} of {config.epochs}, accuracy {epoch.accuracy:.1%}", end="")
 
 # %%
-mine = lab.widgets.StudioPanel(lab.Studio(small, splits))
+mine = lab.widgets.StudioPanel(lab.Studio(small, splits).settle())
 mine.studio.suggest(max_drop=1.0)
 mine.layer = "inner"
 mine.settle()
