@@ -120,7 +120,7 @@ _graders: list["_Grader"] = []  # of this process
 
 
 def _begin(*options) -> None:
-    _graders.append(_Grader(*options))
+    _graders.append(_Grader(*options).__enter__())  # until the pool ends
 
 
 def _graded(hand_in: HandIn) -> Graded:
