@@ -1,5 +1,6 @@
 """The teacher's kit: right points for every hand-in, whatever is in it, and for nothing else."""
 
+import ast
 import csv
 import json
 import re
@@ -20,7 +21,6 @@ from pruning_lab.exercises import EXERCISES, judge
 from pruning_lab.isolation import Definition, Ended, Remote, Worker
 
 ALL = sum(exercise.points for exercise in EXERCISES.values())
-EARNED = ALL - EXERCISES["05.race"].points  # which trains, and is graded by hand
 RIGHT = """
 def keep(weight, quality):
     return weight.abs() >= quality * weight.std(correction=0)
@@ -88,11 +88,11 @@ def class_table(folder, name="grades.csv"):
 def test_three_students_get_the_points_that_the_teachers_page_promises(class_of_three):
     guesses = sum(EXERCISES[id_].points for id_ in GUESSES)
     table = class_table(class_of_three)
-    assert int(table["right"]["points"]) == EARNED
+    assert int(table["right"]["points"]) == ALL
     # Without a progress file there is no sentence that its notebook has computed either.
     lost = ("02.keep", "05.reinit", "09.budget")
     less = guesses + sum(EXERCISES[id_].points for id_ in lost)
-    assert int(table["signed"]["points"]) == EARNED - less
+    assert int(table["signed"]["points"]) == ALL - less
     assert int(table["Zoë Empty"]["points"]) == 0
     assert table["signed"]["02.keep"] == "0"
     assert "no progress.json was handed in" in table["signed"]["notes"]
@@ -116,11 +116,11 @@ def test_files_for_other_systems_have_the_same_points(class_of_three):
     assert (keep["score"], keep["status"]) == (0, "failed")
     with open(class_of_three / "moodle.csv", encoding="utf-8-sig") as file:
         grades = {row["Full name"]: int(row["Grade"]) for row in csv.DictReader(file)}
-    assert grades["right"] == EARNED
+    assert grades["right"] == ALL
     with open(class_of_three / "canvas.csv", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert rows[0]["Student"].strip() == "Points Possible"
-    assert {row["Student"]: row["pruning_lab"] for row in rows[1:]}["right"] == str(EARNED)
+    assert {row["Student"]: row["pruning_lab"] for row in rows[1:]}["right"] == str(ALL)
     assert (class_of_three / "points.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -368,11 +368,11 @@ def strange(value):
 @pytest.mark.parametrize("id_", [id_ for id_, e in EXERCISES.items() if callable(e.answer)])
 def test_a_function_is_judged_elsewhere_as_it_is_here(id_, worker):
     """The solved notebooks' answers, which are code of their own."""
-    task = lab.course.grading.asked()[id_]
+    name = lab.course.grading.asked()[id_]
     solved = lab.course.notebooks(solved=True)
-    path = next(path for name, path in solved.items() if name.startswith(id_[:2]))
+    path = next(path for file, path in solved.items() if file.startswith(id_[:2]))
     exercise = EXERCISES[id_]
-    made = reading.definition(reading.read(path), task.name)
+    made = reading.definition(reading.read(path), name)
     remote = Remote(worker, made, exercise.seconds, exercise.blocked)
     verdict = judge(exercise, remote, "ada")
     remote.close()
@@ -427,6 +427,42 @@ def test_plans_may_be_computed_and_changed(tmp_path, worker):
     assert value(tmp_path, worker, "best", *cells) == "c"
     cells = "plan = {}", "plan['fc1'] = 1 + 1", "plan.update(fc2=base)\nplan['fc1'] += 1"
     assert value(tmp_path, worker, "plan", *cells, base=5) == {"fc1": 3, "fc2": 5}
+
+
+def settings_of(name, variables):
+    """What a notebook sets for each data set."""
+    text = reading.read(lab.course.notebooks()[f"{name}.ipynb"]).text
+    settings = ast.literal_eval(re.search(rf"{variables} = (\{{.*\}})\[splits.name\]", text)[1])
+    assert settings.keys() == {"mnist", "mnist-5k"}
+    return settings
+
+
+def test_a_schedule_is_raced_as_in_its_notebook_and_no_verdict_is_against_it(tmp_path):
+    _, each, _ = settings_of("05_iterate", "EPOCHS, EACH, BATCH")["mnist-5k"]
+    one = "{{'density': {}, 'across': 'network', 'epochs': {}}}"
+    for name, density, epochs in ("bold", 0.001, 0), ("lazy", 0.5, 0), ("slow", 0.01, "7 * EACH"):
+        hand_in(tmp_path / name, "05_iterate", f"rounds = [{one.format(density, epochs)}]")
+    hand_in(tmp_path / "torn", "05_iterate", f"rounds = 101 * [{one.format(0.5, 0)}]")
+    options = {"begins": "05.race", "images": "mnist-5k"}
+    graded = {row.name: rows_of(row)["05.race"] for row in lab.course.grade(tmp_path, **options)}
+    for name, words in {
+        "bold": "more than 0.5 points are lost; look at it",
+        "lazy": "50.00% is left",
+        "slow": f"{7 * each} epochs in all; there are {6 * each}",
+        "torn": "101 rounds; at most 100",
+    }.items():
+        assert (graded[name].sign, words in graded[name].said) == ("", True), graded[name]
+
+
+def test_a_control_counts_its_epochs_by_the_data_that_its_notebook_had(tmp_path):
+    epochs = settings_of("03_retrain", "EPOCHS, MORE")
+    control = "def control():\n    return dict(start='dense', epochs={}, lr=0.1, mask=False)"
+    for name, more in {"a": epochs["mnist"][1], "b": epochs["mnist-5k"][1], "c": 7}.items():
+        hand_in(tmp_path / name, "03_retrain", control.format(more))
+    graded = {each.name: rows_of(each) for each in lab.course.grade(tmp_path, begins="03.control")}
+    signs = {name: rows["03.control"].sign for name, rows in graded.items()}
+    assert signs == {"a": "✓", "b": "✓", "c": "✗"}
+    assert "the control trains for more epochs" in graded["c"]["03.control"].said
 
 
 def test_a_cell_with_a_syntax_error_is_left_out_and_named(tmp_path, worker):

@@ -360,6 +360,8 @@ def _rounds_of(rounds: object) -> tuple[list[dict], list[int]]:
     """The keywords of each pruning, and the epochs of each retraining; ValueError for others."""
     if not isinstance(rounds, Sequence) or not all(isinstance(each, Mapping) for each in rounds):
         raise ValueError(f"rounds is a list of dicts, one for each round, got {brief(rounds)}")
+    if len(rounds) > 100:
+        raise ValueError(f"{len(rounds):,} rounds; at most 100 are raced")
     amounts, epochs = [], []
     for number, each in enumerate(rounds, start=1):
         count = each.get("epochs")
