@@ -44,7 +44,7 @@ def energy(picojoules: Mapping[str, float], *, title: str = "", ax: Axes | None 
     ax = looks.axes(ax, title, "energy of one operation (pJ, logarithmic)", "", figsize=(8, 2.8))
     names, costs = [*picojoules], [*picojoules.values()]
     bars = ax.barh(names, costs, color=[looks.LIMIT if "DRAM" in n else looks.OURS for n in names])
-    ax.bar_label(bars, [f"{cost:g}" for cost in costs], padding=3, color=looks.INK)
+    ax.bar_label(bars, [f"{cost:,g}" for cost in costs], padding=3, color=looks.INK)
     ax.set(xscale="log", xlim=(min(costs) / 3, 3 * max(costs)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.invert_yaxis()

@@ -285,7 +285,9 @@ def _summary(settings: Mapping[str, Setting], layers: tuple[str, ...]) -> str:
             return f"all layers: {first}"
         if len(settings) > 3:
             return f"{len(settings)} layers: {first}"
-    return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
+    if len(words) > 3:  # a table of attempts has a line for each
+        return f"{words[0]} and {len(words) - 1} more"
+    return ", ".join(words)
 
 
 def _amount(setting: Setting) -> str:
