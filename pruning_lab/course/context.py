@@ -12,8 +12,6 @@ from pruning_lab.layers import prunable
 from pruning_lab.training import TrainConfig, train
 
 _DENSITIES = [0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01]  # of notebook 04
-
-
 # For each data set, of notebook 03: epochs of the dense training, of the retraining.
 _EPOCHS = {"mnist": (3, 6), "mnist-5k": (4, 9)}
 # Of notebook 05: epochs of the dense training, of each round, images in a batch; and its rounds.
@@ -64,7 +62,7 @@ class Context:
     @cached_property
     def _race(self) -> tuple[Names, Names]:
         """A dense network and its control, trained here as in notebook 05."""
-        splits = data.load(self._name)
+        splits = self._loaded
         epochs, each, batch = _RACE[splits.name]
         training = TrainConfig(epochs=epochs, lr=batch / 1000, batch_size=batch, shift=1)
         retraining = replace(training, epochs=_ROUNDS * each, lr=0.8 * training.lr)
@@ -79,14 +77,18 @@ class Context:
         return keywords, given | {"training": training, "retraining": retraining}
 
     @cached_property
+    def _loaded(self) -> data.Splits:
+        return data.load(self._name)
+
+    @property
     def _splits(self) -> data.Splits:
-        """With one image to train on and one to test, for these are not needed."""
-        splits = data.load(self._name)
-        return replace(splits, train=splits.train.head(1), test=splits.test.head(1))
+        """To be sent: with one image to train on and one to test, for these are not needed."""
+        given = self._loaded
+        return replace(given, train=given.train.head(1), test=given.test.head(1))
 
     @property
     def _val(self) -> data.Images:
-        return self._splits.val
+        return self._loaded.val
 
     @cached_property
     def _lenet_300_100(self):
