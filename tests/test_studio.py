@@ -1631,7 +1631,7 @@ def test_every_network_that_a_search_tries_is_told(studio_of, choice):
     studio, told = studio_of(model, val).set(density={"fc3": 0.5}).lock("fc3").settle(), []
     studio.on(Progress, lambda event: event.point and told.append(event))
     studio.suggest(**choice)
-    assert told[0].text == "searching … 1 of at most 80 networks, on 1,000 images"
+    assert told[0].text == "searching … 1 of at most 60 networks, on 1,000 images"
     assert len(told) > 5
     numbers = [int(event.text.split()[2]) for event in told]
     assert numbers == [*range(1, len(told) + 1)]

@@ -161,7 +161,7 @@ pd.DataFrame(
 #
 # The same studio as a panel. Drag a layer's threshold through its weights, or move it with the
 # arrow keys; accuracy, losses and the trail of all attempts follow. What the buttons do, the cells
-# above did. **Try it:** the search tried 80 networks. Which layer would you give more weights?
+# above did. **Try it:** the search tried 60 networks. Which layer would you give more weights?
 
 # %%
 panel = lab.widgets.StudioPanel(studio)
