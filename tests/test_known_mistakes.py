@@ -42,13 +42,12 @@ def test_each_is_told_from_the_answer_and_from_every_other_for_200_students(exer
             cases = exercise.cases_of(student)
             right = values(exercise, exercise.answer, cases)
             twins = [(m, values(exercise, f, cases)) for m, f in variants(exercise.twins)]
-            for message, observed in twins:
-                assert difference(right, observed) is not None, (student, message)
-                same = next(m for m, other in twins if difference(other, observed) is None)
-                assert same == message, student
-            for message, function in variants(exercise.notes):
-                observed = values(exercise, function, cases)
-                assert difference(right, observed) is not None, (student, message)
+            notes = [(m, values(exercise, f, cases)) for m, f in variants(exercise.notes)]
+            for known in twins, notes:
+                for message, observed in known:
+                    assert difference(right, observed) is not None, (student, message)
+                    same = next(m for m, other in known if difference(other, observed) is None)
+                    assert same == message, student
 
 
 @every_function

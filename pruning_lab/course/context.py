@@ -30,29 +30,22 @@ class Context:
         """Keywords and names; several where they depend on the data, which may have been others."""
         if id_ == "03.control":
             return tuple(self._trainings(*epochs) for epochs in _EPOCHS.values())
-        if id_ == "05.race":
-            return (self._race,)
-        return ((self._keywords(id_), self._given(id_, case)),)
+        return (self._race if id_ == "05.race" else self._pair(id_, case),)
 
-    def _keywords(self, id_: str) -> Names:
+    def _pair(self, id_: str, case: tuple) -> tuple[Names, Names]:
         if id_ == "02.budget":
-            return {"model": self._lenet_300_100, "images": self._val}
+            model = {"model": self._lenet_300_100}
+            return {**model, "images": self._val}, {**model, "splits": self._splits}
         if id_ == "04.plan":
-            return {"model": self._lenet_5, "images": self._val, "scan": self._curves}
-        if id_ == "09.repair":
-            return {"model": self._lenet_5, "images": self._val}
-        return {"images": self._val} if id_ == "09.budget" else {}
-
-    def _given(self, id_: str, case: tuple) -> Names:
-        if id_ == "02.budget":
-            return {"model": self._lenet_300_100, "splits": self._splits}
-        if id_ == "09.repair":
-            return {"model": self._lenet_5, "splits": self._splits}
-        if id_ == "04.plan":
+            model, curves = {"model": self._lenet_5}, self._curves
             weights = sum(layer.weight.numel() for layer in prunable(self._lenet_5).values())
-            single = sensitivity.choose(self._curves, density=case[0] / weights)
-            return {"model": self._lenet_5, "curves": self._curves, "single": single}
-        return {}
+            single = sensitivity.choose(curves, density=case[0] / weights)
+            keywords = {**model, "images": self._val, "scan": curves}
+            return keywords, {**model, "curves": curves, "single": single}
+        if id_ == "09.repair":
+            model = {"model": self._lenet_5}
+            return {**model, "images": self._val}, {**model, "splits": self._splits}
+        return ({"images": self._val} if id_ == "09.budget" else {}), {}
 
     @staticmethod
     def _trainings(epochs: int, more: int) -> tuple[Names, Names]:

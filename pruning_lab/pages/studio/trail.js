@@ -100,7 +100,7 @@ export class Trail {
       points: best.map(a => `${x(a.density)},${y(a.accuracy.value)}`).join(" ") }))
     const order = measured.filter(a => a.number !== now).concat(measured.filter(a => a.number === now))
     for (const attempt of order) parts.push(...this.mark(attempt, x, y, attempt.number === now))
-    this.svg.replaceChildren(...parts, ...this.names(order, x, y))
+    this.svg.replaceChildren(...parts, ...this.labels(order, x, y))
   }
 
   *axes(x, y, least, low, high) {
@@ -137,7 +137,7 @@ export class Trail {
   }
 
   // Beside each mark, the current one first; where another name is in the way, lower.
-  *names(order, x, y) {
+  *labels(order, x, y) {
     const taken = []
     for (const { name, density, accuracy } of order.filter(a => a.name).reverse()) {
       const px = x(density), isEnd = px > this.right - 110, wide = 6 * name.length
