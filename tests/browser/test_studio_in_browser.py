@@ -307,17 +307,19 @@ def test_what_is_refused_is_said_and_changes_nothing(view):
 def test_names_of_attempts_that_are_close_to_one_another_can_be_read(view):
     names = "first of three", "second of three", "third of three"
     for place, name in enumerate(names):
+        number = 1 + len(view.attempts)
         view.page.locator(".pl-string").fill(f"fc1=0.{50 + place}")
         view.page.locator(".pl-string").press("Enter")
-        view.settled()
+        here = view.page.locator(f'.pl-attempt.pl-here[data-number="{number}"]')
+        here.locator(".pl-result", has_text="%").wait_for()  # only what was measured has a mark
         view.page.locator(".pl-name-input").fill(name)
         view.press("Name")
-        view.page.locator(".pl-attempt.pl-here", has_text=name).wait_for()
-    boxes = []
-    for name in names:
-        mark = view.page.locator(".pl-trail text", has_text=name)
-        boxes.append(mark.bounding_box())
-    tops = sorted(box["y"] for box in boxes)
+        here.filter(has_text=name).wait_for()
+    boxes = view.page.locator(".pl-trail text", has_text="of three").evaluate_all(
+        "marks => marks.map(mark => [mark.textContent, mark.getBoundingClientRect().y])"
+    )
+    assert sorted(name for name, _ in boxes) == sorted(names)
+    tops = sorted(top for _, top in boxes)
     assert all(b - a >= 10 for a, b in itertools.pairwise(tops)), boxes
 
 
