@@ -977,6 +977,14 @@ def test_what_is_stale_stops_between_two_batches(split, studio_of):
     assert studio.attempts[1].accuracy is None
 
 
+def test_the_first_attempt_is_measured_with_the_dense_network(toy, batches, studio_of):
+    """Though another took its place before the thread looked at it."""
+    studio = studio_of(toy, batches).set({"fc1": 1.0})
+    first = studio.settle().attempts[0]
+    assert (first.accuracy, first.drop.value) == (evaluation.evaluate(toy, batches), 0)
+    assert studio.attempts[1].drop is not None
+
+
 def test_a_drag_that_was_too_fast_is_waited_for(split, studio_of, monkeypatch):
     model = pausing()
     studio = studio_of(model, split).settle()

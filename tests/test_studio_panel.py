@@ -4,6 +4,7 @@ import base64
 import copy
 import gc
 import html
+import io
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ import pytest
 import torch
 import torchvision
 from ipywidgets.widgets.widget import _instances as living
+from PIL import Image
 from torch import nn
 from toys import CLASSES
 
@@ -24,8 +26,8 @@ from pruning_lab import data, models, plots
 from pruning_lab.cli import main as pruning_lab
 from pruning_lab.evaluation import Accuracy
 from pruning_lab.masks import Mask, prunable
-from pruning_lab.studio import Attempt, Comparison, Moved, Progress, Setting, Studio
-from pruning_lab.widgets import StudioPanel, figures
+from pruning_lab.studio import Moved, Progress, Setting, Studio
+from pruning_lab.widgets import StudioPanel, histogram
 from pruning_lab.widgets.board import Board, Points
 from pruning_lab.widgets.script import FOLDER, script
 
@@ -333,6 +335,16 @@ def test_the_attempt_that_a_drag_changes_keeps_its_accuracy_until_it_is_measured
     assert panel.attempts[-1]["density"] == panel.studio.attempt.density
 
 
+def test_a_step_that_changes_no_accuracy_is_told_too(panel, page):
+    seen = set()
+    for step in range(1, 12):
+        page.set(drag=True, fc1=round(step * 0.01, 2))
+        attempt = panel.settle(60).studio.attempt
+        seen.add((attempt.accuracy.value, attempt.density))
+        assert panel.attempts[-1]["density"] == attempt.density
+    assert len({accuracy for accuracy, _ in seen}) < len(seen)
+
+
 def test_a_drag_is_one_attempt_and_the_last_request_wins(panel, page, toy, split):
     """Fifty steps, while the thread is kept from working on the first."""
     began, go = threading.Event(), threading.Event()
@@ -621,20 +633,23 @@ def test_two_panels_show_one_studio(toy, split):
 # --- pages that run no code --------------------------------------------------------------------
 
 
-def test_pages_that_run_no_code_get_pictures_and_tables(panel, page):
-    page.set(fc1=1.0)
-    panel.settle(60)
+def test_pages_that_run_no_code_get_pictures_and_tables(panel_of, toy, split):
+    labels = torch.cat([toy.eval()(x).argmax(1) for x, _ in split])
+    panel = panel_of(toy, replace(split, labels=labels))  # which it all answers rightly
+    panel.studio.set({"fc1": 0.3}).settle()
     panel.layer = "fc1"
     bundle, *_ = panel._repr_mimebundle_()
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == panel.model_id
     shown = bundle["text/html"]
     shots = re.findall(r'<img alt="([^"]+)" [^>]*src="data:image/png;base64,([^"]+)"', shown)
-    assert [html.unescape(words) for words, _ in shots] == [
-        figures.WeightsFilm.words, figures.TrailFilm.words
-    ]  # fmt: skip
-    assert bundle["image/png"] == shots[0][1]
-    film = figures.WeightsFilm(panel.studio)
-    assert base64.b64decode(bundle["image/png"]) == film.picture("fc1") != film.picture("fc2")
+    (_, first), (words, second) = shots
+    assert bundle["image/png"] == first
+    drawn = histogram.Histogram(panel.studio, (620, 290))
+    assert base64.b64decode(first) == drawn.picture("fc1") != drawn.picture("fc2")
+    assert Image.open(io.BytesIO(base64.b64decode(second))).size == (930, 435)
+    best = [(attempt.density, attempt.drop) for attempt in panel.studio.compare().pareto]
+    assert html.unescape(words) == plots.words(best)
+    assert len(best) == 2  # the dense network, and one that is above chance
     assert "<table" in shown
     assert f"{panel.studio.metrics().accuracy.value:.2%}" in shown
     assert "fc1" in bundle["text/plain"]
@@ -676,42 +691,20 @@ def luminance(colour: str) -> float:
     return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def test_the_trail_goes_on_as_if_it_were_drawn_anew(panel, monkeypatch):
-    """Most of it stands still, and is drawn once."""
-    draw, drawn = figures.TrailFilm._draw, []
-    monkeypatch.setattr(figures.TrailFilm, "_draw", lambda *a: drawn.append(0) or draw(*a))
+def test_a_moved_threshold_looks_as_if_it_were_drawn_anew(panel):
+    """Most of the picture stands still, and is drawn once."""
     studio, shown = panel.studio, set()
-    film = figures.TrailFilm(studio)
-    for step in range(12):
-        studio.set(0.1 * step).settle()
-        shown.add(film.picture())
-    assert len(shown) == 12
-    assert len(drawn) in (1, 2)
-    for change in (
-        lambda: studio.rename("a name"),
-        lambda: studio.set(density=0.02),
-        lambda: studio.rename("another"),
-        lambda: studio.set(density=0),
-        studio.undo,
-    ):
-        change().settle()
-        assert film.picture() == figures.TrailFilm(studio).picture()
-        assert film.picture() not in shown
-        shown.add(film.picture())
-
-
-def test_a_bad_attempt_stretches_the_axes_only_while_it_is_the_current_one():
-    def attempt(number, density, right):
-        return Attempt(number, None, 0, "", density=density, accuracy=Accuracy.counted(right, 1000))
-
-    good = [attempt(1, 1.0, 990), attempt(2, 0.5, 985)]
-    bad = attempt(3, 0.001, 100), attempt(4, 0.9, 700)
-    least, low, top = figures.trail_limits(good, 2)
-    assert low >= 0.95
-    assert figures.trail_limits([*good, *bad], 3)[1] <= 0.1
-    assert 0.1 < figures.trail_limits([*good, *bad], 4)[1] <= 0.7
-    assert figures.trail_limits([*good, *bad], 2) == (least, low, top)
-    assert Comparison([*good, *bad], chance=0.1).pareto == tuple(good[::-1])
+    moving = histogram.Histogram(studio, (620, 290))
+    for quality in (0.0, 0.5, 1.0, 2.9, 0.25):
+        studio.set(quality).settle()
+        for layer in ("fc1", "fc2"):
+            picture = moving.picture(layer)
+            assert picture == histogram.Histogram(studio, (620, 290)).picture(layer)
+            shown.add(picture)
+    assert len(shown) == 10
+    studio.retrain(epochs=1).settle()  # other weights
+    assert moving.picture("fc2") == histogram.Histogram(studio, (620, 290)).picture("fc2")
+    assert moving.picture("fc2") not in shown
 
 
 def test_names_too_long_are_never_cut_to_a_twins():

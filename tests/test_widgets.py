@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from traitlets.config import Config
 
-from pruning_lab import criteria, masks, plots, sensitivity, storage
+from pruning_lab import criteria, evaluation, masks, plots, sensitivity, storage
 from pruning_lab.evaluation import Accuracy
 from pruning_lab.studio import Moved
 from pruning_lab.widgets import (
@@ -32,7 +32,6 @@ from pruning_lab.widgets import (
     GrowingScan,
     GrowingTraining,
     ThresholdSlider,
-    scan_figure,
 )
 
 
@@ -595,7 +594,7 @@ def shown(monkeypatch):
         pictures.append((place, picture.png))
         return Handle(place)
 
-    monkeypatch.setattr(scan_figure.display, "display", show)
+    monkeypatch.setattr("IPython.display.display", show)
     return pictures
 
 
@@ -664,10 +663,19 @@ def test_an_old_state_is_left_between_two_batches(panels, slow, split, monkeypat
     while not Slow.calls:
         time.sleep(0.001)
     monkeypatch.setattr(Slow, "seconds", 0.0)
-    panel.quality = 0.0
+    panel.quality = 0.5
     panel.settle()
-    assert panel.accuracy == panel.studio.dense
     assert 2000 <= len(Slow.calls) < 3000  # all batches once, and few of the old state's 2,000
+    alone = evaluation.evaluate(cut_by_hand(slow, "fc1", 0.5), split)
+    assert panel.accuracy == Accuracy.counted(500 * round(alone.value * alone.n), 500 * alone.n)
+
+
+def test_a_threshold_of_zero_is_known_to_be_the_dense_network(panels, slow, split):
+    panel = panels(slow, split, "fc1", quality=2.0).settle()
+    Slow.calls.clear()
+    panel.quality = 0.0
+    assert panel.settle().accuracy == panel.studio.dense
+    assert not Slow.calls
 
 
 def test_settle_raises_what_went_wrong_and_the_panel_says_it(panels, toy, split):

@@ -410,8 +410,8 @@ print(*rows.conclusions, sep="\n")
 
 # %% [markdown]
 # The intervals are paired, of the test images, which were looked at once for each network; nothing
-# was chosen by them. With all images, twelve rounds and three seeds both ways lose less; such rows of
-# ours are kept in the folder `results`, under *Weights or neurons*.
+# was chosen by them. With all images, twelve rounds and three seeds both ways lose less; such rows
+# of ours are kept in the folder `results`, under *Weights or neurons*.
 
 # %% tags=["ci", "nbval-check-output"]
 pruned10, removed10, pruned40, removed40 = rows

@@ -22,6 +22,7 @@ from pruning_lab.studio.metrics import Change, answers_of, hits
 
 LOOK_SECONDS = 0.4  # between two estimates of an accuracy that is being measured
 REST_SECONDS = 0.06  # without a step, after which a drag that was too fast counts as resting
+_FIRST = Attempt(1, None, 0, "as it came").key
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,14 @@ class Measurer:
 
     The thread works on the latest request only, and ends when there is nothing to do: a measurement
     asks between two batches whether it is stale. `first` is the version that drops are measured
-    from; `record(attempt, change)` gets what was measured on all images, before listeners do.
+    from; `record(key, change)` gets what was measured on all images, before listeners do.
     """
 
     def __init__(
         self,
         first: Version,
         images: Images,
-        record: Callable[[Attempt, Change], None],
+        record: Callable[[tuple, Change], None],
         budget: int | None,
         recalibrate: Images | None,
     ):
@@ -262,11 +263,13 @@ class Measurer:
             self.flops = {name: flops.get(name, 0) for name in self._first.layers}
             self._before = answers_of(evaluator.logits(), evaluator.labels)
             self.dense = Accuracy.of(hits(self._before))
+            self._answers[_FIRST] = self._before
+            self._record(_FIRST, Change(self._before, self._before))
             self.tell(Moved())
         if attempt.key not in self._answers:
             self._refine(version, attempt, stale)
         if attempt.key in self._answers:
-            self._record(attempt, self.change(attempt))
+            self._record(attempt.key, self.change(attempt))
             if not stale():
                 self.status = "ready"
                 self._tell_measured(attempt, final=True)

@@ -16,7 +16,7 @@ from pruning_lab.evaluation import Accuracy
 from pruning_lab.masks import Amount
 from pruning_lab.sensitivity import Scan
 from pruning_lab.studio import files, images, tasks
-from pruning_lab.studio.history import Attempt, History, Setting
+from pruning_lab.studio.history import History, Setting
 from pruning_lab.studio.layers import Version
 from pruning_lab.studio.measurer import Changed, Event, Measurer
 from pruning_lab.studio.metrics import Change, Metrics
@@ -256,9 +256,9 @@ class Studio(State):
             self._measurer.tell(Changed())
         return self
 
-    def _record(self, attempt: Attempt, change: Change) -> None:
+    def _record(self, key: tuple, change: Change) -> None:
         with self._measurer.lock:
-            self.history = self.history.measured(attempt.key, change.accuracy, change.drop)
+            self.history = self.history.measured(key, change.accuracy, change.drop)
         self._measurer.tell(Changed())
 
     def _learnt(self, version: Version, what: str) -> None:

@@ -6,12 +6,11 @@ that dragging stays smooth. Pictures are sent as PNG or SVG, which every noteboo
 
 from pruning_lab.widgets.cost_slider import CostSlider
 from pruning_lab.widgets.function_slider import FunctionSlider
+from pruning_lab.widgets.growing import GrowingScan, GrowingTraining
 from pruning_lab.widgets.guesses import DrawCurve, GuessSlider, Pick, Rank
 from pruning_lab.widgets.numbers import NumbersSlider
 from pruning_lab.widgets.panel import StudioPanel
-from pruning_lab.widgets.scan_figure import GrowingScan
 from pruning_lab.widgets.sliders import DropSlider, ThresholdSlider
-from pruning_lab.widgets.training_figure import GrowingTraining
 
 __all__ = [
     "CostSlider",

@@ -154,7 +154,7 @@ class Board:
         # A drag changes the last attempt with each step: that is told when it is measured.
         told, listed = self._made.get("attempts", {}), {}
         for a in history.attempts:
-            known = a.accuracy or told.get(a.number, [None])[-1]
+            known = (a.accuracy, a.density) if a.accuracy else told.get(a.number, [None])[-1]
             listed[a.number] = a.name, a.line, known
         if told != listed:
             self._made["attempts"] = listed

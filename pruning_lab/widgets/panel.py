@@ -2,16 +2,18 @@
 
 import anywidget
 import traitlets
+from matplotlib.figure import Figure
 
 from pruning_lab import plots
 from pruning_lab.studio import Studio
 from pruning_lab.widgets.board import Board
 from pruning_lab.widgets.drawing import for_pages
-from pruning_lab.widgets.figures import TrailFilm, WeightsFilm
+from pruning_lab.widgets.histogram import Histogram
 from pruning_lab.widgets.script import script, style
 from pruning_lab.widgets.studio_view import OfStudio
 from pruning_lab.widgets.tables import STYLE, attempts_table, headline, table
 
+_PIXELS = 620, 290  # of a picture
 _HELP = "For the page; `widgets.state` and `widgets.board` say what it holds."
 
 
@@ -41,7 +43,7 @@ class StudioPanel(OfStudio, anywidget.AnyWidget):
         self._esm, self._css = script(), style()
         super().__init__(**self._board.values)
         self.studio, self._layer = studio, studio.layers[0]
-        self._weights_film, self._trail_film = WeightsFilm(studio), TrailFilm(studio)
+        self._histogram = Histogram(studio, _PIXELS)
         self._board.show(self._take)
 
     def _take(self, values: dict) -> None:
@@ -84,13 +86,21 @@ class StudioPanel(OfStudio, anywidget.AnyWidget):
         bundle = super()._repr_mimebundle_(**options)
         if self.comm is None:  # closed
             return bundle
-        metrics, pictures = self.studio.metrics(), []
-        for film, arguments in ((self._weights_film, [self._layer]), (self._trail_film, [])):
-            pictures.append(plots.Picture(film.picture(*arguments), film.words, 620))
+        metrics, picture = self.studio.metrics(), self._histogram.picture(self._layer)
+        pictures = [plots.Picture(picture, self._histogram.words, _PIXELS[0]), *self._attempts()]
         page = [
             *(STYLE, '<div class="studio-panel">', headline(metrics, self.studio)),
             *(f"<p>{picture.img}</p>" for picture in pictures),
             *(table(metrics.columns, metrics), attempts_table(self.studio), "</div>"),
         ]
         text = f"{self!r}\n\n{self.mask.receipt}"
-        return for_pages(bundle, text, "".join(page), pictures[0].png)
+        return for_pages(bundle, text, "".join(page), picture)
+
+    def _attempts(self) -> list[plots.Picture]:
+        """Those that no other beats, as soon as there is one."""
+        points = [(a.density, a.drop) for a in self.studio.compare().pareto if a.drop]
+        if not points:
+            return []
+        figure = Figure(figsize=[side / 100 for side in _PIXELS], layout="constrained")
+        plots.trade_off(points, title="attempts that no other beats", ax=figure.subplots())
+        return [plots.Picture(plots.png(figure), plots.words(points), _PIXELS[0])]

@@ -13,7 +13,7 @@ from pruning_lab.data import Images
 from pruning_lab.layers import prunable
 from pruning_lab.studio import LIMIT, STEP, LayerMetrics, Studio
 from pruning_lab.widgets.drawing import WIDTH, height_for
-from pruning_lab.widgets.figures import WeightsFilm
+from pruning_lab.widgets.histogram import Histogram
 from pruning_lab.widgets.studio_view import StudioView, on_grid, on_steps
 from pruning_lab.widgets.tables import percent, table
 
@@ -33,7 +33,7 @@ class ThresholdSlider(StudioView):
     def __init__(self, model: nn.Module, images: Images, layer: str, *, quality: float = 1.0):
         prunable(model)[layer]  # raises for an unknown one
         studio = Studio(model, images)
-        self._film = WeightsFilm(studio, (WIDTH, 270), curve=False)
+        self._histogram = Histogram(studio, (WIDTH, 270))
         self._open(studio, layer, quality, "threshold")
         self.children = [*self.children[:3], self.picture, self.headline, self.text]
         self.start()
@@ -63,7 +63,7 @@ class ThresholdSlider(StudioView):
         self.press(move)
 
     def draw(self) -> bytes:
-        return self._film.picture(self.layer)
+        return self._histogram.picture(self.layer)
 
     @property
     def row(self) -> LayerMetrics:

@@ -174,7 +174,8 @@ def test_a_drag_shows_at_once_what_stays_and_then_what_the_studio_says(view, ora
     view.settled()
     check(view, oracle)
     lost = [flip for flip in oracle.flipped() if flip.lost]
-    assert view.text(".pl-lost-part b").startswith(f"{len(lost)} images lost")
+    images = "1 image" if len(lost) == 1 else f"{len(lost)} images"
+    assert view.text(".pl-lost-part b").startswith(f"{images} lost, ")
     shown = view.page.locator(".pl-lost").get_attribute("aria-label")
     by_hand = [f"image {flip.index}: {flip.before} → {flip.after}" for flip in lost]
     assert sorted(shown.split(", ")) == sorted(by_hand or ["no image lost"])

@@ -48,8 +48,8 @@ export class Losses {
   // All on one canvas: a drag changes them often, and each canvas of its own costs a frame a millisecond.
   drawLost(colours) {
     const losses = this.state.get("losses") ?? {}, bytes = this.state.get("pictures")
-    const title = losses.n ? `${losses.lost} images lost, ${losses.won} won of ${count(losses.n)}`
-      : "Images lost"
+    const lost = `${losses.lost} ${losses.lost === 1 ? "image" : "images"} lost`
+    const title = losses.n ? `${lost}, ${losses.won} won of ${count(losses.n)}` : "Images lost"
     put(this.lostTitle, title)
     this.lost.classList.toggle("pl-waiting", losses.final === false)
     const { context, width, height } = prepared(this.lost)
