@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from toys import CLASSES, lively
 
-from pruning_lab import data, files
+from pruning_lab import data, files, models
 from pruning_lab.studio import Changed, Failed, Studio
 from pruning_lab.studio.saving import Saver
 from pruning_lab.training import TrainConfig
@@ -72,6 +72,28 @@ def test_every_change_and_every_measurement_is_soon_on_disk(studio, tmp_path):
     studio.test()
     soon(lambda: json.loads(path.read_text())["tests"] == 1)
     soon(lambda: savers() == [])  # an idle studio has no thread
+
+
+def test_two_studios_of_one_file_lose_nothing_of_one_another(toy, splits, tmp_path):
+    path, told = tmp_path / "s.json", []
+    Studio(toy, splits).autosave(path).retrain(config=GENTLE).settle().close()
+    one, other = (Studio.load(path, toy, splits).autosave(path) for _ in range(2))
+    one.on(Failed, told.append)
+    for studio, density in ((other, 0.5), (one, 0.3), (other, 0.4)):
+        studio.set(density=density).settle().retrain(config=GENTLE).settle()
+    for studio in (one, other):
+        studio.save(studio.path)  # by hand too
+        studio.rename("the last").close()
+    assert (one.path, other.path) == (tmp_path / "s-2.json", path)
+    assert [event.text for event in told] == [
+        f"another studio is saved as {path}; from now on this one is in {one.path}"
+    ]
+    for studio in (one, other):
+        again = Studio.load(studio.path, toy, splits)
+        assert again.attempts == studio.attempts
+        assert again.attempt.name == "the last"
+        assert models.fingerprint(again.network()) == models.fingerprint(studio.network())
+        again.close()
 
 
 def test_what_was_saved_by_itself_is_loaded_again(studio, toy, splits, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shlex
 import tempfile
 from dataclasses import replace
@@ -71,30 +70,22 @@ def studio(
                 page.browse(address, folder)
 
         page.serve(opened, listening, ready)
-    again = shlex.join(["pruning-lab", "studio", "--resume", str(path)])
+    again = shlex.join(["pruning-lab", "studio", "--resume", str(opened.path)])
     output.say(f"\nthe studio is closed; {again} opens it again")
 
 
 def free_path(save: str | None) -> Path:
     """Where to save: never over other files. Raises OSError or ValueError where it cannot be."""
     if save is None:
-        names = ("studio.json", *(f"studio-{number}.json" for number in range(2, 10**6)))
-        path = next(path for path in map(Path, names) if not _files(path))
+        path = lab.studio.files.free_path(Path("studio.json"))
     elif (path := Path(save)).suffix != ".json":
         raise ValueError(f"--save {path}: a studio is JSON; name it {path.with_suffix('.json')}")
-    elif there := _files(path):
+    elif there := lab.studio.files.files_of(path):
         is_studio = path.is_file() and outputs.kind_of(path) == "studio"
         again = f"open it again with --resume {path}, or " if is_studio else ""
         raise FileExistsError(f"--save {path}: {there[0]} is there already; {again}name another")
     outputs.check_place("--save", path)
     return path
-
-
-def _files(path: Path) -> list[Path]:
-    """What is there of the files of a studio that is saved in `path`."""
-    weights = re.compile(re.escape(path.stem) + r"-\d+\.safetensors")
-    there = path.parent.iterdir() if path.parent.is_dir() else ()
-    return [file for file in there if file.name == path.name or weights.fullmatch(file.name)]
 
 
 def open_studio(file, scan, recalibrate, seed, network, images, output) -> lab.Studio:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from shlex import quote
 from typing import TypedDict
@@ -72,11 +73,31 @@ def check_free(path: str | Path, owner: str, overwrite: bool) -> Path:
     path = Path(path)
     if path.suffix != ".json":
         raise ValueError(f"a studio is saved as JSON; name it {path.with_suffix('.json')}")
+    others = [file for file in files_of(path) if _read(file).get("id") != owner]
+    _check_overwrite(others, overwrite, "open it with Studio.load, ")
+    return path
+
+
+def files_of(path: Path) -> list[Path]:
+    """What is there of the files of a studio that is saved in `path`, the JSON first."""
     own = re.compile(re.escape(path.stem) + r"(\.json|-\d+\.safetensors)")
     there = path.parent.iterdir() if path.parent.is_dir() else ()
-    others = [f for f in there if own.fullmatch(f.name) and _read(f).get("id") != owner]
-    _check_overwrite(sorted(others), overwrite, "open it with Studio.load, ")
-    return path
+    found = (file for file in there if own.fullmatch(file.name))
+    return sorted(found, key=lambda file: (file.name != path.name, file.name))
+
+
+def free_path(path: Path) -> Path:
+    """The path where nothing of a studio is there, else the first free of studio-2.json, ..."""
+    others = (path.with_stem(f"{path.stem}-{number}") for number in range(2, 10**6))
+    return next(place for place in chain([path], others) if not files_of(place))
+
+
+def stamp(path: Path) -> tuple | None:
+    """What tells that a file was written again; None where there is none."""
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_ino, found.st_mtime_ns, found.st_size
+    return None
 
 
 def _check_overwrite(there: Sequence[Path], overwrite: bool, advice: str = "") -> None:

@@ -67,8 +67,9 @@ class Studio(State):
         self.tests, self.tested, self.test_drop = 0, None, None  # uses of test; what came of it
         self.layers, self.history = list(first.layers), History(tuple(first.layers))
         self._measurer = Measurer(first, self.val, self._record, budget, recalibrate)
-        self._id, self._saving = secrets.token_hex(16), threading.Lock()
+        self._id, self._saving = secrets.token_hex(16), threading.RLock()
         self.path: Path | None = None  # where `autosave` writes
+        self._written: dict[Path, tuple | None] = {}  # by this studio, as files.stamp says
         self._saver, self._stop_saving = None, lambda: None
         self.refresh()
 
@@ -214,12 +215,13 @@ class Studio(State):
         """`save` now, and in the background after every change and every measurement.
 
         A process that is killed loses what was done in its last half second. Where a save fails,
-        Failed says so, and the next one tries again.
+        Failed says so, and the next one tries again; where another studio writes the same file,
+        Failed says so, and this one goes on in another: `path`.
         """
         self.save(path, overwrite=overwrite)
         self._stop_saving()
         self.path = Path(path)
-        self._saver = Saver(partial(self._save, self.path), self._measurer.fail)
+        self._saver = Saver(self._save_again, self._measurer.fail)
         self._stop_saving = self.on(Changed, self._saver.changed)
         self._saver.changed()  # what came between
         return self
@@ -264,8 +266,8 @@ class Studio(State):
     def _learnt(self, version: Version, what: str) -> None:
         """An attempt with weights of its own."""
         if self.path is not None:
-            with suppress(OSError):  # which the saver will tell
-                files.save_weights(self.path, len(self._versions), version, self._id)
+            with suppress(OSError), self._saving:  # which the saver will tell
+                files.save_weights(self._own_path(), len(self._versions), version, self._id)
 
         def step(history: History) -> History:
             self._versions.append(version)
@@ -286,7 +288,22 @@ class Studio(State):
                 weights=[version.fingerprint for version in versions],
                 history=history,
             )
-            return files.save(path, about, versions)
+            files.save(path, about, versions)
+            self._written[path.resolve()] = files.stamp(path)
+            return path
+
+    def _save_again(self) -> None:
+        with self._saving:
+            self._save(self._own_path())
+
+    def _own_path(self) -> Path:
+        """Where `autosave` writes; another file where another studio has written this one."""
+        taken = self.path
+        if files.stamp(taken) not in (None, self._written.get(taken.resolve())):
+            self.path = files.free_path(taken)
+            told = f"another studio is saved as {taken}; from now on this one is in {self.path}"
+            self._measurer.fail(told)
+        return self.path
 
     @cached_property
     def _images(self) -> str | None:
