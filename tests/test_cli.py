@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -63,9 +64,23 @@ def without_clocks(record):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A folder with one whole run on mnist-5k, and what it printed."""
+    """A folder with one whole run on mnist-5k, and what it printed.
+
+    `killed` is what would be there if it had been killed in its third round.
+    """
     folder = tmp_path_factory.mktemp("run")
-    said = lab("run", "--data", "mnist-5k", "--out", "first", cwd=folder)
+    words = [sys.executable, "-m", "pruning_lab", "run", "--data", "mnist-5k", "--out", "first"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    run = subprocess.Popen(words, cwd=folder, text=True, **pipes)
+    waiting = folder / "first" / "checkpoints" / "round-2.safetensors"
+    deadline = time.monotonic() + 240
+    while not waiting.exists() and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    run.send_signal(signal.SIGSTOP)
+    shutil.copytree(folder / "first", folder / "killed")
+    run.send_signal(signal.SIGCONT)
+    said = subprocess.CompletedProcess(words, 0, *run.communicate(timeout=300))
+    assert run.returncode == 0
     return folder, said
 
 
@@ -131,24 +146,16 @@ def test_the_report_is_one_file_that_asks_nothing_of_the_network(finished):
     assert str(folder) not in page
 
 
-def test_a_killed_run_resumed_ends_as_an_uninterrupted_one(finished, tmp_path, monkeypatch, capsys):
+def test_a_killed_run_resumed_ends_as_an_uninterrupted_one(finished, monkeypatch, capsys):
     folder, _ = finished
-    words = [sys.executable, "-m", "pruning_lab", "run", "--data", "mnist-5k", "--out", "killed"]
-    child = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    waiting = tmp_path / "killed" / "checkpoints" / "round-2.safetensors"
-    deadline = time.monotonic() + 240
-    while not waiting.exists() and child.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    assert waiting.exists()
-    assert not (tmp_path / "killed" / "run.json").exists()
-    monkeypatch.chdir(tmp_path)
+    assert (folder / "killed" / "checkpoints" / "round-2.safetensors").exists()
+    assert not (folder / "killed" / "run.json").exists()
+    monkeypatch.chdir(folder)
     assert here("run", "--data", "mnist-5k", "--out", "killed") == 2
     assert "--resume" in capsys.readouterr().err
 
     assert here("run", "--resume", "--out", "killed") == 0
-    resumed, whole = tmp_path / "killed", folder / "first"
+    resumed, whole = folder / "killed", folder / "first"
     for name in ("dense.safetensors", "model.safetensors", "mask.safetensors"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
     records = [json.loads((place / "run.json").read_text()) for place in (resumed, whole)]
