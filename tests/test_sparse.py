@@ -317,12 +317,14 @@ def test_verdicts_follow_the_rows():
     open_ = row("fc3", (0.9, 1.01, 1.2), chosen="dense", break_even=None)
     whole = row("whole network", (1.4, 1.5, 1.6), chosen="sparse")
     still = row("whole network", (0.9, 1.0, 1.1), chosen="dense", batch=16)
-    first, second = Bench([fast, slow, open_, whole, still]).verdicts
+    hardly = row("whole network", (0.99, 1.03, 1.06), chosen="sparse", batch=64)
+    first, second, third = Bench([fast, slow, open_, whole, still, hardly]).verdicts
     assert first.startswith("batch 1: the network is 1.50x (1.40 to 1.60) as fast as dense; ")
     assert "fc1 is 3.00x (2.90 to 3.10) as fast; fc2 is 0.50x" in first
     assert "fc2 is 0.50x (0.40 to 0.60) as fast at density 0.3 (break-even 21.0%)" in first
     assert "fc3 is not faster at density 0.3 (break-even below 2%)" in first
     assert second == "batch 16: the network at density 0.3 is not faster sparse on this machine."
+    assert third == second.replace("16", "64")
 
 
 def test_the_ceiling_is_the_ratio_of_the_bytes_that_are_moved(faster):

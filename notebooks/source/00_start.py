@@ -155,8 +155,8 @@ for result in lab.paper.TABLE_1.values():
     print(f"{result.network:14}{before:6.1f} MB ->{after:5.1f} MB")
 
 # %% [markdown]
-# (A pruned network must also store *where* its weights are, which takes some more room. A later
-# notebook counts that.)
+# (A pruned network must also store *where* its weights are, which takes some more room. Does it fit
+# on a chip then? Notebook 6 counts it.)
 #
 # The paper reports that none of the four makes more errors after pruning than before. That is hard
 # to believe, and it is what you will test in this course.

@@ -138,7 +138,8 @@ print(dense_counts)
 print(f"\nfc1 holds {part:.1%} of the weights")
 
 # %% [markdown]
-# The paper's Table 2 has the same columns, rounded to thousands:
+# The paper's Table 2 has the same columns, rounded to thousands (`act%`, `weights%` and `FLOP%` say
+# something once a network is pruned; notebook 3 explains them):
 
 # %%
 lab.reports.layers_beside(lab.paper.LENET_300_100, dense_counts, ["weights", "flops"])
@@ -333,10 +334,10 @@ print("the network has learnt what it can from so many images:", test.error < ex
 # %% [markdown]
 # **What we make of the difference.** The network is the paper's, weight for weight. The training
 # is not. The paper took an example network of the library Caffe and says little about its
-# training; we shift images at random and let the learning rate rise and fall, which needs only
-# few epochs. With all of MNIST and more epochs our error comes near the paper's (set `EPOCHS`
-# higher). With the 3,000 training images of `mnist-5k` it stays larger: a network cannot learn
-# from images that it never saw.
+# training; we shift images at random and let the learning rate rise and fall, which needs only few
+# epochs. With all of MNIST a few epochs reach the paper's error, and more epochs go below it (set
+# `EPOCHS` higher). With the 3,000 training images of `mnist-5k` it stays larger: a network cannot
+# learn from images that it never saw.
 #
 # For pruning, it matters that we start from a network that works, and that we know what it is
 # made of. Next, [02_prune_once](02_prune_once.ipynb): we remove weights and see what breaks.

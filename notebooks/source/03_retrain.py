@@ -250,7 +250,7 @@ lab.plots.show(drawn, f"images that the dense network reads correctly, lost by t
 # %% [markdown]
 # Now the retraining. `lab.train` holds a mask that it is given. The network is to recover and not
 # to start again, so the paper lowers the learning rate for it, to a tenth
-# (`lab.paper.RETRAIN_LR_FACTOR`), and takes its time. We have a few epochs only, and lower it less.
+# (`lab.paper.RETRAIN_LR_FACTOR`). We have a few epochs only, and lower it less.
 #
 # **Make a guess:** how much of the lost accuracy does retraining give back, and after how many
 # epochs? The picture grows while the network trains.
@@ -275,7 +275,8 @@ print("pruned weights that are not zero:    ", revived(once, mask))
 
 # %% [markdown]
 # How does that compare with the dense network? Both were measured on the same images, so the change
-# and its interval are paired. After the colon stands what such an interval allows us to say.
+# and its interval are *paired*: only images on which the two disagree count (notebook 4 explains
+# it). After the colon stands what such an interval allows us to say.
 
 # %%
 change = lab.evaluation.drop(dense, after_retraining)
@@ -360,7 +361,7 @@ print("the control keeps all weights:", lab.counts.parameters(networks["control"
 # %% [markdown]
 # The first line mixes two causes: the mask, and the epochs that the pruned network was trained
 # longer. The second has one cause, the mask. If they say different things, the difference is what
-# more training does to any network, pruned or not. This is an easy mistake to make. Many pruned
+# the same further training did to the *dense* network. This is an easy mistake to make. Many pruned
 # networks in papers and blogs are compared with a dense network that stopped training long before.
 #
 # So *pruning without loss of accuracy* is a statement about the second line. If it says *worse*,
@@ -419,7 +420,7 @@ for stage, accuracy, answers in cuts:
 # Do the images in the first row look harder to you than those in the last?
 #
 # The threshold grows from round to round, and so does σ, the standard deviation of the weights that
-# are left: the small ones are gone, and retraining makes those that stay larger.
+# are left: the small ones are gone.
 
 # %%
 for stage, *_ in cuts:
@@ -441,6 +442,11 @@ change = lab.evaluation.drop(after_retraining, in_steps)
 print("once     ", after_retraining)
 print("in steps ", in_steps)
 print("change by going in steps:", change, change.conclusion, sep="\n")
+
+# %% [markdown]
+# Read it with care, for the two differ in more than the steps: only the last third of the epochs in
+# steps is trained at the final density, and each round has a learning rate that rises and falls. If
+# going in steps did worse here, that may be why. Notebook 5 takes this up.
 
 # %% [markdown]
 # ## What it looks like inside
@@ -570,8 +576,9 @@ if "control" in networks:
 # %% [markdown]
 # Does this hold with longer training? Set `EPOCHS` and `MORE` ten times as high and see what
 # becomes of the second line. That going in steps beats cutting once, as the paper finds for
-# AlexNet, need not show at such a density; the interval above decides. The paper's quality
-# parameters and its number of rounds are not in the paper, so nobody can repeat it to the digit.
+# AlexNet, need not show at such a density, and it may even do worse; the interval above decides.
+# The paper's quality parameters and its number of rounds are not in the paper, so nobody can
+# repeat it to the digit.
 #
 # So far the densities were the paper's. Next, [04_sensitivity](04_sensitivity.ipynb): how to choose
 # them.

@@ -126,7 +126,8 @@ print("the first σ takes nothing more:", len(set(first)) == 1)
 
 # %% [markdown]
 # One sentence of the paper, and three readings of it. With σ of the survivors a quality
-# *compounds*; with the other two, repeating it does nothing. So a quality alone does not say how
+# *compounds*; with the other two, repeating it does nothing as long as nothing is retrained in
+# between. So a quality alone does not say how
 # much of a network is left: that depends on the number of cuts. A density does say it, so from here
 # on we ask for densities.
 #
@@ -323,8 +324,8 @@ changes = {
 drawn = None
 for name, points in changes.items():
     drawn = lab.plots.trade_off(points, label=name, ax=drawn, title="Figure 5, LeNet-300-100")
-said = "; ".join(f"{name}: {lab.plots.words(points)}" for name, points in changes.items())
-lab.plots.show(drawn, said)
+words = "; ".join(f"{name}: {lab.plots.words(points)}" for name, points in changes.items())
+lab.plots.show(drawn, words)
 
 # %% [markdown]
 # Read with care. The line at 0 is the dense network *before* the further epochs, as in the paper.
@@ -375,8 +376,8 @@ lab.exercises.check("05.dead", dead)
 
 # %% [markdown]
 # A dead neuron can take others with it. In the chain below, each layer has two neurons and only a
-# few weights. No neuron reads neuron 1 of the second layer. **Make a guess:** how many neurons
-# can go?
+# few weights. No neuron reads neuron 1 (counted from 0) of the second layer. **Make a guess:** how
+# many neurons can go?
 
 # %% tags=["nbval-check-output"]
 chain = torch.nn.Sequential(*(torch.nn.Linear(2, size, bias=False) for size in (2, 2, 1)))
@@ -412,18 +413,24 @@ print("nothing more dies in it:", lab.neurons.find(smaller).total.removed)
 # %% [markdown]
 # The paper says that dead neurons need no code: in retraining, their other weights get no gradient
 # from the loss, and weight decay takes them to zero. Is it so? Had it happened, no weight would go
-# with the dead neurons. A threshold of zero is strict, so here is also how large they are:
+# with the dead neurons. A threshold of zero is strict, so here is also how large the weights are
+# that go:
 
 # %%
 total = report.total
 before = {name: layer.weight for name, layer in lab.masks.prunable(networks["in rounds"]).items()}
 print(f"{total.weights} weights and {total.biases} biases go with {total.removed} dead neurons")
 sizes = torch.cat([weight[weight != 0].abs() for weight in before.values()])
-print(f"median |w| of all {len(sizes):,} weights that are left: {sizes.median():.3f}")
+stay = torch.cat([layer.weight.flatten() for layer in lab.masks.prunable(smaller).values()]).abs()
+go = sizes[~torch.isin(sizes, stay)]
+print(f"median |w| of all {len(sizes):,} weights that were left: {sizes.median():.3f}")
+if len(go):
+    print(f"of the {len(go)} that go: median {go.median():.3f}, smallest {go.min():.3f}")
 
 # %% [markdown]
-# Two things are against it. In a few epochs, weight decay shrinks a weight only a little, and never
-# to exactly zero. And a neuron without inputs still has its bias: it is a constant, which the next
+# Weights that had been driven towards zero would be much smaller than the others. Two things are
+# against it. In a few epochs, weight decay (here 1e-4) shrinks a weight only a little, and never to
+# exactly zero. And a neuron without inputs still has its bias: it is a constant, which the next
 # layer can use as one more bias. So the loss *does* have a gradient there.
 #
 # ## Keep the weights, or start again?
@@ -469,8 +476,9 @@ print(f"pooled: {pooled}: {pooled.conclusion}")
 
 # %% [markdown]
 # (The seeds set the order and the shifts of the images, and the new values. All start from one
-# dense network. The pooled interval is over all images of all seeds; how much *networks* differ
-# from one another, three seeds cannot say well.)
+# dense network, and are measured on the same images. The pooled interval counts each answer as if
+# it were of another image, so it is narrower than it should be, by a factor of up to √3. How much
+# *networks* differ from one another, three seeds cannot say well: look at the three rows.)
 #
 # **Write one sentence:** were the old values worth keeping? Either outcome is right if your
 # sentence fits the interval.
@@ -488,9 +496,11 @@ sentence = (
 lab.exercises.explain("05.reinit", sentence)
 
 # %% [markdown]
-# A new network has to learn everything in these few epochs; the old one has only to recover. With
-# many epochs the difference may become small: that is the debate about *rewinding* and *lottery
-# tickets* (Frankle and Carbin, 2019), which set the survivors back to their *first* values.
+# A new network has to learn everything in these few epochs; the old one has only to recover: its
+# values had the epochs of the dense training as well. With many epochs the difference may become
+# small: Liu and others (2019, *Rethinking the Value of Network Pruning*) find that new values do
+# as well then. Frankle and Carbin (2019, *The Lottery Ticket Hypothesis*) find new values worse,
+# and set the survivors back to their *first* values instead: *rewinding*.
 #
 # ## Your own schedule
 #
@@ -498,7 +508,7 @@ lab.exercises.explain("05.reinit", sentence)
 #
 # **Go as low as you can with the epochs of this notebook, without a loss of more than half a point
 # against the control that val can show:** the interval of the change must not lie below -0.5 as a
-# whole. How low you must come at least depends on your name.
+# whole. The density that you must reach depends on your name.
 #
 # `rounds` is a list of dicts: what `lab.prune` takes, and the `"epochs"` after that cut. Cut as
 # often as you like; the epochs of all rounds together are at most those of the control. The check
@@ -543,9 +553,9 @@ lab.reports.beside(theirs, ours)
 
 # %%
 gains = [lab.evaluation.drop(on["cut once"], on["in rounds"]) for on in (on_val, on_test)]
-said = {gain.conclusion.split(" images")[-1].strip() for gain in gains}
+findings = {gain.conclusion.split(" images")[-1].strip() for gain in gains}
 print(f"rounds instead of one cut: on val {gains[0]}, on test {gains[1]}")
-found = said.pop() if len(said) == 1 else "val and test do not agree"
+found = findings.pop() if len(findings) == 1 else "val and test do not agree"
 print(f"with {FINAL:.0%} of the weights and {retraining.epochs} epochs: {found}")
 
 # %% [markdown]

@@ -3,7 +3,7 @@
 #
 # **Nine weights in ten are zero. Is the network smaller? Is it faster?**
 #
-# The paper answers for the file: its **section 3** stores a pruned network with an index of a few
+# The paper answers for the file: its **section 5** stores a pruned network with an index of a few
 # bits for each weight, and says how much that adds. For the time it gives no number. We measure
 # both on this machine: bytes in several encodings, milliseconds dense and sparse. At the end we
 # prune in another way, which makes the network smaller *and* faster, and see what that costs.
@@ -107,8 +107,8 @@ lab.exercises.reveal("07.even", [round(percent) for percent in measured])
 # %%
 guess = lab.exercises.guessed("07.even")
 title = f"fc1, batches of {rows[0].batch}, on this machine"
-said = f"Sparse, in percent of dense: {', '.join(f'{each:.0f}' for each in measured)}"
-lab.plots.show(lab.plots.layer_times(rows, guess=guess, title=title), said)
+words = f"Sparse, in percent of dense: {', '.join(f'{each:.0f}' for each in measured)}"
+lab.plots.show(lab.plots.layer_times(rows, guess=guess, title=title), words)
 
 # %% [markdown]
 # Half of the multiplications are left at density 0.5. Is the layer twice as fast?
@@ -126,15 +126,20 @@ print(f"at density 0.5 the sparse layer is {rows[1].speedup} times as fast")
 # - **The start.** A sparse product takes some time before its first multiplication. Small layers
 #   show hardly anything else.
 #
-# So the operations that the paper counts are no time. They are what hardware saves that skips zeros
-# for free (EIE, Han et al. 2016, was built so).
+# So counted operations do not predict a time. They are what hardware saves that skips zeros for
+# free (EIE, Han et al. 2016, was built so).
+#
+# (What stands in brackets behind a time here, and in the tables below, is the middle half of the
+# measurements, the *quartiles*, and no 95 % interval.)
 #
 # ## How many bytes does it take?
 #
 # ### Six weights by hand
 #
 # Half of six weights are left. A file has to say which. The paper stores for each weight how many
-# zeros come before it, its *relative index*, in 5 bits:
+# zeros come before it, its *relative index*, in 5 bits (8 in a convolution). Is that many? If each
+# weight stayed with the same probability, whatever its neighbours do, no code could store the
+# places in fewer bits for each kept weight than the *entropy*:
 
 # %% tags=["nbval-check-output"]
 row = [0.9, 0.0, 0.4, -0.7, 0.0, 0.0]
@@ -143,7 +148,7 @@ bits = len(entries) * (5 + 32)  # an index and a float32 for each
 print(f"dense: {6 * 32} bits, relative indices: {bits} bits, or {-(-bits // 8)} bytes")
 for density in (0.5, 0.1):
     least = lab.storage.entropy_bound(density)
-    print(f"at density {density}, where a weight is takes {least:.2f} bits at least (entropy)")
+    print(f"at density {density} the place of a kept weight takes {least:.2f} bits (entropy)")
 
 # %% [markdown]
 # Five bits count up to 31 zeros. Where a gap is longer, a *filler* is stored: the entry (31, 0.0),
@@ -239,6 +244,9 @@ print(f"weights: {mask.weights / mask.kept:.1f} × fewer")
 print(f"bytes:   {packed.dense_bytes / packed.file_bytes:.1f} × fewer")
 
 # %% [markdown]
+# Where an index takes fewer bits than the entropy (the column *if independent*), the kept weights
+# of that layer are not independent: they stand in groups, and a code can use this.
+#
 # An index costs some bits for each weight. But the values have few different exponents, so that an
 # exact value takes fewer than its 32 bits. Together:
 
@@ -449,7 +457,8 @@ pd.DataFrame(table, index=["paper", "here"]).T
 # About time the paper promises nothing for the machine that you have. Its reason for pruning is the
 # energy of reading weights from memory (notebook 0), and chips were built for its networks. On a
 # CPU look at your own rows above: what a sparse layer gains depends on its size, its density and
-# the batch. A smaller dense network is faster everywhere; what it costs stands in the intervals.
+# the batch. A smaller dense network was faster wherever we measured it, by how much depends on the
+# batch; what it costs stands in the intervals.
 # [Why is it not faster, why is it not smaller?](../docs/why-not-faster.md) says more,
 # with a command for each question.
 #

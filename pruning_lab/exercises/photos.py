@@ -207,9 +207,9 @@ _MISSED = {
     "close": "allclose takes small steps for none; weight decay moves a weight by a millionth, and "
     "a frozen weight does not move at all. torch.equal is exact.",
     "weights": "only weights are compared; biases move too, and so do the running mean and "
-    "variance of a norm, though no optimizer knows them.",
-    "buffers": "the running mean and variance of a norm are left out; they move in train mode, "
-    "frozen or not.",
+    "variance of a batch normalisation layer, though no optimizer knows them.",
+    "buffers": "the running mean and variance of a batch normalisation layer are left out; they "
+    "move in train mode, frozen or not.",
     "names": "these are the names of tensors; a layer's name is the part before the last dot.",
     "twice": "a layer of which several tensors have moved is listed several times.",
 }

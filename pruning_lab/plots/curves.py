@@ -14,6 +14,7 @@ from pruning_lab.evaluation import Accuracy, Drop
 from pruning_lab.plots import looks
 from pruning_lab.sensitivity import PriorRow, ScanPoint, priors
 
+_LINES, _MARKS = ("-", "--", ":", "-."), ("o", "s", "^", "D")  # of the first, second, ... curve
 _TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100)  # of a change in points, either way
 
 
@@ -30,8 +31,9 @@ def trade_off(
     """Change of accuracy over density, 95 % intervals as bars; a loss is negative.
 
     Call again on the same axes for more curves. The dense network, whose accuracy may be named,
-    stands at 0. Beyond 1 point the axis is logarithmic, so that one network at chance hides none;
-    with `max_drop`, in percentage points, it is linear and stays close to that drop.
+    stands at 0. Where a change is beyond 1 point the axis is logarithmic from there on, so that one
+    network at chance hides none; with `max_drop`, in percentage points, it is linear and stays
+    close to that drop.
 
     `guess` is dashed: accuracies in percent, one for each point from the densest on, as `DrawCurve`
     notes them, or a mapping from densities to them. It needs `dense`.
@@ -39,10 +41,6 @@ def trade_off(
     ax = looks.axes(ax, title, looks.DENSITY, looks.CHANGE)
     densities, drops = zip(*sorted(points, key=lambda point: -point[0]), strict=True)
     if not ax.containers:  # the first curve
-        if max_drop is None:
-            ax.set_yscale("symlog", linthresh=1, linscale=0.7)
-            ax.yaxis.set_major_locator(FixedLocator([*(-tick for tick in _TICKS[1:]), *_TICKS]))
-            ax.yaxis.set_minor_locator(NullLocator())
         looks.dense_line(ax, dense and dense.value)
         if max_drop is not None:
             line = _allowed(ax, max_drop, drops)
@@ -50,9 +48,13 @@ def trade_off(
             line.set_label("")
     looks.density_axis(ax, "x", densities)
     change, low, high = np.array([looks.points_of(drop) for drop in drops]).T
-    look = {"marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.5, "label": label}
-    look["color"] = looks.CURVES[len(ax.containers) % len(looks.CURVES)]
+    number = len(ax.containers)
+    look = {"markersize": 4, "capsize": 2, "linewidth": 1.5, "label": label}
+    look["color"] = looks.CURVES[number % len(looks.CURVES)]
+    look["linestyle"], look["marker"] = _LINES[number % 4], _MARKS[number % 4]
     ax.errorbar(densities, change, yerr=np.array([change - low, high - change]).clip(0), **look)
+    if max_drop is None:
+        _fit_scale(ax)
     shown = dense is not None and _ghost(ax, guess, dense.value, densities)
     place = "lower left" if max_drop is None else "lower right"  # where no curve is
     return looks.legend(ax, loc=place) if label or shown else ax
@@ -63,20 +65,19 @@ def epochs(
 ) -> Axes:
     """Change of accuracy after 0, 1, 2, ... epochs of one network or several, by name.
 
-    Bands are paired 95 % intervals of the change from one dense network, which stands at 0. Beyond
-    1 point the axis is logarithmic, as in `trade_off`.
+    Bands are paired 95 % intervals of the change from one dense network, which stands at 0. The
+    axis is that of `trade_off`.
     """
     ax = looks.axes(ax, title, "epochs", looks.CHANGE)
-    ax.set_yscale("symlog", linthresh=1, linscale=0.7)
-    ax.yaxis.set_major_locator(FixedLocator([sign * t for sign in (-1, 1) for t in _TICKS]))
-    ax.yaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     looks.dense_line(ax, None)
-    shades, lines = cycle(looks.CURVES), cycle(("-", "--", ":", "-."))
-    for (name, drops), colour, line in zip(changes.items(), shades, lines, strict=False):
+    shades, lines, marks = cycle(looks.CURVES), cycle(_LINES), cycle(_MARKS)
+    for (name, drops), *look in zip(changes.items(), shades, lines, marks, strict=False):
+        colour, line, mark = look
         change, low, high = np.array([looks.points_of(drop) for drop in drops]).T
         ax.fill_between(range(len(drops)), low, high, color=colour, alpha=0.2, linewidth=0)
-        ax.plot(change, line, marker="o", markersize=4, color=colour, label=name)
+        ax.plot(change, line, marker=mark, markersize=4, color=colour, label=name)
+    _fit_scale(ax)
     return looks.legend(ax, loc="best")
 
 
@@ -179,6 +180,18 @@ def prior(rows: Sequence[PriorRow], *, title: str = "", ax: Axes | None = None) 
         curve = sorted((row.quality, row.density) for row in rows if row.layer == layer)
         ax.plot(*zip(*curve, strict=True), label=layer, **look)
     return looks.legend(ax, **looks.BESIDE)
+
+
+def _fit_scale(ax: Axes) -> None:
+    """Logarithmic beyond 1 point, where a change is beyond it: one network at chance hides none."""
+    low, high = ax.get_ylim()
+    if max(-low, high) > 1:
+        signed = ax.yaxis.get_major_formatter()  # which another scale replaces
+        ax.set_yscale("symlog", linthresh=1, linscale=0.7)
+        ax.yaxis.set_major_locator(FixedLocator([*(-tick for tick in _TICKS[1:]), *_TICKS]))
+        ax.yaxis.set_major_formatter(signed)
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.set_ylabel(f"{looks.CHANGE},\nlogarithmic beyond 1")
 
 
 def _about(points: Sequence[ScanPoint], max_drop: float | None) -> dict:

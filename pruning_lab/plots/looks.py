@@ -147,7 +147,8 @@ def density_axis(
     getattr(ax, f"set_{which}scale")("symlog", **scale)
     getattr(ax, f"set_{which}lim")(ends)
     inches = getattr(ax.bbox, "width" if which == "x" else "height") / ax.figure.dpi
-    ticks = _density_ticks(lowest, 0 in densities, 0.7 * inches)  # a legend beside takes some
+    room = inches * (0.7 if sparsity else 1)  # a legend beside takes some
+    ticks = _density_ticks(lowest, 0 in densities, room)
     sides = {getattr(ax, f"{which}axis"): [_percent(t) if t else "none" for t in ticks]}
     if which == "x" and sparsity:
         top = ax.child_axes[0] if ax.child_axes else ax.secondary_xaxis("top")

@@ -87,7 +87,7 @@ def _verdict(*rows: SparseRow) -> str:
     """The network, then layers that are faster, then the others."""
     *layers, whole = rows
     said = f"the network is {_times(whole.speedup)} as fast as dense"
-    if whole.chosen == "dense":
+    if whole.chosen == "dense" or whole.speedup.low <= 1:
         said = f"the network at density {whole.density:.2g} is not faster sparse on this machine"
     fast = [row for row in layers if row.speedup.low > 1]
     parts = [said, *(f"{row.layer} is {_times(row.speedup)} as fast" for row in fast)]

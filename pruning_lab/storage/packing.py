@@ -83,7 +83,7 @@ class Packed(Rows[PackedRow]):
         "weights": lambda row: f"{row.weights:,}",
         "kept": lambda row: f"{row.kept:,}",
         "index bits": lambda row: f"{row.index_bits:.2f}",
-        "(bound)": lambda row: f"{row.bound:.2f}",
+        "(if independent)": lambda row: f"{row.bound:.2f}",
         "value bits": lambda row: f"{row.value_bits:.2f}",
         "bytes": lambda row: f"{row.bytes:,}",
         "paper's bytes": lambda row: f"{row.paper_bytes:,}",

@@ -94,7 +94,7 @@ def sizes(weight: Tensor) -> dict[str, int]:
 
 
 def paper_bytes(weight: Tensor) -> int:
-    """Bytes of a weight in the paper's scheme: relative indices and float32 values (section 3).
+    """Bytes of a weight in the paper's scheme: relative indices and float32 values (section 5).
 
     An index has 5 bits (8 in a convolution), so it steps over up to 31 zeros; of a longer gap
     every 32nd zero is stored as a value, a filler.

@@ -42,7 +42,7 @@ export class Actions {
     const { suggest, retrain, undo, redo, name, branch, copy, test } = this.buttons
     this.retraining = group("Retrain", this.epochs, " epochs ", retrain)
     this.choosing = group("Choose", this.goal, this.amount, this.unitText, suggest)
-    this.taking = group("Take away", this.string, copy, this.path, this.buttons.export, test)
+    this.taking = group("Export", this.string, copy, this.path, this.buttons.export, test)
     this.element = h("section", { class: "pl-actions", "aria-label": "actions" }, this.choosing,
       this.retraining, group("History", undo, redo, this.name, name, branch), this.taking)
   }
