@@ -409,8 +409,8 @@ verdict
 # *with all layers pruned* falls. The number of weights stays the same.
 
 # %%
-some = val.head(500)  # the search measures often, so it looks at few images
-joint = lab.choose(curves, density=single.density, method="joint", model=model, images=some)
+first_images = val.head(500)  # the search measures often, so it looks at few images
+joint = lab.choose(curves, density=single.density, method="joint", model=model, images=first_images)
 
 # %%
 plans = {"paper": reported, "single": single.densities, "joint": joint.densities}

@@ -125,8 +125,8 @@ with lab.plots.style():
     ax = parts.plot.bar(rot=0, width=0.8, figsize=(8, 3.2), ylabel="% of all of AlexNet")
 for bars in ax.containers:
     ax.bar_label(bars, fmt="%.1f", fontsize=8)
-said = "; ".join(f"{name} {w:.1f} % and {f:.1f} %" for name, w, f in parts.itertuples())
-lab.plots.show(ax, f"weights and FLOPs of each layer: {said}")
+fractions = "; ".join(f"{name} {w:.1f} % and {f:.1f} %" for name, w, f in parts.itertuples())
+lab.plots.show(ax, f"weights and FLOPs of each layer: {fractions}")
 
 # %% tags=["nbval-check-output"]
 print(f"fc layers: {weights / total.weights:.1%} of weights, {work / total.flops:.1%} of FLOPs")
@@ -165,7 +165,7 @@ print(f"weights {density:.2f} x inputs {active:.2f} = {density * active:.2f} of 
 
 # %% [markdown]
 # In so small a layer the product is exact by luck. In a large one it is a good estimate, unless
-# pruned weights and zero inputs have to do with one another. This is the rule of the paper's
+# pruned weights and zero inputs are correlated. This is the rule of the paper's
 # tables, though the paper does not say so: **FLOP% of a layer is its weight density times the
 # density of the activations that *enter* it**.
 #
