@@ -449,9 +449,10 @@ def test_a_schedule_is_raced_as_in_its_notebook_and_no_verdict_is_against_it(tmp
         "bold": "more than 0.5 points are lost; look at it",
         "lazy": "50.00% is left",
         "slow": f"{7 * each} epochs in all; there are {6 * each}",
-        "torn": "101 rounds; at most 100",
     }.items():
         assert (graded[name].sign, words in graded[name].said) == ("", True), graded[name]
+    torn = graded["torn"]  # which is not of a form that could be raced anywhere
+    assert (torn.sign, torn.said) == ("✗", "wrong: 101 rounds; at most 100 are raced")
 
 
 def test_a_control_counts_its_epochs_by_the_data_that_its_notebook_had(tmp_path):
@@ -510,6 +511,87 @@ def test_hand_ins_are_found_as_systems_name_them(tmp_path):
     assert found["Ada Lovelace"].number == "1234"
     assert found["lovelaceada"].number == "55"
     assert [len(found[name].paths) for name in ("Ada Lovelace", "李")] == [2, 1]
+
+
+def put(folder, files):
+    """Files by their places: a text, or a notebook's cells."""
+    for place, content in files.items():
+        path = folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else notebook(*content))
+
+
+def test_nobody_is_lost_or_taken_for_another(tmp_path):
+    """Two of one name, files that are no notebooks, and files that a system has renamed."""
+    moodle, canvas, named = "{}_{}_assignsubmission_file_{}", "bo_5_{}_{}", 'x.student("{}")'
+    right, wrong = ["# 02.keep", RIGHT], ["# 02.keep", "def keep(w, q): pass"]
+    files = {
+        moodle.format("Anna Schmidt", 1, "/02_prune_once.ipynb"): right,
+        moodle.format("Anna Schmidt", 2, "/02_prune_once.ipynb"): wrong,
+        moodle.format("Emil", 3, "/all.zip"): "PK",
+        moodle.format("Flo", 4, "02_prune_once.ipynb"): right,
+        moodle.format("Flo", 4, "03_retrain.ipynb"): ["x = 1"],
+        canvas.format(71, "02_prune_once.ipynb"): [named.format("Bo"), *right],
+        canvas.format(72, "progress.json"): progress_of(GUESSES, "Bo"),
+        "Ada/02_prune_once.ipynb": wrong,
+        "Ada/02_prune_once (1).ipynb": right,
+        "grades/grades.csv": "",
+        "grades/results/Ada.json": "{}",
+    }
+    put(tmp_path, files)
+    graded = list(lab.course.grade(tmp_path, begins=("02.keep", "02.three")))
+    found = {(each.name, each.number): each for each in graded}
+    points = {who: [row.points for row in each.grades] for who, each in found.items()}
+    keep, three = EXERCISES["02.keep"].points, EXERCISES["02.three"].points
+    assert points == {
+        ("Ada", ""): [0, keep],
+        ("Anna Schmidt", "1"): [0, keep],
+        ("Anna Schmidt", "2"): [0, 0],
+        ("Emil", "3"): [0, 0],
+        ("Flo", "4"): [0, keep],
+        ("bo", "5"): [three, keep],
+    }
+    notes = {who: " ".join(each.faults) for who, each in found.items()}
+    assert "no notebook (.ipynb) was handed in, only all.zip" in notes["Emil", "3"]
+    assert "02_prune_once (1).ipynb: the last one counts" in notes["Ada", ""]
+    assert "the cases are of 'Anna Schmidt'" in notes["Anna Schmidt", "2"]
+    assert notes["bo", "5"] == ""
+    lab.course.write(tmp_path / "out", graded)
+    with open(tmp_path / "out" / "grades.csv", encoding="utf-8-sig", newline="") as file:
+        assert [(row["student"], row["id"]) for row in csv.DictReader(file)] == list(points)
+
+
+def test_a_folder_of_students_in_a_folder_of_its_own_is_that_of_the_students(tmp_path):
+    students = {f"unzipped/{name}/work/02_prune_once.ipynb": [RIGHT] for name in ("Ada", "Ben")}
+    put(tmp_path, {**students, "__MACOSX/._Ada": ""})
+    assert [each.name for each in lab.course.hand_ins.find(tmp_path)] == ["Ada", "Ben"]
+    shutil.rmtree(tmp_path / "unzipped" / "Ben")
+    assert [each.name for each in lab.course.hand_ins.find(tmp_path)] == ["unzipped"]
+
+
+def test_a_task_is_read_off_its_own_notebook_alone(tmp_path):
+    cells = ["# 02.keep", RIGHT, "size = changes = accuracy = 5", "rounds = 3"]
+    put(tmp_path, {"ada/02_prune_once.ipynb": cells, "bo/05_iterate.ipynb": ["rounds = unknown"]})
+    tasks = "02.keep", "01.accuracy", "04.paired", "05.race", "07.bytes"
+    ada, bo = (rows_of(each) for each in lab.course.grade(tmp_path, begins=tasks))
+    assert ada.pop("02.keep").sign == "✓"
+    for task, row in ada.items():
+        assert (row.sign, row.said) == ("○", f"not yet: notebook {task[:2]} was not handed in")
+    assert bo["05.race"].sign == "✗"
+    assert "rounds raises NameError" in bo["05.race"].said
+
+
+def test_who_has_the_notebooks_of_another_term_is_named(tmp_path):
+    typed = 'x.student("{}", term="{}")'
+    for name, *terms in (("a", "27"), ("b", "27"), ("c", "26"), ("d", "27", "26")):
+        cells = [typed.format(name, term) for term in terms]
+        hand_in(tmp_path / name, "02_prune_once", "# 02.keep", RIGHT, *cells)
+    graded = list(lab.course.grade(tmp_path, begins="02.keep"))
+    lab.course.write(tmp_path / "out", graded)
+    notes = {name: row["notes"] for name, row in class_table(tmp_path / "out").items()}
+    assert "term" not in notes["a"] + notes["b"]
+    assert "of term '26', most others of '27'" in notes["c"]
+    assert "the notebooks are of term '27' and '26', not of '26'" in notes["d"]
 
 
 def test_file_names_differ_and_leave_no_folder():
@@ -620,7 +702,8 @@ def test_code_of_one_term_is_right_in_another_and_its_numbers_are_not(tmp_path):
     [
         (["grade", "nowhere"], "nowhere is no folder"),
         (["grade", "."], "no notebooks"),
-        (["grade", ".", "--tasks", "99"], "no task begins with '99'"),
+        (["grade", ".", "--tasks", "02,99"], "no task begins with '99'"),
+        (["grade", ".", "--data", "shapes"], "--data is auto or mnist or mnist-5k here"),
         (["release", "--term", "\n", "--out", "x"], "--term is a word"),
     ],
 )

@@ -158,3 +158,9 @@ def test_a_plan_that_was_handed_in_is_scored_with_its_network(there, tmp_path):
     )
     assert (row.sign, row.said) == (expected.sign, expected.text)
     assert row.where == "plan.json"
+    for number, path in enumerate(list((tmp_path / "ada").iterdir())):  # as Canvas names files
+        path.rename(tmp_path / f"ada_5_{number}_mine{path.suffix}")
+    (tmp_path / "ada").rmdir()
+    (tmp_path / "ada_5_9_00_start.ipynb").write_text("{}")
+    (graded,) = lab.course.grade(tmp_path, begins="09.budget", images="mnist-5k")
+    assert (graded.number, graded.grades[0].said) == ("5", expected.text)

@@ -39,18 +39,17 @@ def slides(folder: Path) -> list[str]:
             curve.append((density, lab.evaluation.drop(dense, lab.evaluate(model, splits.val))))
     mask = lab.prune(model, quality=1.0)
     counted = lab.counts.parameters(model).total
-    watts = 20 * 1e9 * energy["32 bit DRAM memory"] * 1e-12
     return [
         "# How much of a neural network can go?\n\nPruning after Han et al. 2015, in 90 minutes",
         "## Why: a weight from DRAM costs more than the arithmetic\n\n"
         + picture(folder, "energy.png", lambda ax: lab.plots.energy(energy, ax=ax))
-        + f"\n\nA billion weights, 20 times a second: how many watts? ({watts:.1f} W)",
+        + "\n\nA billion weights, 20 times a second: how many watts? **Guess first (00.watts).**",
         f"## The network of today\n\nLeNet-300-100: {counted:,} parameters, "
         f"accuracy on val {dense}\n\nWhich layer has most of the weights?",
         "## Six numbers\n\n`0.9  -0.1  0.4  -0.7  0.05  0.3`\n\nWhich three would you remove? "
         "**Guess first (02.three).**",
-        f"## The rule\n\nKeep |w| ≥ quality × σ; here σ = {lab.criteria.sigma(SIX):.3f}\n\n"
-        "```python\nmask = weight.abs() >= quality * weight.std(correction=0)\n```\n\n"
+        f"## The rule\n\nKeep what is as large as quality × σ, or larger; here "
+        f"σ = {lab.criteria.sigma(SIX):.3f}. **Write it (02.keep).**\n\n"
         f"With quality 1 everywhere, {mask.density:.0%} of the weights stay.",
         "## One layer at a time\n\n"
         + picture(folder, "scan.png", lambda ax: lab.plots.sensitivity(scan, ax=ax)),
@@ -58,10 +57,10 @@ def slides(folder: Path) -> list[str]:
         + picture(folder, "all.png", lambda ax: lab.plots.trade_off(curve, dense=dense, ax=ax)),
         "## The other half: retrain the rest\n\nA pruned weight has a gradient too: "
         "what moves it back? **Guess first (03.back).**\n\n"
-        "```python\noptimizer.step()\nweight.mul_(mask)   # after the step\n```",
+        "Who changes the weight last? **Write the step (03.step).**",
         "## The pruned network beats the dense one. Is that pruning?\n\n"
-        "It was trained for longer.\n\n**Control**: the dense network, trained on for exactly as "
-        "long. Compare image by image (**03.control**).",
+        "What else differs between the two? **Design the control (03.control)**, and compare "
+        "image by image.",
         "## What you take away\n\n1. Magnitude is a heuristic, and a good one.\n"
         "2. Layers differ: scan before you cut.\n3. Hold the zeros after the step.\n"
         "4. No loss without a control and an interval.",

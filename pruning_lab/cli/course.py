@@ -93,18 +93,21 @@ def grade(
 
     example:
       pruning-lab course grade hand-ins --out grades
-      pruning-lab course grade hand-ins --tasks 02 --term autumn-2027
+      pruning-lab course grade hand-ins --tasks 02,03.step --term autumn-2027
 
     Args:
         folder: What was handed in.
         out: Folder for tables, feedback pages and results.
         term: The seed of the release, if not the one that the notebooks name.
-        tasks: How the tasks begin that count: 02 takes those of notebook 02; all if left out.
+        tasks: How the tasks begin that count, such as 02,03.step; all if left out.
         processes: How many students at once (default: one for each processor).
         memory: Most megabytes that a function may take.
     """
-    if not any(id_.startswith(tasks) for id_ in lab.exercises.EXERCISES):
-        raise ValueError(f"no task begins with {tasks!r}; 02 takes those of notebook 02")
+    begins = tuple(part.strip() for part in tasks.split(","))
+    for part in begins:
+        if not any(id_.startswith(part) for id_ in lab.exercises.EXERCISES):
+            raise ValueError(f"no task begins with {part!r}; 02 takes those of notebook 02")
+    _digits(data)
     for name in ("grades.csv", "moodle.csv", "canvas.csv", "points.png"):
         path = Path(out, name)
         outputs.check_place("--out", path)
@@ -112,7 +115,7 @@ def grade(
             raise FileExistsError(f"{path} is there already; add --force to replace it")
     many = processes or os.cpu_count() or 1
     found = lab.course.grade(
-        Path(folder), term=term, begins=tasks, processes=many, images=data, memory=memory << 20
+        Path(folder), term=term, begins=begins, processes=many, images=data, memory=memory << 20
     )
     graded = []
     for each in found:
@@ -154,12 +157,19 @@ def score(
     student = state.student if student is None else student
     term = state.term if term is None else term
     outputs.check_place("--fame", Path(fame))
-    images = lab.data.load(data).test
+    splits = _digits(data)
     options = {"student": student, "term": term, "network": file, "again": again}
-    verdict, entry, hall = lab.course.score(Path(plan), images, Path(fame), **options)
-    lines = [f"on the {images.n:,} test images of {data}:", verdict, "", hall]
+    verdict, entry, hall = lab.course.score(Path(plan), splits.test, Path(fame), **options)
+    whose = f"budget of {lab.exercises.record.who(student, term) or 'the demo'!r}"
+    lines = [f"{whose}, on the {splits.test.n:,} test images of {splits.name}:", verdict, "", hall]
     record = {"verdict": str(verdict), **lab.rows.plain(entry), "fame": lab.rows.plain(list(hall))}
     output.show(record, "\n".join(map(str, lines)))
+
+
+def _digits(name: str) -> lab.data.Splits:
+    if name not in (digits := ("auto", "mnist", "mnist-5k")):
+        raise ValueError(f"--data is {' or '.join(digits)} here, got {name!r}")
+    return lab.data.load(name)
 
 
 def _summary(out: str, graded: list) -> str:

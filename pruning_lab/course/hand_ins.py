@@ -1,6 +1,7 @@
 """What students have handed in: a notebook each, or a folder each with notebooks and progress."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,9 +10,13 @@ from pruning_lab.course.reading import Notebook
 from pruning_lab.exercises import record
 from pruning_lab.exercises.record import Entry, State
 
-_NOTEBOOK = re.compile(r"[ _-]*\b\d\d_[a-z][a-z_]*")  # "ada - 02_prune_once" is ada's
-_MOODLE = re.compile(r"^(.+)_(\d+)_assignsubmission_file_?$")
-_CANVAS = re.compile(r"^([^\W\d_]+)(?:_LATE)?_(\d+)_\d+_(.+)$")
+_NOTEBOOK = re.compile(r"[ _-]*(?<!\d)\d\d_[a-z].*")  # "ada - 02_prune_once (1)" is ada's
+_SYSTEMS = (  # a student's name and number, and the file's own name where all are in one folder
+    re.compile(r"^(.+)_(\d+)_assignsubmission_file_?(.*)$"),  # Moodle
+    re.compile(r"^([^\W\d_]+)(?:_LATE)?_(\d+)_\d+_(.+)$"),  # Canvas
+)
+_PROGRESS = re.compile(r"(.*/)?progress(-\d+)?\.json")
+_READ = (".ipynb", ".json", ".safetensors")  # notebooks; progress and plan; the plan's network
 
 
 @dataclass
@@ -20,7 +25,8 @@ class HandIn:
 
     name: str
     number: str = ""  # of the student in Moodle or Canvas
-    paths: list[Path] = field(default_factory=list)
+    paths: dict[str, Path] = field(default_factory=dict)  # by the student's own name of the file
+    others: list[str] = field(default_factory=list)  # files that are not read
     notebooks: list[Notebook] = field(default_factory=list)
     state: State | None = None
     faults: list[str] = field(default_factory=list)
@@ -35,23 +41,21 @@ class HandIn:
         return self.state.student if self.state else None
 
     @property
-    def term(self) -> str:
-        """The term that the notebooks were released for."""
+    def terms(self) -> list[str]:
+        """The terms that the notebooks were released for: one, unless they are mixed."""
+        found = {}
         for notebook in self.notebooks:
             for call in reading.calls(notebook, "student"):
-                for keyword in call.keywords:
-                    if keyword.arg == "term":
-                        return str(getattr(keyword.value, "value", ""))
-        return self.state.term if self.state else ""
+                words = {each.arg: getattr(each.value, "value", "") for each in call.keywords}
+                found[str(words.get("term", ""))] = None
+        return list(found) or [self.state.term if self.state else ""]
 
     @property
-    def plan(self) -> Path | None:
-        """The plan of a project, with its network beside it."""
-        there = set(self.paths)
-        plans = [
-            p for p in self.paths if p.suffix == ".json" and p.with_suffix(".safetensors") in there
-        ]
-        return plans[-1] if plans else None
+    def plan(self) -> tuple[Path, Path] | None:
+        """The plan of a project, and its network, which stands beside it."""
+        names = {name: f"{name.removesuffix('.json')}.safetensors" for name in self.paths}
+        pairs = [(self.paths[name], self.paths.get(network)) for name, network in names.items()]
+        return next((pair for pair in reversed(pairs) if pair[1] not in (None, pair[0])), None)
 
     def entry(self, id_: str, who: str) -> Entry:
         """What the progress file says of a task: of this name, or of the only one that is there."""
@@ -65,44 +69,79 @@ def find(folder: Path) -> list[HandIn]:
     """A hand-in for each sub-folder and each notebook beside them, by name; links are left out."""
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is no folder; name the one with the hand-ins")
-    found: dict[str, HandIn] = {}
-    for path in sorted(folder.rglob("*")):
+    folder, found = _of_students(folder), {}
+    for path in sorted(folder.rglob("*"), key=_place):
         place = path.relative_to(folder)
-        hidden = any(part.startswith((".", "__MACOSX")) for part in place.parts[:-1])
-        is_progress = path.name == "progress.json"
-        if path.is_symlink() or not path.is_file() or (hidden and not is_progress):
+        in_folder, first = len(place.parts) > 1, place.parts[0]
+        name, number, own = _who(first if in_folder else path.name)
+        own = place.as_posix() if in_folder else own
+        hidden = any(part.startswith((".", "__MACOSX")) for part in place.parts)
+        if path.is_symlink() or not path.is_file() or (hidden and not _PROGRESS.fullmatch(own)):
             continue
-        in_folder = len(place.parts) > 1
-        is_plan = path.suffix in (".json", ".safetensors")  # of a project
-        if path.suffix != ".ipynb" and not (in_folder and (is_progress or is_plan)):
+        is_graded = in_folder and (folder / first / "grades.csv").is_file()  # what we have written
+        if is_graded or not (in_folder or number or path.suffix == ".ipynb"):
             continue
-        name, number = _who(place.parts[0] if in_folder else path.stem)
-        found.setdefault(name, HandIn(name, number)).paths.append(path)
-    if not found:
+        hand_in = found.setdefault((name, number), HandIn(name, number))
+        if path.suffix in _READ:
+            hand_in.paths[own] = path
+        else:
+            hand_in.others.append(place.name if in_folder else own)
+    if not any(each.paths for each in found.values()):
         raise FileNotFoundError(f"{folder} has no notebooks (.ipynb), nor folders with some")
-    return [found[name] for name in sorted(found)]
+    return [found[key] for key in sorted(found)]
 
 
-def _who(name: str) -> tuple[str, str]:
-    if match := _MOODLE.match(name):
-        return match[1], match[2]
-    if match := _CANVAS.match(name):
-        return match[1], match[2]
-    return _NOTEBOOK.sub("", name).strip(" _-") or name, ""
+def _place(path: Path) -> tuple:
+    """By folder and name; "02 (1).ipynb", which was saved later, after "02.ipynb"."""
+    return path.parent, len(path.stem), path.name
+
+
+def _of_students(folder: Path) -> Path:
+    """The folder itself, or the only one in it, into which a zip of students was unpacked."""
+    there = [path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX"))]
+    if len(there) != 1 or not there[0].is_dir():
+        return folder
+    inner = [path for path in there[0].iterdir() if path.is_dir() and any(path.rglob("*.ipynb"))]
+    return there[0] if len(inner) > 1 and not any(there[0].glob("*.ipynb")) else folder
+
+
+def _who(name: str) -> tuple[str, str, str]:
+    """A student's name and number, and the file's own name."""
+    for system in _SYSTEMS:
+        if match := system.match(name):
+            return match[1], match[2], match[3]
+    stem = name.removesuffix(".ipynb")
+    return _NOTEBOOK.sub("", stem).strip(" _-") or stem, "", name
 
 
 def load(hand_in: HandIn) -> HandIn:
     """The same with its files read; nothing that a file holds raises."""
-    for path in hand_in.paths:
-        if path.name != "progress.json" and path.suffix != ".ipynb":
-            continue
+    for name, path in hand_in.paths.items():
         if path.suffix == ".ipynb":
             notebook = reading.read(path)
             hand_in.notebooks.append(notebook)
             hand_in.faults += notebook.faults
-            continue
-        try:
-            hand_in.state = record.read(path)
-        except (ValueError, OSError) as error:
-            hand_in.faults.append(str(error).replace(f"{path.parent}/", ""))
+        elif _PROGRESS.fullmatch(name):
+            try:
+                hand_in.state = record.read(path)
+            except (ValueError, OSError) as error:
+                hand_in.faults.append(str(error).replace(f"{path.parent}/", ""))
+    hand_in.faults += _missing(hand_in)
     return hand_in
+
+
+def _missing(hand_in: HandIn) -> Iterator[str]:
+    numbers: dict[str, list[str]] = {}
+    for notebook in hand_in.notebooks:
+        if match := re.search(r"(?<!\d)(\d\d)_[a-z]", notebook.name):
+            numbers.setdefault(match[1], []).append(notebook.name)
+    for names in numbers.values():
+        if len(names) > 1:
+            yield f"{' and '.join(names)}: the last one counts"
+    if not hand_in.notebooks:
+        files = ", ".join([*hand_in.paths, *hand_in.others])
+        yield f"no notebook (.ipynb) was handed in, only {files}; unpack what is packed"
+    elif hand_in.typed is None:
+        yield f"no name was found (notebook 00, progress.json): the cases are of {hand_in.name!r}"
+    if not any(map(_PROGRESS.fullmatch, hand_in.paths)):
+        yield "no progress.json was handed in, so guesses earn no points"

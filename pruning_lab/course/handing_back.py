@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -80,15 +81,17 @@ def results(graded: Graded) -> dict:
 
 def _class_table(graded: Sequence[Graded]) -> list[list]:
     tasks = [row.task for row in graded[0].grades] if graded else []
-    seeds = [each.seed for each in graded]
-    table = [["student", "cases of", "points", "of", *tasks, "notes"]]
+    seeds, terms = [each.seed for each in graded], Counter(each.term for each in graded)
+    table = [["student", "id", "cases of", "points", "of", *tasks, "notes"]]
     for each in graded:
         notes = list(each.faults)
         if each.seed and seeds.count(each.seed) > 1:
             notes.append(f"others have cases of {each.seed!r} too")
+        if each.term != (usual := terms.most_common(1)[0][0]):
+            notes.append(f"of term {each.term or 'none'!r}, most others of {usual or 'none'!r}")
         notes += [f"{row.task}: {row.said}" for row in each.grades if _is_noted(row)]
-        points = [row.points for row in each.grades]
-        table.append([each.name, each.seed, each.points, each.most, *points, "; ".join(notes)])
+        points = [each.points, each.most, *(row.points for row in each.grades)]
+        table.append([each.name, each.number, each.seed, *points, "; ".join(notes)])
     return table
 
 

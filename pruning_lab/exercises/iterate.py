@@ -392,7 +392,8 @@ def _raced(
         return Verdict("○", "not yet: an entry of a round is still empty")
     if sum(epochs) > config.epochs:
         words = f"{sum(epochs)} epochs in all; there are {config.epochs}, as for the control"
-        return Verdict("✗", f"wrong: the rounds take {words}")
+        lines = (("epochs", f"{sum(epochs)} of {config.epochs}"),)
+        return Verdict("✗", f"wrong: the rounds take {words}", lines)
     raced = deepcopy(model)
     configs = [replace(config, epochs=count) for count in epochs]
     lines, mask = [], None
