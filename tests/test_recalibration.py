@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 from toys import CLASSES, lively
 
-from pruning_lab import evaluation, masks, sensitivity
+from pruning_lab import data, evaluation, masks, models, sensitivity
 from pruning_lab.cli import main
 from pruning_lab.data import Splits
 from pruning_lab.studio import Studio
@@ -188,3 +188,39 @@ def test_the_command_line_scans_and_chooses_with_it(tmp_path, monkeypatch, capsy
     plain = ["scan", "--model", "test_recalibration:plain", "--data", "mnist-5k", "--out", "a.csv"]
     assert main([*plain, "--recalibrate", "9"]) == 2
     assert "no BatchNorm layer; leave --recalibrate out" in capsys.readouterr().err
+
+
+def test_the_network_that_prune_saves_is_the_one_that_choose_has_measured(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    own = ["--model", "test_recalibration:normed", "--data", "mnist-5k"]
+    assert main(["scan", *own, "--densities", "0.5", "0.2", "--recalibrate", "64"]) == 0
+    assert main(["choose", "scan.csv", *own, "--density", "0.4", "--recalibrate", "64"]) == 0
+    typed = capsys.readouterr().out.splitlines()[-1].split()
+    assert typed[:4] == ["next:", "pruning-lab", "prune", "--model"]
+    splits, plan = data.load("mnist-5k"), sensitivity.Plan.load("plan.json")
+    expected = by_torch(plan.mask(normed()).apply_(normed()), splits.train.head(64))
+    assert main(typed[2:]) == 0
+    saved = typed[typed.index("--save-model") + 1]
+    pruned = normed()
+    models.load_(pruned, saved)
+    assert same(pruned, expected)
+    before = evaluation.evaluate(by_torch(normed(), splits.train.head(64)), splits.val)
+    assert plan.together == evaluation.drop(before, evaluation.evaluate(pruned, splits.val))
+    assert capsys.readouterr().err == ""
+
+    plain = ["prune", *own[:2], "--plan", "plan.json", "--force"]
+    assert main([*plain, "--save-model", saved]) == 0
+    assert f"and {saved} is not; add --recalibrate N" in capsys.readouterr().err
+    assert main(plain) == 0
+    assert capsys.readouterr().err == ""
+    assert main([*plain, "--recalibrate", "64"]) == 2
+    assert "add --save-model FILE" in capsys.readouterr().err
+    assert main([*plain, "--data", "mnist-5k"]) == 2
+    assert "reads images for --recalibrate only" in capsys.readouterr().err
+    plain[2] = "test_recalibration:plain"
+    words = ["--density", "0.5", "--out", "no.safetensors", "--save-model", "no-model.safetensors"]
+    assert main([*plain[:3], *words, "--recalibrate", "9", *own[2:]]) == 2
+    assert "no BatchNorm layer; leave --recalibrate out" in capsys.readouterr().err
+    assert not list(tmp_path.glob("no*"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import pruning_lab as lab
@@ -71,5 +72,11 @@ def choose(
         output.say(f"To measure them: {words}")
     record = {"out": out, "density": plan.density, **lab.rows.plain(plan)}
     output.show(record, f"wrote {out}")
-    name = f" --model {network.model}" if network.model else ""
-    output.say(f"next: pruning-lab prune {file or 'NETWORK.safetensors'}{name} --plan {out}")
+    words = [] if network.model and not file else [file or "NETWORK.safetensors"]
+    options = {"model": network.model, "plan": out, "seed": None if file else seed or None}
+    if plan.recalibrated:
+        options |= {"save-model": "cut.safetensors", "recalibrate": recalibrate}
+        options |= {"data": images.data, "root": images.root, "size": images.size}
+    for option, value in options.items():
+        words += [] if value is None else [f"--{option}", str(value)]
+    output.say(f"next: pruning-lab prune {shlex.join(words)}")

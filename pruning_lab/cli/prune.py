@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -25,11 +26,15 @@ def prune(
     across: Literal["layer", "network", "lamp"] | None = None,
     out: Annotated[str, common.File("mask"), common.FILE] = "mask.safetensors",
     save_model: Annotated[str | None, common.File("network"), common.FILE] = None,
+    recalibrate: common.Recalibrate = None,
     network: common.Network = common.Network(),
+    images: common.Images = common.Images(),
     seed: common.Seed = 0,
     output: common.WritingOutput = common.WritingOutput(),
 ) -> None:
     """Choose which weights stay, and print the receipt.
+
+    Images are read with --recalibrate only, which is for the network that --save-model writes.
 
     example:
       pruning-lab prune dense.safetensors --quality fc1=1.4 fc2=1.1 --out mask.safetensors
@@ -46,6 +51,10 @@ def prune(
         out: File for the mask.
         save_model: Also write the network with the mask applied.
     """
+    if recalibrate and not save_model:
+        raise ValueError("--recalibrate is for the network that is saved; add --save-model FILE")
+    if images != common.Images() and not recalibrate:
+        raise ValueError("prune reads images for --recalibrate only; add it, or leave them out")
     model, about = network.load(file)
     given = {"quality": quality, "density": density, "threshold": threshold}
     given |= {"saliency": saliency, "within": within, "across": across}
@@ -67,10 +76,15 @@ def prune(
             saliency=lab.criteria.random(seed) if saliency == "random" else lab.criteria.magnitude,
             across=across or "layer",
         )
+    if recalibrate:
+        train = common.recalibration(recalibrate, model, images.load(about, output, model))
+        lab.evaluation.recalibrate(mask.apply_(model), train)
+    elif save_model and plan and made.recalibrated:
+        note = f"NOTE: {plan} was measured with BatchNorm recalibrated, and {save_model} is not"
+        print(f"{note}; add --recalibrate N", file=sys.stderr)
     mask.save(out)
     if save_model:
-        mask.apply_(model)
-        lab.models.save(save_model, model, about=about)
+        lab.models.save(save_model, mask.apply_(model), about=about)
     output.say(mask.receipt)
     record = {"out": out, "density": mask.density, "receipt": lab.rows.plain(mask.receipt)}
     output.show(record, f"wrote {out}")
