@@ -683,6 +683,10 @@ def test_a_network_of_ones_own_is_scanned_chosen_for_and_pruned(own, capsys):
     assert last == f"next: pruning-lab prune {file} --plan plan.json"
     words = ("prune", *last.split()[3:], "--save-model", "pruned.safetensors")
     assert here(*words) == 0
+    wrote = "wrote mask.safetensors and pruned.safetensors"
+    assert capsys.readouterr().out.splitlines()[-1] == wrote
+    assert here(*words, "--json", "--force") == 0
+    assert json.loads(capsys.readouterr().out)["save_model"] == "pruned.safetensors"
     plan = sensitivity.Plan.load("plan.json")
     mask = masks.prune(model, density=plan.densities)
     assert masks.Mask.load("mask.safetensors").fingerprint() == mask.fingerprint()

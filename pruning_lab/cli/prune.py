@@ -86,8 +86,9 @@ def prune(
     if save_model:
         lab.models.save(save_model, mask.apply_(model), about=about)
     output.say(mask.receipt)
-    record = {"out": out, "density": mask.density, "receipt": lab.rows.plain(mask.receipt)}
-    output.show(record, f"wrote {out}")
+    record = {"out": out, "save_model": save_model, "density": mask.density}
+    record["receipt"] = lab.rows.plain(mask.receipt)
+    output.show(record, f"wrote {out}" + (f" and {save_model}" if save_model else ""))
 
 
 _KINDS = ("quality", "density", "threshold")
