@@ -742,10 +742,13 @@ def test_a_network_of_ones_own_does_the_whole_run(own, capsys, monkeypatch):
         patched.setattr(sensitivity, "choose", interrupt)
         assert here(*words, *asked) == 130
     capsys.readouterr()
+    assert here("report", "made") == 2
+    typed = "pruning-lab run --resume --out made --model own_nets:make"
+    assert capsys.readouterr().err.endswith(f"finish it with: {typed}\n")
     unasked = "code that is not run unasked; if you trust it, add --model own_nets:make"
     assert here("run", "--resume", "--out", "made") == 2
     assert unasked in capsys.readouterr().err
-    assert here("run", *made_by, "--resume", "--out", "made") == 0
+    assert here(*typed.split()[1:]) == 0
     said, page_ = capsys.readouterr().out, Path("made/report.html").read_text()
     assert "own_nets:make keeps " in said
     assert "paper" not in said + page_
@@ -1062,13 +1065,15 @@ def test_the_page_opens_what_was_typed_and_opens_it_again(own, served, capsys):
         assert [a.what for a in opened.attempts] == ["as it came", "mix: quality 1"]
         opened.go(1)
 
-    served += [use, again, again]
+    served += [use, again, again, again]
     assert here("studio", *words, "--scan", "scan.csv", "--no-browser") == 0
     out = capsys.readouterr().out
     assert "attempts are saved in studio.json\n" in out
-    assert "pruning-lab studio --resume studio.json opens it again" in out
+    typed = out.splitlines()[-1].partition("; pruning-lab ")[2].removesuffix(" opens it again")
+    assert typed == "studio --resume studio.json --model own_nets:make"
     assert here("studio", "--resume", "studio.json", "--no-browser") == 2
     assert "if you trust it, add --model own_nets:make" in capsys.readouterr().err
+    assert here(*typed.split(), "--no-browser") == 0
     saved = str(folder / "studio.json")
     with chdir(folder.parent):  # the images are found from everywhere
         assert here("studio", "--resume", saved, *words[:2], "--no-browser") == 0

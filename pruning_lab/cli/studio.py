@@ -70,8 +70,9 @@ def studio(
                 page.browse(address, folder)
 
         page.serve(opened, listening, ready)
-    again = shlex.join(["pruning-lab", "studio", "--resume", str(opened.path)])
-    output.say(f"\nthe studio is closed; {again} opens it again")
+    again = ["pruning-lab", "studio", "--resume", str(opened.path)]
+    again += ["--model", network.model] if network.model else []  # code is run only where typed
+    output.say(f"\nthe studio is closed; {shlex.join(again)} opens it again")
 
 
 def free_path(save: str | None) -> Path:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,9 @@ class Run:
         if not folder.exists():
             raise FileNotFoundError(f"no folder {folder}; check the path")
         if not path.exists():
-            todo = f"finish it with: pruning-lab run --resume --out {folder}"
+            todo = f"finish it with: pruning-lab run --resume --out {shlex.quote(str(folder))}"
+            known = (folder / "config.json").exists() and load_config(folder)["recipe"].network
+            todo += f" --model {known}" if known and ":" in known else ""
             raise FileNotFoundError(f"no finished run in {folder}; {todo}")
         record = files.load_json(path)
         if decode(dict, record, path, RUN).get("sha256") != _digest(folder, record):
