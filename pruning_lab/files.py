@@ -7,6 +7,7 @@ import math
 import os
 import re
 import secrets
+import shlex
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -201,7 +202,18 @@ def _opened(path: str | Path) -> Iterator[safe_open]:
             yield file
     except (SafetensorError, OSError, KeyError, AttributeError) as error:
         what = f"is not a whole safetensors file that torch can read: {error}"
+        with open_file(path) as file:
+            head = file.read(512)
+        if re.match(rb"PK\x03\x04.*/data\.pkl|\x80[\x02-\x05]", head, re.DOTALL):
+            what = f"is a pickle of torch.save, which is not run here; convert it: {_convert(path)}"
         raise wrong(path, what) from None
+
+
+def _convert(path: str | Path) -> str:
+    """What to type to have a state_dict of torch.save as safetensors."""
+    load = "torch.load(sys.argv[1], map_location='cpu', weights_only=True)"
+    code = f"import sys, torch, pruning_lab as lab; lab.files.save_tensors(sys.argv[2], {load})"
+    return f'python -c "{code}" {shlex.quote(str(path))} {shlex.quote(f"{path}.safetensors")}'
 
 
 def sha256(*parts: bytes | np.ndarray) -> str:

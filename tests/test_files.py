@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shlex
 import signal
 import stat
 import struct
@@ -251,6 +252,21 @@ def test_about_is_read_without_the_tensors(tmp_path):
     assert files.load_about(path) == {}
     with pytest.raises(ValueError, match=r"t is not a whole safetensors file .*F6_E2M3"):
         files.load_tensors(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_is_not_run_and_what_converts_it_is_said(zipped, toy, tmp_path):
+    path = tmp_path / "it's mine.pt"
+    state = {**toy.state_dict(), "tied": toy.fc1.weight, "turned": toy.fc1.weight.T}
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"mine.pt is a pickle of torch.save, which is") as caught:
+        files.load_about(path)
+    python, *words = shlex.split(str(caught.value).partition("; convert it: ")[2])
+    assert python == "python"
+    subprocess.run([sys.executable, *words], check=True)
+    tensors, _ = files.load_tensors(words[-1])
+    assert tensors.keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in tensors.items())
 
 
 MEMORY = """

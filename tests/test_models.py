@@ -100,6 +100,12 @@ def test_a_file_of_another_network_is_refused_and_changes_nothing(toy, tmp_path)
             **{name: torch.zeros_like(tensor) for name, tensor in state.items()},
             "fc2.weight": torch.ones(4, 13),
         },
+        "'module.', which DataParallel adds; save the state_dict of model.module$": (
+            nn.DataParallel(toy).state_dict()
+        ),
+        "'_orig_mod.', which torch.compile adds; save the state_dict of model._orig_mod$": (
+            torch.compile(toy).state_dict()
+        ),
     }
     before = {name: tensor.clone() for name, tensor in state.items()}
     for says, tensors in wrong.items():

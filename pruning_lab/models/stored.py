@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pruning_lab import files
 
 _TORCHVISION = {"alexnet-torchvision": "alexnet", "vgg-16": "vgg16"}  # torchvision's names
+_WRAPPERS = {"module": "DataParallel", "_orig_mod": "torch.compile"}  # each holds the model so
 
 
 def save(path: str | Path, model: nn.Module, *, about: dict | None = None) -> Path:
@@ -48,6 +49,10 @@ def check_fit(
         found, ours = shapes.get(name, "missing"), expected.get(name, "no such tensor")
         if found != ours:
             todo = "is it of another network, width, size or classes?"
+            for wrapper, by in _WRAPPERS.items():
+                if shapes and all(name.startswith(f"{wrapper}.") for name in shapes):
+                    names = f"all its names begin with '{wrapper}.', which {by} adds"
+                    todo = f"{names}; save the state_dict of model.{wrapper}"
             raise files.wrong(f"{path}: {name}", f"is {found}, this network expects {ours}; {todo}")
 
 
