@@ -12,7 +12,7 @@ from torch.optim.swa_utils import update_bn
 from toys import CLASSES, lively
 
 from pruning_lab import data, evaluation, masks, models, sensitivity
-from pruning_lab.cli import main
+from pruning_lab.cli import main, page
 from pruning_lab.data import Splits
 from pruning_lab.studio import Studio
 
@@ -175,6 +175,7 @@ def plain():
 
 def test_the_command_line_scans_and_chooses_with_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(page, "serve", lambda *_, **__: pytest.fail("there is a server"))
     own = ["--model", "test_recalibration:normed", "--data", "mnist-5k"]
     scan = ["scan", *own, "--densities", "0.5", "0.2", "--recalibrate", "64"]
     assert main([*scan, "--json"]) == 0
@@ -183,8 +184,19 @@ def test_the_command_line_scans_and_chooses_with_it(tmp_path, monkeypatch, capsy
     assert main([*choose, "--recalibrate", "64", "--json"]) == 0
     assert json.loads((tmp_path / "plan.json").read_text())["recalibrated"] is True
     capsys.readouterr()
-    assert main([*choose, "--force"]) == 2
-    assert "made with BatchNorm recalibrated" in capsys.readouterr().err
+    for words in ([*choose, "--force"], ["studio", *own, "--scan", "scan.csv", "--no-browser"]):
+        assert main(words) == 2
+        expected = "scan.csv was made with BatchNorm recalibrated; add --recalibrate N, as for"
+        assert expected in capsys.readouterr().err
+    assert main(["choose", "scan.csv", "--density", "0.4", "--out", "alone.json"]) == 0
+    assert "--density 0.4 --recalibrate 1000\n" in capsys.readouterr().out
+    assert main(["scan", *own, "--densities", "0.5", "0.2", "--out", "without.csv"]) == 0
+    choose[1] = "without.csv"
+    studio = ["studio", *own, "--scan", "without.csv", "--no-browser"]
+    for words in ([*choose, "--force"], studio):
+        assert main([*words, "--recalibrate", "64"]) == 2
+        expected = "without.csv was not made with BatchNorm recalibrated; leave --recalibrate out"
+        assert expected in capsys.readouterr().err
     plain = ["scan", "--model", "test_recalibration:plain", "--data", "mnist-5k", "--out", "a.csv"]
     assert main([*plain, "--recalibrate", "9"]) == 2
     assert "no BatchNorm layer; leave --recalibrate out" in capsys.readouterr().err

@@ -50,10 +50,12 @@ def choose(
     words = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in asked.items())
     words = f"pruning-lab choose {scan} NETWORK.safetensors {words}"
     scanned, options = load_scan(scan), {"method": method, "evaluations": evaluations or 1000}
+    if scanned.about.get("recalibrated"):
+        words += f" --recalibrate {recalibrate or 1000}"
     if file or network.model:
         model, about = network.load(file)
         splits = images.load(about, output, model)
-        load_scan(scan, model, splits)
+        load_scan(scan, model, splits, recalibrate)
         options |= {"model": model, "images": splits.val}
         options["recalibrate"] = common.recalibration(recalibrate, model, splits)
     elif is_search:

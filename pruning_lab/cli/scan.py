@@ -74,8 +74,11 @@ def scan(
     output.show({"out": out, **result.about, **rows}, f"wrote {out} and {json}")
 
 
-def load_scan(path: str, model=None, splits=None) -> lab.sensitivity.Scan:
-    """A scan from its file. Raises ValueError unless it is of this network and these images."""
+def load_scan(path: str, model=None, splits=None, recalibrate=None) -> lab.sensitivity.Scan:
+    """A scan from its file. Raises ValueError unless it is of this network and these images.
+
+    And, where a network is given, unless --recalibrate is given if it was for the scan.
+    """
     scanned = lab.sensitivity.Scan.load(path)
     if lab.criteria.by_name(saliency := scanned.about["saliency"]) is None:
         raise ValueError(
@@ -91,4 +94,9 @@ def load_scan(path: str, model=None, splits=None) -> lab.sensitivity.Scan:
             raise ValueError(
                 f"{path} was made on other images than these; name the same --data as for the scan"
             )
+        if (recalibrated := scanned.about.get("recalibrated", False)) != bool(recalibrate):
+            did, todo = "was not", "leave --recalibrate out, or scan again with it"
+            if recalibrated:
+                did, todo = "was", "add --recalibrate N, as for the scan"
+            raise ValueError(f"{path} {did} made with BatchNorm recalibrated; {todo}")
     return scanned

@@ -99,7 +99,7 @@ def open_studio(file, scan, recalibrate, seed, network, images, output) -> lab.S
     else:
         model, about = network.load(file)
     splits = images.load(about, output, model, training=True)
-    scanned = load_scan(scan, model, splits) if scan else None
+    scanned = load_scan(scan, model, splits, recalibrate) if scan else None
     if scanned:
         lab.choose(scanned, density=1.0)  # raises where nothing can be chosen by it
     train = common.recalibration(recalibrate, model, splits)
