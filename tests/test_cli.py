@@ -166,6 +166,8 @@ def test_resume_refuses_other_settings_than_the_runs(finished, capsys):
     folder, _ = finished
     assert here("run", "--resume", "--out", str(folder / "first"), "--seed", "3") == 2
     assert "--seed 0, not 3" in capsys.readouterr().err
+    assert here("run", "--resume", "--out", str(folder / "first"), "--density", "0.1") == 2
+    assert "with 3 fixed rounds, not --density 0.1; resume" in capsys.readouterr().err
 
 
 def test_report_shows_a_finished_run_again(finished, capsys):
@@ -782,6 +784,13 @@ def test_a_network_of_ones_own_does_the_whole_run(own, capsys, monkeypatch):
     assert here("report", "made", *made_by) == 0
     assert here("run", *made_by, "--resume", "--out", "made", "--epochs", "7") == 2
     assert "was started with --epochs 8, not 7" in capsys.readouterr().err
+    for typed, expected in {
+        ("--max-drop", "5"): "started with --max-drop 15.0, not 5.0; resume",
+        ("--max-drop", "15", "--evaluations", "9"): "with --evaluations 30, not 9; resume",
+        ("--density", "0.5"): "--max-drop 15.0 --evaluations 30, not --density 0.5; resume",
+    }.items():
+        assert here("run", *made_by, "--resume", "--out", "made", *typed) == 2
+        assert expected in capsys.readouterr().err
     assert here("run", *made_by, "--resume", "--out", "made", "--epochs", "8") == 0
     assert "made is finished already" in capsys.readouterr().out
 

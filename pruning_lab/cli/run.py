@@ -202,14 +202,22 @@ def _check_same(folder: Path, config: dict, typed: dict, goal: Goal) -> None:
     same = recipe.rounds, recipe.choose, recipe.dense.epochs, recipe.dense.lr
     if (asked.rounds, asked.choose, asked.dense.epochs, asked.dense.lr) != same:
         typed = {**typed, **choice}
-        before |= dict.fromkeys(choice, recipe.choose or f"{len(recipe.rounds)} fixed rounds")
-        before |= {"epochs": recipe.dense.epochs, "lr": recipe.dense.lr}
+        before |= {"epochs": recipe.dense.epochs, "lr": recipe.dense.lr, **(recipe.choose or {})}
     for name, value in typed.items():
         if value not in (None, "auto", before.get(name)):
+            was, now = _option(name, before.get(name)), value
+            if name in choice and name not in before:
+                rounds = lab.rows.counted(len(recipe.rounds), "fixed round")
+                was = " ".join(_option(*pair) for pair in (recipe.choose or {}).items()) or rounds
+                now = _option(name, value)
             raise ValueError(
-                f"{folder} was started with --{name.replace('_', '-')} {before.get(name)}, not "
-                f"{value}; resume with the same options, or with none"
+                f"{folder} was started with {was}, not {now}; resume with the same options, or "
+                f"with none"
             )
+
+
+def _option(name: str, value: object) -> str:
+    return f"--{name.replace('_', '-')} {value}"
 
 
 def _folder(network: str, resume: bool) -> Path:
