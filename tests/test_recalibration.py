@@ -151,6 +151,10 @@ def test_a_studio_measures_and_hands_out_renewed_statistics(model, splits, tmp_p
     assert studio.dense == evaluation.evaluate(by_torch(model, splits.train), splits.val)
     studio.test()
     assert studio.tested == evaluation.evaluate(expected, splits.test)
+    studio.export(tmp_path / "plan.json")
+    plan = sensitivity.Plan.load(tmp_path / "plan.json")
+    assert plan.recalibrated
+    assert plan.together == studio.metrics().drop
     studio.suggest(density=0.4)
     assert studio.scan.about["recalibrated"]
     studio.save(tmp_path / "studio.json")

@@ -145,7 +145,12 @@ def load(
 
 
 def export(
-    path: str | Path, version: Version, attempt: Attempt, about: Mapping | None, overwrite: bool
+    path: str | Path,
+    version: Version,
+    attempt: Attempt,
+    about: Mapping | None,
+    recalibrated: bool,
+    overwrite: bool,
 ) -> Exported:
     """Write the plan of an attempt, and beside it the network before pruning."""
     path, network = Path(path), version.network()
@@ -174,6 +179,7 @@ def export(
         saliency=criteria.name_of(criteria.magnitude),
         together=attempt.drop,
         model_sha256=models.fingerprint(network),
+        recalibrated=recalibrated,
     )
     models.save(weights, network, about=about)
     plan.save(path)

@@ -239,7 +239,8 @@ class Studio(State):
     def export(self, path: str | Path, *, overwrite: bool = False) -> files.Exported:
         """Write a plan (JSON) and its network beside it; `overwrite` says that they may exist."""
         with self._measurer.lock:
-            return files.export(path, self._version, self.attempt, self.about, overwrite)
+            given = self._version, self.attempt, self.about, self._recalibrate is not None
+            return files.export(path, *given, overwrite)
 
     def __repr__(self) -> str:
         found, many = self.metrics(), len(self.attempts)
