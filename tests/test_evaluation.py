@@ -266,6 +266,27 @@ def test_a_drop_needs_the_same_images(toy, split):
         evaluation.drop(whole, read)
 
 
+def test_a_drop_refuses_images_that_came_in_another_order(toy, split, batches):
+    pixels = torch.cat([x for x, _ in batches])
+    loader = DataLoader(TensorDataset(pixels, split.labels), batch_size=7, shuffle=True)
+    one = evaluation.evaluate(toy, loader)
+    assert evaluation.drop(one, evaluation.evaluate(toy, loader)).value == 0  # from equal states
+    torch.rand(1)
+    other = evaluation.evaluate(toy, loader)
+    with pytest.raises(ValueError, match="the images come in another order each time"):
+        evaluation.drop(one, other)
+    in_order, evaluator = evaluation.evaluate(toy, split), evaluation.Evaluator(toy, split)
+    with contextlib.closing(Studio(toy, split)) as studio:
+        studied = studio.settle().metrics().change.accuracy
+    for known in (in_order, evaluator.accuracy(), studied):
+        with pytest.raises(ValueError, match="another order"):
+            evaluation.drop(known, other)
+        assert evaluation.drop(in_order, known).value == 0
+        assert evaluation.drop(known, evaluation.Accuracy.of(in_order.hits)).value == 0  # unknown
+    assert "order" not in repr(one)
+    assert in_order == evaluation.Accuracy.of(in_order.hits)
+
+
 # --- no trace ----------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,8 @@ class Accuracy:
     n: int
     # bool (n,): which images were correct; None where the accuracy was read from a file
     hits: Tensor | None = field(default=None, repr=False, compare=False)
+    # checksum of the images' labels, in order; None where they are not known
+    order: int | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self):  # a file may say anything
         if not (self.n > 0 and 0 <= self.low <= self.value <= self.high <= 1):
@@ -34,8 +37,10 @@ class Accuracy:
             raise ValueError(f"no accuracy can be {interval} of {self.n} images")
 
     @classmethod
-    def of(cls, hits: Tensor) -> "Accuracy":
-        return replace(cls.counted(int(hits.sum()), hits.numel()), hits=hits)
+    def of(cls, hits: Tensor, labels: Tensor | None = None) -> "Accuracy":
+        """Of bool (n,): which images were correct. With labels, `drop` can compare the order."""
+        order = None if labels is None else zlib.crc32(labels.cpu().long().contiguous().numpy())
+        return replace(cls.counted(int(hits.sum()), hits.numel()), hits=hits, order=order)
 
     @classmethod
     def counted(cls, right: int, n: int) -> "Accuracy":
@@ -140,16 +145,25 @@ def drop(before: Accuracy, after: Accuracy) -> Drop:
             f"a paired drop needs the same images, got {before.n} before and {after.n} after, and "
             f"their hits; measure both accuracies with evaluate"
         )
+    if None not in (before.order, after.order) and before.order != after.order:
+        raise ValueError(
+            "the images come in another order each time, as their labels show; give them in one "
+            "order: shuffle=False"
+        )
     lost, won = before.hits & ~after.hits, after.hits & ~before.hits
     return Drop.counted(int(lost.sum()), int(won.sum()), before.n)
 
 
 def evaluate(model: nn.Module, images: Images) -> Accuracy:
     """Top-1 accuracy of `model` on `images`; the model, its mode and the random state stay."""
-    device = device_of(model)
+    device, hits, labels = device_of(model), [], []
     with measuring(model):
-        hits = [right(model(x.to(device)), y).cpu() for x, y in images]
-    return Accuracy.of(torch.cat([*hits, torch.zeros(0, dtype=torch.bool)]))
+        for x, y in images:
+            hits.append(right(model(x.to(device)), y).cpu())
+            labels.append(y.cpu())
+    if not hits:
+        raise ValueError("no images to measure an accuracy on")
+    return Accuracy.of(torch.cat(hits), torch.cat(labels))
 
 
 def right(logits: Tensor, y: Tensor) -> Tensor:

@@ -99,7 +99,8 @@ class Evaluator:
     def accuracy(self, changes: Changes = NOTHING, *, first: int | None = None) -> Accuracy:
         """With its interval and hits; `evaluation.drop` of two of them is paired."""
         logits = self.logits(changes, first=first)
-        return Accuracy.of(right(logits, self.labels[: len(logits)]).cpu())
+        labels = self.labels[: len(logits)]
+        return Accuracy.of(right(logits, labels).cpu(), labels)
 
     def loss(self, changes: Changes = NOTHING, *, first: int | None = None) -> float:
         """Mean cross-entropy: it moves before the accuracy does."""

@@ -18,7 +18,7 @@ from pruning_lab.layers import device_of
 from pruning_lab.studio.history import Attempt
 from pruning_lab.studio.images import Stopped, own
 from pruning_lab.studio.layers import Settings, Version
-from pruning_lab.studio.metrics import Change, answers_of, hits
+from pruning_lab.studio.metrics import Change, accuracy_of, answers_of
 
 LOOK_SECONDS = 0.4  # between two estimates of an accuracy that is being measured
 REST_SECONDS = 0.06  # without a step, after which a drag that was too fast counts as resting
@@ -262,7 +262,7 @@ class Measurer:
             flops = {row.layer: row.flops for row in counted}
             self.flops = {name: flops.get(name, 0) for name in self._first.layers}
             self._before = answers_of(evaluator.logits(), evaluator.labels)
-            self.dense = Accuracy.of(hits(self._before))
+            self.dense = accuracy_of(self._before)
             self._answers[_FIRST] = self._before
             self._record(_FIRST, Change(self._before, self._before))
             self.tell(Moved())

@@ -81,6 +81,10 @@ def hits(answers: Tensor) -> Tensor:
     return answers[:, 0] == answers[:, 1]
 
 
+def accuracy_of(answers: Tensor) -> Accuracy:
+    return Accuracy.of(hits(answers), answers[:, 0])
+
+
 @dataclass(frozen=True, eq=False)
 class Change:
     """What two networks answered to the same images: two tensors (n, 3) of `answers_of`."""
@@ -90,18 +94,18 @@ class Change:
 
     @cached_property
     def accuracy(self) -> Accuracy:
-        return Accuracy.of(hits(self.after))
+        return accuracy_of(self.after)
 
     @cached_property
     def drop(self) -> Drop:
-        return drop(Accuracy.of(hits(self.before)), self.accuracy)
+        return drop(accuracy_of(self.before), self.accuracy)
 
     @property
     def per_class(self) -> PerClass:
         rows, labels = [], self.before[:, 0]
         for label in labels.unique().tolist():
             own = labels == label
-            pair = [Accuracy.of(hits(answers[own])) for answers in (self.before, self.after)]
+            pair = [accuracy_of(answers[own]) for answers in (self.before, self.after)]
             rows.append(ClassChange(int(label), pair[0].n, *pair, drop(*pair)))
         return PerClass(rows)
 
