@@ -7,7 +7,7 @@ density of the activations that enter it.
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from numbers import Integral
@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from pruning_lab import data
 from pruning_lab.data import Images
 from pruning_lab.evaluation import measuring
 from pruning_lab.layers import Layer, device_of, prunable
@@ -224,10 +225,5 @@ def _is_shape(images: object) -> bool:
 
 
 def _inputs(images: Images) -> Iterator[Tensor]:
-    for batch in images if isinstance(images, Iterable) else [images]:
-        pair = isinstance(batch, (tuple, list)) and len(batch) == 2
-        if not pair or not isinstance(batch[0], Tensor):
-            got = f"{' '.join(repr(images).split()):.60}, with {type(batch).__name__} for a batch"
-            expected = "batches (x, y), or the shape of one image, such as (1, 28, 28)"
-            raise ValueError(f"expected {expected}; got {got}")
-        yield batch[0]
+    other = ", or the shape of one image, such as (1, 28, 28)"
+    return (x for x, _ in data.checked(images, other=other))

@@ -129,11 +129,21 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def device_of(model: nn.Module) -> torch.device:
     """The device of a model's parameters, on which it runs; ValueError for the meta device."""
+    check_model(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if device.type == "meta":
         todo = "type model.to_empty(device='cpu'), and load its state_dict"
         raise ValueError(f"this model is on the meta device, so it has no weights; {todo}")
     return device
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise TypeError for what is no network, such as the name of its file."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"expected a network (nn.Module), got {type(model).__name__} {model!r:.60}; for a file "
+            f"of pruning_lab, type model, about = models.load(path)"
+        )
 
 
 def check_dtype(model: nn.Module) -> None:
@@ -190,6 +200,7 @@ def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
 
 def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """`named_modules` with wrappers left out of the names."""
+    check_model(model)
     wrappers = {path for path, module in model.named_modules() if _wraps(module)}
     for path, module in model.named_modules():
         if path not in wrappers:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pruning_lab import criteria, processes
+from pruning_lab import criteria, data, processes
 from pruning_lab.checkpoints import Epoch, fingerprint
 from pruning_lab.criteria import Saliency
 from pruning_lab.data import Images
@@ -209,7 +209,7 @@ _COMPUTED = {"obd": criteria.obd, "taylor": criteria.taylor, "gradient": criteri
 
 def _first(images: Images, wanted: int = 10_000) -> Iterator[tuple]:
     """Batches until there are so many images."""
-    for x, y in images:
+    for x, y in data.checked(images):
         yield x, y
         wanted -= len(x)
         if wanted <= 0:

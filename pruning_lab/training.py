@@ -309,7 +309,7 @@ class _Training:
     def _groups(self, number: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
         """The batches of each step of epoch `number`, from 0, which draws from its own seed."""
         self._seed(number, 0)
-        batches = iter(self._images(number))
+        batches = data.checked(self._images(number))
         for step in count():
             self._seed(number, step)
             if not (group := list(islice(batches, self.config.accumulate))):

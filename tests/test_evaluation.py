@@ -3,6 +3,7 @@
 import contextlib
 import math
 import random
+import re
 import threading
 
 import numpy as np
@@ -14,7 +15,8 @@ from scipy.stats import binomtest, norm
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pruning_lab import data, evaluation, layers, sensitivity
+import pruning_lab as lab
+from pruning_lab import counts, data, evaluation, layers, sensitivity
 from pruning_lab.evaluation import accuracy
 from pruning_lab.studio import Studio
 
@@ -285,6 +287,71 @@ def test_a_drop_refuses_images_that_came_in_another_order(toy, split, batches):
         assert evaluation.drop(known, evaluation.Accuracy.of(in_order.hits)).value == 0  # unknown
     assert "order" not in repr(one)
     assert in_order == evaluation.Accuracy.of(in_order.hits)
+
+
+# --- what is no images, and no network ---------------------------------------------------------
+
+
+def by_scan(model, images):
+    return sensitivity.scan(model, images, [0.5])
+
+
+def by_choice(model, images):
+    one = [(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64))]
+    scan = sensitivity.scan(model, one, [0.5])
+    return sensitivity.choose(scan, max_drop=1, model=model, images=images)
+
+
+def by_training(model, images):
+    return list(lab.train(model, images, lab.TrainConfig(epochs=1)))
+
+
+WITH_LABELS = [by_studio, by_scan, by_choice, by_training, evaluation.Evaluator]
+WITH_LABELS += [evaluation.evaluate, counts.layers]
+
+
+@pytest.mark.parametrize("measure", WITH_LABELS)
+def test_images_that_are_no_batches_are_refused_in_one_sentence(measure, toy, batches):
+    x, y = (torch.cat(part) for part in zip(*batches, strict=True))
+    three = data.Splits("own", train=batches, val=batches, test=batches, origin="")
+    todo = {
+        r"with dict for a batch; type \[\(b\['image'\], b\['label'\]\)": [{"image": x, "label": y}],
+        r"with tuple for a batch; type \[\(x, y\) for x, y, \*_ in images\]$": [(x, y, y)],
+        r"Tensor, with Tensor for a batch; for two tensors, type \[\(x, y\)\]$": x,
+        r"tuple, with Tensor for a batch; for two tensors": (x, y),
+        r"with Tensor for a batch; for two": (x[:2], y[:2]),
+        r"with Splits for a batch; give one split, such as splits.val": three,
+        r"one by one, type DataLoader\(images, batch_size=500\)$": TensorDataset(x, y),
+        r"with tuple for a batch; for images one by one": [(x[0], 1)],
+        r"got 3, with int for a batch$": 3,
+    }
+    if measure is by_studio:  # which takes its part
+        todo = {words: images for words, images in todo.items() if images is not three}
+    for words, images in todo.items():
+        with pytest.raises(ValueError, match=r"^expected batches \(x, y\)") as error:
+            measure(toy, images)
+        assert re.search(words, str(error.value)), error.value
+        assert len(str(error.value)) < 210
+
+
+@pytest.mark.parametrize("measure", WITH_LABELS)
+def test_the_name_of_a_file_is_no_network(measure, batches):
+    with pytest.raises(TypeError, match=r"nn.Module.*'own.safetensors'.*models.load\(path\)$"):
+        measure("own.safetensors", batches)
+
+
+HALF = [by_studio, by_scan, by_training, evaluation.evaluate, counts.layers]
+
+
+@pytest.mark.parametrize("measure", HALF)
+def test_a_network_in_half_precision_is_told_what_to_type(measure, toy, batches):
+    with pytest.raises(ValueError, match=r"is in float16, and images are float32; type model.flo"):
+        measure(toy.half(), batches)
+
+
+def test_a_network_in_half_precision_answers_to_images_of_its_own_kind(toy, batches):
+    own = [(x.bfloat16(), y) for x, y in batches]
+    assert evaluation.evaluate(toy.bfloat16(), own).n == 50
 
 
 # --- no trace ----------------------------------------------------------------------------------

@@ -18,13 +18,14 @@ from pruning_lab.data.splits import (
     Split,
     Splits,
     Stream,
+    checked,
     count,
     fingerprint_of,
     for_choosing,
 )
 
 __all__ = ["IMAGENET", "LOADERS", "Images", "Part", "Split", "Splits", "Stream"]
-__all__ += ["count", "fingerprint_of", "for_choosing", "load"]
+__all__ += ["checked", "count", "fingerprint_of", "for_choosing", "load"]
 
 LOADERS = ("mnist", "mnist-5k", "photos", "imagenette", "imagenet", "shapes")
 _MAX_SIZE = 4096  # pixels: an image of that size takes 200 MB as floats

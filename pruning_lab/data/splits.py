@@ -5,7 +5,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -316,6 +316,49 @@ def scale_of(images: Tensor) -> Scale:
     return Scale(*levels, tuple(map(tuple, axes.tolist())))
 
 
+def checked(images: Images, *, other: str = "") -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches as they are; ValueError for a batch that is no pair (x, y) with a tensor x.
+
+    A loader's iterator is made, and draws, at once. `other` is what else the caller would take.
+    """
+    is_many = isinstance(images, Iterable) or hasattr(images, "__getitem__")  # as a Dataset
+    return _pairs(images, iter(images if is_many else [images]), other)
+
+
+def _pairs(images: object, batches: Iterator, other: str) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in batches:
+        pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)
+        if not pair or _is_one_image(*batch):
+            got = repr(images) if len(repr(images)) < 60 else f"a {type(images).__name__}"
+            raise ValueError(
+                f"expected batches (x, y){other}; got {got}, with {type(batch).__name__} for a "
+                f"batch{_todo(images, batch)}"
+            )
+        yield batch
+
+
+def _is_one_image(x: object, y: object) -> bool:
+    """Whether this is an image (C, H, W) with its label, as a Dataset gives them."""
+    is_label = isinstance(y, int) or (isinstance(y, Tensor) and y.dim() == 0)
+    return is_label and getattr(x, "ndim", 0) < 4
+
+
+def _todo(images: object, batch: object) -> str:
+    """What to type instead, where that is known."""
+    if isinstance(images, Splits):
+        return "; give one split, such as splits.val"
+    if isinstance(batch, Mapping):
+        names = [*map(repr, batch), "...", "..."]
+        return f"; type [(b[{names[0]}], b[{names[1]}]) for b in images]"
+    if isinstance(batch, Tensor):
+        return "; for two tensors, type [(x, y)]"
+    if isinstance(batch, tuple | list) and len(batch) > 2:
+        return "; type [(x, y) for x, y, *_ in images]"
+    if isinstance(batch, tuple | list) and len(batch) == 2 and _is_one_image(*batch):
+        return "; for images one by one, type DataLoader(images, batch_size=500)"
+    return ""
+
+
 def for_choosing(images: Images, what: str, *, give: str = "splits.val") -> Images:
     """The images; ValueError where they are the test split, which is not for choosing by."""
     if getattr(images, "name", None) == "test":  # of a split, or of what wraps one
@@ -328,7 +371,7 @@ def count(images: Images) -> int | None:
     if isinstance(images, Part):
         return images.n
     if isinstance(images, list | tuple):
-        return sum(len(y) for _, y in images)
+        return sum(len(y) for _, y in checked(images))
     dataset = getattr(images, "dataset", None)  # of a DataLoader, whose own length is of batches
     try:
         return None if isinstance(dataset, IterableDataset) else len(dataset)

@@ -11,8 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruning_lab import data
 from pruning_lab.data import Images
-from pruning_lab.layers import check_logits, device_of, generators, in_main_thread, mode
+from pruning_lab.layers import (
+    check_dtype,
+    check_logits,
+    device_of,
+    generators,
+    in_main_thread,
+    mode,
+)
 
 Z = 1.959964  # two-sided 95 % of a normal distribution
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -158,7 +166,7 @@ def evaluate(model: nn.Module, images: Images) -> Accuracy:
     """Top-1 accuracy of `model` on `images`; the model, its mode and the random state stay."""
     device, hits, labels = device_of(model), [], []
     with measuring(model):
-        for x, y in images:
+        for x, y in data.checked(images):
             hits.append(right(model(x.to(device)), y).cpu())
             labels.append(y.cpu())
     if not hits:
@@ -207,6 +215,10 @@ def measuring(model: nn.Module) -> Iterator[None]:
     with forked, torch.no_grad(), mode(model, training=False):  # inference tensors would stay
         try:
             yield
+        except RuntimeError as error:
+            if "type" in str(error):  # torch's: some layer takes no float32
+                check_dtype(model)
+            raise
         finally:
             if is_main:
                 random.setstate(states[0])

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pruning_lab import data
 from pruning_lab.data import Images
 from pruning_lab.evaluation import workers
 from pruning_lab.evaluation.accuracy import Accuracy, check_labels, check_logits, measuring, right
@@ -49,12 +50,13 @@ class Evaluator:
         self._batches: list[tuple[Tensor, Kept]] = []  # the base's answer to each, and what is kept
         labels = []
         with measuring(model):
-            batches = ((x.to(device), y) for x, y in images)
+            batches = ((x.to(device), y) for x, y in data.checked(images))
             if (first := next(batches, None)) is None:
                 raise ValueError("no images to measure an accuracy on")
             self.image = first[0][:1].clone()  # (1, C, H, W)
             self._replicas = replicas(model, *first)
-            self._calibration = [(x.to(device), y) for x, y in recalibrate or ()]
+            recalibrate = () if recalibrate is None else recalibrate
+            self._calibration = [(x.to(device), y) for x, y in data.checked(recalibrate)]
             self.base = self._recalibrated({})
             jobs = (partial(_start, *batch, self.base) for batch in chain([first], batches))
             for y, answer, kept in workers.each(self._replicas, jobs):

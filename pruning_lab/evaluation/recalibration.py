@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pruning_lab import data
 from pruning_lab.data import Images
 from pruning_lab.layers import device_of, mode
 
@@ -23,7 +24,7 @@ def recalibrate(model: nn.Module, images: Images) -> int:
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum, norm.training = None, True  # None: all batches count alike
-            for x, _ in images if norms else ():
+            for x, _ in data.checked(images) if norms else ():
                 model(x.to(device))
                 seen += len(x)
             if norms and not seen:

@@ -131,9 +131,11 @@ def _own_batches(images: Images) -> tuple[tuple[Tensor, Tensor], Iterator]:
     """A batch to try the network on, and this process's batches with their numbers."""
     rank, world = processes.rank(), processes.world()
     is_part = isinstance(images, Part)  # and decodes no batch of another process
-    own = images.batches(rank, world) if is_part else islice(images, rank, None, world)
+    given = data.checked(images)
+    own = images.batches(rank, world) if is_part else islice(given, rank, None, world)
     first = list(islice(own, 1))
-    sample = first or list(islice(images, 1))  # there may be fewer batches than processes
+    # There may be fewer batches than processes.
+    sample = first or list(islice(data.checked(images), 1))
     if not sample:
         raise ValueError("no images to measure an accuracy on")
     return sample[0], zip(count(rank, world), chain(first, own))
@@ -204,7 +206,7 @@ def _recalibrated(copies: list[Replica], cells: list[_Cell], train: Images | Non
     """Make cells change BatchNorm buffers too; the dense network's buffers."""
     if train is None:
         return NOTHING
-    images = [(x.to(device_of(copies[0].model)), y) for x, y in train]
+    images = [(x.to(device_of(copies[0].model)), y) for x, y in data.checked(train)]
     changes = [NOTHING, *(cell.changes for cell in cells)]
     jobs = (methodcaller("statistics", images, change) for change in changes)
     base, *renewed = workers.each(copies, jobs)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pruning_lab import data
 from pruning_lab.data import Images
 
 T = TypeVar("T")
@@ -79,7 +80,9 @@ class StudioImages:
         return True
 
     def __iter__(self) -> Iterator:
-        return self._each(self._images)
+        with self._random:
+            batches = data.checked(self._images)
+        return self._each(batches)
 
     def _each(self, batches: Iterable[T]) -> Iterator[T]:
         for batch in self._random.each(batches):

@@ -13,6 +13,7 @@ from torch import nn
 from pruning_lab import data, sensitivity
 from pruning_lab.data import Images
 from pruning_lab.evaluation import Accuracy
+from pruning_lab.layers import check_model
 from pruning_lab.masks import Amount
 from pruning_lab.sensitivity import Scan
 from pruning_lab.studio import files, images, tasks
@@ -55,6 +56,7 @@ class Studio(State):
         `recalibrate`, training images, BatchNorm layers get their statistics from these in every
         network. Raises ValueError for the test split, and for a scan of other weights.
         """
+        check_model(model)
         self.val = data.for_choosing(getattr(splits, "val", splits), "the studio")
         self.source = splits.name if hasattr(splits, "val") else ""  # the name of the data set
         self.train: Images | None = getattr(splits, "train", None)
