@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from typing import ClassVar
 
@@ -23,8 +24,8 @@ from torch.utils.flop_counter import flop_registry
 from pruning_lab import data
 from pruning_lab.data import Images
 from pruning_lab.evaluation import measuring
-from pruning_lab.layers import Layer, device_of, prunable
-from pruning_lab.rows import Rows
+from pruning_lab.layers import Layer, device_of, prunable, unwrapped
+from pruning_lab.rows import Rows, printable
 
 _SUMS = {torch.ops.aten.addmm, torch.ops.aten.baddbmm}  # first argument + product of the others
 _COUNTING = threading.RLock()  # the switches that counting turns are torch's for all threads
@@ -53,7 +54,13 @@ class LayerCount:
 
 
 class Counts(Rows[LayerCount]):
-    """A row per layer, then "other"; `.total` is the paper's last row."""
+    """A row per layer, then "other"; `.total` is the paper's last row.
+
+    `not_counted` names modules with weights whose operations have no formula, such as nn.LSTM:
+    these FLOPs are in no row, and not in the total.
+    """
+
+    not_counted: tuple[str, ...] = ()
 
     columns: ClassVar = {
         "layer": lambda row: row.layer,
@@ -82,7 +89,10 @@ class Counts(Rows[LayerCount]):
         return sum(left) / max(self.total.flops, 1)
 
     def __str__(self) -> str:
-        return self.table((*self, self.total))
+        lines = [self.table((*self, self.total))]
+        if self.not_counted:
+            lines.append(printable(f"not counted: {', '.join(self.not_counted)}"))
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -120,11 +130,17 @@ def layers(model: nn.Module, images: Images | Sequence[int]) -> Counts:
     attention, between its projections) and parameters of two or more dimensions (embeddings).
     """
     found = prunable(model)
+    outside = _outside(model, found)
     operations, outputs, idle, seen = _Operations(found), _Tally(), _Tally(), 0
     with measuring(model), ExitStack() as hooks:
         for norm in (m for m in model.modules() if isinstance(m, nn.LocalResponseNorm)):
             hooks.enter_context(norm.register_forward_pre_hook(operations.switch))
             hooks.enter_context(norm.register_forward_hook(operations.switch))
+        for name, module in outside.items():
+            if not isinstance(module, nn.Embedding | nn.EmbeddingBag):  # a look-up has no FLOPs
+                enter, leave = partial(operations.enter, name), partial(operations.leave, name)
+                hooks.enter_context(module.register_forward_pre_hook(enter))
+                hooks.enter_context(module.register_forward_hook(leave))
         measured = not _is_shape(images)
         for x in _inputs(images) if measured else [torch.zeros(1, *images)]:
             x = x.to(device_of(model))
@@ -145,13 +161,23 @@ def layers(model: nn.Module, images: Images | Sequence[int]) -> Counts:
         left = flops * kept / max(size, 1) * (1.0 if density is None else density)
         row = (name, size, kept, flops, taken.inputs // seen, density, active, left)
         rows.append(LayerCount(*row))
-    modules = [m for m in model.modules() if "norm" not in type(m).__name__.lower()]
-    outside = {p for m in modules for p in m.parameters(recurse=False) if p.dim() > 1}
-    outside -= {layer.weight for layer in found.values()}
-    size, kept = sum(p.numel() for p in outside), sum(int(p.count_nonzero()) for p in outside)
+    others = {p for m in outside.values() for p in m.parameters(recurse=False) if p.dim() > 1}
+    others -= {layer.weight for layer in found.values()}
+    size, kept = sum(p.numel() for p in others), sum(int(p.count_nonzero()) for p in others)
     if size or other:
         rows.append(LayerCount("other", size, kept, other, 0, None, None, float(other)))
-    return Counts(rows)
+    return Counts(rows, not_counted=tuple(operations.silent))
+
+
+def _outside(model: nn.Module, found: Mapping[str, Layer]) -> dict[str, nn.Module]:
+    """The modules with parameters of two or more dimensions of no layer, but normalisation."""
+    own = {layer.weight for layer in found.values()}
+    return {
+        name or type(module).__name__: module
+        for name, module in unwrapped(model).named_modules()
+        if "norm" not in type(module).__name__.lower()
+        and any(p.dim() > 1 and p not in own for p in module.parameters(recurse=False))
+    }
 
 
 class _Tally:
@@ -177,7 +203,8 @@ class _Operations(TorchDispatchMode):
     def __init__(self, found: Mapping[str, Layer]):
         super().__init__()
         self.tallies: dict[str | None, _Tally] = {}
-        self._on = True
+        self.silent: dict[str, None] = {}  # modules that ran without an operation that counts
+        self._on, self._done, self._entered = True, 0, {}
         weights = [(name, layer.weight) for name, layer in found.items()]
         self._spans = [(w.data_ptr(), w.data_ptr() + w.nbytes, name) for name, w in weights]
 
@@ -189,11 +216,19 @@ class _Operations(TorchDispatchMode):
             return func(*args, **kwargs) if out is NotImplemented else out
         out = func(*args, **kwargs)
         name, x = self._layer([a for a in args[packet in _SUMS :] if isinstance(a, Tensor)])
+        self._done += 1
         tally = self.tallies.setdefault(name, _Tally())
         tally.flops += flop_registry[packet](*args, **kwargs, out_val=out)
         if name is not None:
             tally.take_in(x)
         return out
+
+    def enter(self, module: str, *_) -> None:
+        self._entered[module] = self._done
+
+    def leave(self, module: str, *_) -> None:
+        if self._done == self._entered[module]:
+            self.silent[module] = None
 
     def switch(self, *_) -> None:
         """Off and on: our response norm sums by a convolution, and torch's has no FLOPs."""

@@ -323,6 +323,32 @@ def test_embeddings_and_computed_weights_are_in_the_row_other():
     assert other.weights == 16
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN, nn.Bilinear])
+def test_modules_whose_operations_have_no_formula_are_named_under_the_table(kind):
+    """On some devices torch takes a recurrent layer apart, into products that are counted."""
+
+    def forward(net, x):
+        parts = net.rnn(x, x) if kind is nn.Bilinear else net.rnn(x)[0]
+        return net.fc(parts).mean(1)
+
+    rnn = kind(8, 8, 6) if kind is nn.Bilinear else kind(8, 6, batch_first=True)
+    rows = counts.layers(Net(forward, rnn=rnn, fc=nn.Linear(6, 3)), (5, 8))
+    fc, other = rows
+    assert fc.flops == 2 * 5 * 6 * 3
+    assert rows.not_counted == (() if other.flops else ("rnn",))
+    assert str(rows).endswith("\nnot counted: rnn") == (other.flops == 0)
+    assert kind is not nn.LSTM or other.flops == 0
+    assert rows[:1].not_counted == rows.not_counted
+
+
+def test_look_ups_and_layers_that_never_ran_are_not_among_them():
+    model = Net(lambda net, x: net.fc(net.words(x)), words=nn.Embedding(9, 4), fc=nn.Linear(4, 3))
+    model.idle = nn.LSTM(4, 4)
+    rows = counts.layers(model, [(torch.tensor([[1, 2]]), None)])
+    assert rows.not_counted == ()
+    assert "not counted" not in str(rows)
+
+
 def test_masks_do_not_touch_the_operations_of_other():
     layer = nn.TransformerEncoderLayer(16, 2, dim_feedforward=32, batch_first=True)
     masks.prune(layer, density=0.25).apply_(layer)
