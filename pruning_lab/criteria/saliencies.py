@@ -216,7 +216,7 @@ def sortable(saliency: Tensor) -> Tensor:
 
 
 def check_comparable(saliency: Tensor, signed: bool) -> None:
-    if saliency.isnan().any():
+    if saliency.numel() and saliency.max().isnan():  # max of all is NaN where one is
         raise ValueError(
             "a weight is not a number (NaN), so it has no rank; train again with a lower lr"
         )

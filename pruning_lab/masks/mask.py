@@ -68,7 +68,7 @@ class Receipt(Rows[ReceiptRow]):
 
 def row_of(layer: str, sigma: float | None, kept: Tensor) -> ReceiptRow:
     """The row of a layer of which nothing was asked."""
-    weights, left = kept.numel(), int(kept.sum())
+    weights, left = kept.numel(), int(kept.count_nonzero())
     return ReceiptRow(layer, "-", None, sigma, weights, left, left / max(weights, 1))
 
 

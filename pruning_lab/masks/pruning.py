@@ -74,7 +74,9 @@ def prune(
             requested = ties = 0
             if kind == "density":
                 requested = round(amounts[name] * row.weights) if across == "layer" else 0
-                ties = int((saliencies[name][before[name] & ~kept] == cut).sum()) if row.kept else 0
+                if row.kept:  # no gather of those that go: it takes ten times as long
+                    gone = (saliencies[name] == cut) & before[name] & ~kept
+                    ties = int(gone.count_nonzero())
             note = _note(before[name], kept, requested, ties)
             row = replace(row, asked=asked, threshold=cut, note=note)
         rows.append(row)
@@ -108,7 +110,7 @@ def _checked(
 
 def _note(before: Tensor, kept: Tensor, requested: int, ties: int) -> str:
     """What a reader should not overlook."""
-    left, regrown = int(kept.sum()), int((kept & ~before).sum())
+    left, regrown = int(kept.count_nonzero()), int((kept & ~before).count_nonzero())
     notes = {
         f"asked for {requested:,} weights, only {left:,} are left": left < requested,
         "all gone: this layer now answers with its biases alone": not left,
