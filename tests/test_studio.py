@@ -2069,7 +2069,7 @@ def test_saving_never_writes_over_another_studio_unless_told(toy, split, studio_
     first, second = (studio_of(toy, split).set({"fc1": q}).settle() for q in (1.0, 2.0))
     first.autosave(path)
     before = path.read_bytes()
-    words = r"s-0.safetensors and .*s.json would be overwritten; open it with Studio.load, give an"
+    words = r"s.json and .*s-0.safetensors would be overwritten; open it with Studio.load, give an"
     for save in (second.save, second.autosave):
         with pytest.raises(FileExistsError, match=words):
             save(path)
