@@ -309,11 +309,11 @@ for cut, row in zip(lab.prune(model, quality=1).receipt, at_sigma, strict=True):
     print(f"{row.layer:5} keeps {kept.low:.1%} to {kept.high:.1%} of its {cut.weights:,} weights")
 
 # %% [markdown]
-# Which layers have an interval that holds the Gaussian's 31.7 %, and which the Laplace's 24.3 %?
-# On the network that comes with the course, `conv1` fits the Gaussian, and the others neither of
-# the two (`fc2` only just). A formula gives a first idea and no more. Layers differ in the shape
-# of their histograms as they do in sensitivity, and the same quality for all is neither the same
-# density nor the same harm. So we choose by the curves.
+# Which layers have an interval that holds the fraction of the Gaussian, and which that of the
+# Laplace distribution? On the network that comes with the course, `conv1` fits the Gaussian, and
+# the others neither of the two (`fc2` only just). A formula gives a first idea and no more. Layers
+# differ in the shape of their histograms as they do in sensitivity, and the same quality for all
+# is neither the same density nor the same harm. So we choose by the curves.
 #
 # ## Choosing by an allowed drop
 #

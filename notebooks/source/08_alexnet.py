@@ -122,8 +122,8 @@ print(f"now, on val of {splits.name}: {dense}")
 #
 # @task 08.rank
 #
-# **Which layer loses most, when it alone is pruned to 2 % of its weights?** Order all eight, the
-# one that loses most first.
+# **Which layer loses most, when it alone is pruned to a fiftieth of its weights?** Order all
+# eight, the one that loses most first.
 
 # %% tags=["exercise", "guess"]
 layers = [row.layer for row in lab.paper.ALEXNET if row.layer != "total"]
